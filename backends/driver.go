@@ -1,0 +1,85 @@
+package backends
+
+import (
+	"context"
+	"time"
+)
+
+// Driver is one vault. Implementations are safe for concurrent use, honour the
+// context's deadline, wrap every error in one of this package's classes and
+// retry nothing themselves: the Mount above them does. They pass
+// backendtest.Run.
+type Driver interface {
+	// Read returns the value of version id, or of the current version where id is
+	// empty, and the id it has. ErrNotFound if the secret or version does not
+	// exist, was retired or was destroyed.
+	Read(ctx context.Context, ref Ref, id VersionID) (Value, VersionID, error)
+
+	// Describe returns what the vault knows of the secret's versions without
+	// reading a value. ErrNotFound if it never held the secret.
+	Describe(ctx context.Context, ref Ref) (Description, error)
+
+	// Publish makes w.Value the current version in one guarded write and returns
+	// its id. The write happens only if the vault's current version is w.Expect
+	// (empty: the secret must not exist yet, or have no current version);
+	// ErrConflict otherwise. All fields change together or none does. After
+	// ErrUnavailable the write may have happened.
+	Publish(ctx context.Context, ref Ref, w Write) (VersionID, error)
+
+	// Destroy removes the value of a version for good. Destroying the current
+	// version is ErrConflict; one that is gone already is no error.
+	Destroy(ctx context.Context, ref Ref, id VersionID) error
+
+	// List returns the names of the tenant's secrets in this vault in pages, in
+	// byte order; next is empty after the last page, else it is given as after.
+	List(ctx context.Context, tenant, after string, limit int) (names []string, next string, err error)
+
+	// Check tells whether the vault can be used now: reachable, unsealed, our
+	// credentials accepted. It writes nothing.
+	Check(ctx context.Context) error
+
+	// Capabilities says what this vault can do; constant over its life.
+	Capabilities() Capabilities
+}
+
+// Stager is implemented by drivers of vaults that can hold a version which is
+// not yet current (AWS Secrets Manager). Where it is missing, a pending value
+// stays sealed in the broker's own store until it is published.
+type Stager interface {
+	// Stage writes a pending version; the same w.Token and value again is the
+	// same version.
+	Stage(ctx context.Context, ref Ref, w Write) (VersionID, error)
+	// Promote makes a staged version current if the current one is expect;
+	// ErrConflict otherwise. Promoting what is current already is no error.
+	Promote(ctx context.Context, ref Ref, id, expect VersionID) error
+}
+
+// Write is one version to be written.
+type Write struct {
+	Value      Value
+	Expect     VersionID // the version that must be current now; empty: none
+	Token      string    // names the write: the same for every attempt at it
+	Version    int       // the broker's number of this version, kept as metadata where the vault can
+	Generation int64     // the secret's generation once this version is current, likewise
+}
+
+// Capabilities says what a vault can do.
+type Capabilities struct {
+	ReadOnly     bool // Publish and Destroy are ErrUnsupported
+	Versions     bool // versions other than the current one can be read
+	CompareSwap  bool // Publish is guarded by the vault itself
+	MaxValueSize int  // bytes of the encoded value, 0 = no limit known
+}
+
+// Description is what a vault knows of a secret without its values.
+type Description struct {
+	Current  VersionID     // empty if no version is current
+	Versions []VersionMeta // oldest first
+}
+
+// VersionMeta describes one version in a vault.
+type VersionMeta struct {
+	ID        VersionID
+	CreatedAt time.Time // zero where the vault does not tell
+	Gone      bool      // its value was deleted or destroyed
+}

@@ -1,0 +1,45 @@
+package backends
+
+import "errors"
+
+// The classes of error, the same for the same situation in every backend,
+// issuer and probe. Test with errors.Is; a driver maps its SDK's codes to one of
+// them in a table.
+var (
+	// ErrNotFound: no such secret or version.
+	ErrNotFound = errors.New("not found")
+	// ErrDenied: the vault or issuer refuses our credentials or rights.
+	ErrDenied = errors.New("denied")
+	// ErrConflict: a guarded write met another state than it expected.
+	ErrConflict = errors.New("conflict")
+	// ErrInvalid: the request itself is wrong and will stay so.
+	ErrInvalid = errors.New("invalid")
+	// ErrUnsupported: the backend or issuer cannot do this at all.
+	ErrUnsupported = errors.New("unsupported")
+	// ErrUnavailable: no answer, or one that says to try again later. The
+	// effect may or may not have happened.
+	ErrUnavailable = errors.New("unavailable")
+)
+
+var classes = []error{ErrNotFound, ErrDenied, ErrConflict, ErrInvalid, ErrUnsupported, ErrUnavailable}
+
+// Class returns the class of err, or nil if it carries none.
+func Class(err error) error {
+	for _, c := range classes {
+		if errors.Is(err, c) {
+			return c
+		}
+	}
+	return nil
+}
+
+// Retryable tells whether the same call may succeed later: the class is
+// ErrUnavailable, or err has no class at all (an unknown failure is not taken
+// for a final one).
+func Retryable(err error) bool {
+	if err == nil {
+		return false
+	}
+	c := Class(err)
+	return c == nil || c == ErrUnavailable
+}
