@@ -6,19 +6,20 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
 )
 
-// Verdict is what one try showed.
-type Verdict string
+// Verdict is what one try showed; the engine records it in the proof.
+type Verdict = rotation.Verdict
 
 const (
 	// Accepted: the credential works, exactly as the probe declares acceptance.
-	Accepted Verdict = "accepted"
+	Accepted = rotation.Accepted
 	// Rejected: the credential is refused, exactly as the probe declares refusal.
-	Rejected Verdict = "rejected"
+	Rejected = rotation.Rejected
 	// Inconclusive: anything else (timeout, connection or TLS failure, 429, 5xx,
 	// an undeclared status): it counts for nothing.
-	Inconclusive Verdict = "inconclusive"
+	Inconclusive = rotation.Inconclusive
 )
 
 // Result is one try.

@@ -1,0 +1,82 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/probe"
+)
+
+// Catalog is what the names in definitions stand for, as configured now. It is
+// never changed once the engine has it.
+type Catalog struct {
+	Backends  map[string]*backends.Mount
+	Issuers   map[string]issuer.Issuer
+	Probes    map[string]probe.Probe
+	Consumers map[string]Deliverer
+}
+
+func lookUp[T any](m map[string]T, kind, name string) (T, error) {
+	t, ok := m[name]
+	if !ok {
+		return t, fmt.Errorf("%w: no %s %q in the configuration", backends.ErrUnavailable, kind, name)
+	}
+	return t, nil
+}
+
+func (e *Engine) backend(name string) (*backends.Mount, error) {
+	return lookUp(e.catalog.Load().Backends, "backend", name)
+}
+
+func (e *Engine) issuer(name string) (issuer.Issuer, error) {
+	return lookUp(e.catalog.Load().Issuers, "issuer", name)
+}
+
+func (e *Engine) probe(name string) (probe.Probe, error) {
+	return lookUp(e.catalog.Load().Probes, "probe", name)
+}
+
+func (e *Engine) consumer(name string) (Deliverer, error) {
+	return lookUp(e.catalog.Load().Consumers, "consumer", name)
+}
+
+const columnSealed = "versions.sealed"
+
+// seal encrypts a version's value for our own store, and fingerprints its fields.
+func (e *Engine) seal(ctx context.Context, v *rotation.Version, value backends.Value) error {
+	fields := value.Reveal()
+	plain, err := json.Marshal(fields)
+	if err != nil {
+		return fmt.Errorf("encoding a value: %w", err)
+	}
+	sealed, err := e.Sealer.Seal(ctx, plain, backends.AssociatedData(v.Ref, v.Number, columnSealed))
+	if err != nil {
+		return fmt.Errorf("sealing version %d of %s: %w", v.Number, v.Ref, err)
+	}
+	v.Sealed = sealed
+	v.Fingerprints = make(map[string]string, len(fields))
+	for name, text := range fields {
+		v.Fingerprints[name] = e.Fingerprint(v.Ref.Tenant, text)
+	}
+	return nil
+}
+
+// Open decrypts a version's sealed value.
+func (e *Engine) Open(ctx context.Context, v rotation.Version) (backends.Value, error) {
+	if v.Sealed == nil {
+		return backends.Value{}, fmt.Errorf("%w: version %d of %s is not kept (any more)", backends.ErrNotFound, v.Number, v.Ref)
+	}
+	plain, err := e.Sealer.Open(ctx, v.Sealed, backends.AssociatedData(v.Ref, v.Number, columnSealed))
+	if err != nil {
+		return backends.Value{}, fmt.Errorf("unsealing version %d of %s: %w", v.Number, v.Ref, err)
+	}
+	var fields map[string]string
+	if err := json.Unmarshal(plain, &fields); err != nil {
+		return backends.Value{}, fmt.Errorf("decoding version %d of %s: %w", v.Number, v.Ref, backends.ErrInvalid)
+	}
+	return backends.NewValue(fields), nil
+}

@@ -1,0 +1,242 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// Message is what a consumer is told: the delivery, the version that is current
+// now, and the one it replaced where that is still valid. It gives the same bytes
+// at every attempt.
+type Message struct {
+	Delivery  rotation.Delivery
+	Value     backends.Value // zero unless the consumer's payload carries it
+	Published rotation.Version
+	Previous  *rotation.Version
+}
+
+// Outcome is what came of one attempt.
+type Outcome struct {
+	Received bool          // the consumer answered 2xx
+	Applied  bool          // and said that it uses the new version
+	Gone     bool          // it wants no more deliveries
+	Next     time.Duration // wait before the next attempt; negative: there is none
+	Detail   string        // for people: "status 503"; never a secret
+}
+
+// Deliverer sends messages to one consumer.
+type Deliverer interface {
+	// Deliver makes one attempt (the attempt's number is m.Delivery.Attempts) and
+	// blocks until it is answered or ctx ends. What went wrong is in the outcome.
+	Deliver(ctx context.Context, m Message) Outcome
+	// NeedsValue tells whether the message carries the value itself.
+	NeedsValue() bool
+}
+
+const deliveryLease = 60 * time.Second
+
+// stepDelivery makes one attempt at a delivery whose time has come.
+func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error) {
+	now := e.Now()
+	var m Message
+	var busy bool
+	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		if m.Delivery, err = tx.Delivery(ctx, id); err != nil {
+			return err
+		}
+		if m.Published, err = tx.Version(ctx, m.Delivery.SecretID, m.Delivery.Version); err != nil {
+			return err
+		}
+		m.Previous, err = previousOf(ctx, tx, m.Delivery)
+		if err != nil {
+			return err
+		}
+		busy, err = tx.InFlight(ctx, m.Delivery, now)
+		return err
+	})
+	if err != nil {
+		return stepResult{}, fmt.Errorf("reading delivery %s: %w", id, err)
+	}
+	d := &m.Delivery
+	job := deliveryJob{id}
+	switch {
+	case d.State != rotation.DeliveryPending:
+		return stepResult{}, nil
+	case now.Before(d.NextAttemptAt):
+		return stepResult{until: d.NextAttemptAt, job: job}, nil
+	case now.Before(d.Lease):
+		return stepResult{until: d.Lease, job: job}, nil
+	case busy: // an older generation is on its way: never let it arrive after this one
+		return stepResult{until: now.Add(time.Second), job: job}, nil
+	}
+	d.Attempts++
+	d.Lease = now.Add(deliveryLease)
+	if err := e.saveDelivery(ctx, d); err != nil {
+		return stepResult{}, err
+	}
+	out := e.attempt(ctx, m)
+	if ctx.Err() != nil {
+		return stepResult{}, ctx.Err()
+	}
+	return stepResult{again: true}, e.delivered(ctx, m, out)
+}
+
+// previousOf finds the version that is in its overlap beside the delivered one.
+func previousOf(ctx context.Context, tx Tx, d rotation.Delivery) (*rotation.Version, error) {
+	versions, err := tx.Versions(ctx, d.SecretID)
+	if err != nil {
+		return nil, err
+	}
+	for i := range versions {
+		if versions[i].Stage == rotation.StagePrevious && versions[i].Number < d.Version {
+			return &versions[i], nil
+		}
+	}
+	return nil, nil
+}
+
+func (e *Engine) saveDelivery(ctx context.Context, d *rotation.Delivery) error {
+	before := *d
+	return e.Store.Update(ctx, func(tx Tx) error {
+		*d = before
+		return tx.SaveDelivery(ctx, d)
+	})
+}
+
+func (e *Engine) attempt(ctx context.Context, m Message) Outcome {
+	c, err := e.consumer(m.Delivery.Consumer)
+	if err != nil {
+		return Outcome{Next: time.Minute, Detail: err.Error()}
+	}
+	if c.NeedsValue() {
+		if m.Value, err = e.Open(ctx, m.Published); err != nil {
+			return Outcome{Next: time.Minute, Detail: err.Error()}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
+	defer cancel()
+	return c.Deliver(ctx, m)
+}
+
+// delivered commits the outcome of an attempt.
+func (e *Engine) delivered(ctx context.Context, m Message, out Outcome) error {
+	err := e.Store.Update(ctx, func(tx Tx) error {
+		d, err := tx.Delivery(ctx, m.Delivery.ID) // a newer generation may have superseded it meanwhile
+		if err != nil {
+			return err
+		}
+		now := e.Now()
+		d.Lease = time.Time{}
+		applyOutcome(&d, out, now)
+		if err := tx.SaveDelivery(ctx, &d); err != nil {
+			return err
+		}
+		return e.reportDelivery(ctx, tx, d, m.Published.RotationID, out, now)
+	})
+	if err == nil && e.Observer != nil {
+		e.Observer.DeliveryAttempted(outcomeName(out))
+	}
+	return err
+}
+
+func applyOutcome(d *rotation.Delivery, out Outcome, now time.Time) {
+	d.Error = ""
+	if !out.Received {
+		d.Error = out.Detail
+	}
+	switch {
+	case out.Received:
+		d.ReceivedAt = now
+		if d.State == rotation.DeliveryPending {
+			d.State = rotation.DeliveryReceived
+		}
+		if out.Applied {
+			d.AppliedAt = now
+			if d.State == rotation.DeliveryReceived {
+				d.State = rotation.DeliveryApplied
+			}
+		}
+	case d.State != rotation.DeliveryPending:
+	case out.Gone || out.Next < 0:
+		d.State = rotation.DeliveryDead
+	default:
+		d.NextAttemptAt = now.Add(out.Next)
+	}
+}
+
+func outcomeName(out Outcome) string {
+	switch {
+	case out.Applied:
+		return "applied"
+	case out.Received:
+		return "received"
+	}
+	return "failed"
+}
+
+func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, out Outcome, now time.Time) error {
+	outcome, detail := "ok", fmt.Sprintf("%s received version %d (attempt %d)", d.Consumer, d.Version, d.Attempts)
+	switch {
+	case out.Received:
+	case d.State == rotation.DeliveryDead:
+		outcome, detail = "failed", fmt.Sprintf("%s: given up after %d attempts: %s", d.Consumer, d.Attempts, out.Detail)
+		e.Logger.Error("a delivery was given up", "consumer", d.Consumer, "secret", d.Ref, "delivery", d.ID, "error", out.Detail)
+	default:
+		outcome, detail = "retry", fmt.Sprintf("%s: %s", d.Consumer, out.Detail)
+	}
+	if outcome != "retry" || d.Attempts == 1 {
+		if err := tx.EndStep(ctx, rotationID, "push", outcome, detail, now); err != nil {
+			return err
+		}
+	}
+	err := e.audit(ctx, tx, d.Ref, "delivery.attempt", outcome, map[string]string{"delivery": d.ID, "consumer": d.Consumer,
+		"version": fmt.Sprint(d.Version), "generation": fmt.Sprint(d.Generation), "detail": detail})
+	if err != nil || !out.Applied {
+		return err
+	}
+	return e.acknowledged(ctx, tx, d, rotationID, now)
+}
+
+// acknowledged adds an acknowledgement to the timeline and lets an overlap that
+// was held by it look again.
+func (e *Engine) acknowledged(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, now time.Time) error {
+	if err := tx.EndStep(ctx, rotationID, "acknowledge", "ok", fmt.Sprintf("%s uses version %d", d.Consumer, d.Version), now); err != nil {
+		return err
+	}
+	return tx.Enqueue(ctx, wakeUp(rotationJob{rotationID}, zeroTime))
+}
+
+// Acknowledge records inside tx that a consumer uses the delivered generation.
+// ErrConflict if the delivery is of another one.
+func (e *Engine) Acknowledge(ctx context.Context, tx Tx, id string, generation int64) (rotation.Delivery, error) {
+	d, err := tx.Delivery(ctx, id)
+	if err != nil {
+		return d, err
+	}
+	if d.Generation != generation {
+		return d, fmt.Errorf("%w: delivery %s is of generation %d, not %d", backends.ErrConflict, id, d.Generation, generation)
+	}
+	if !d.AppliedAt.IsZero() {
+		return d, nil
+	}
+	now := e.Now()
+	d.AppliedAt = now
+	if d.ReceivedAt.IsZero() {
+		d.ReceivedAt = now
+	}
+	if d.State != rotation.DeliverySuperseded {
+		d.State = rotation.DeliveryApplied
+	}
+	if err := tx.SaveDelivery(ctx, &d); err != nil {
+		return d, err
+	}
+	v, err := tx.Version(ctx, d.SecretID, d.Version)
+	if err != nil {
+		return d, err
+	}
+	return d, e.acknowledged(ctx, tx, d, v.RotationID, now)
+}

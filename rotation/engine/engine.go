@@ -1,0 +1,280 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
+	"github.com/riverqueue/river"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// Sealer encrypts what the broker must keep of a value, bound to ad.
+// Implementations may call a KMS and are never called inside a transaction.
+type Sealer interface {
+	Seal(ctx context.Context, plaintext, ad []byte) ([]byte, error)
+	Open(ctx context.Context, sealed, ad []byte) ([]byte, error)
+}
+
+// Config is what an Engine is made of; every field is required unless it says otherwise.
+type Config struct {
+	Store       Store
+	Sealer      Sealer
+	Fingerprint func(tenant, value string) string // keyed; the same value of one tenant gives the same text
+	Node        string                            // name of this node, for the proof
+	Now         func() time.Time
+	Logger      hclog.Logger
+	Observer    Observer // may be nil
+}
+
+// Observer is told of what metrics count. Its methods return at once.
+type Observer interface {
+	RotationEnded(trigger rotation.Trigger, state rotation.State, took time.Duration)
+	RetirementProven(latency time.Duration)
+	RetirementState(state rotation.RetirementState)
+	DeliveryAttempted(outcome string)
+}
+
+// Engine drives what the store holds. Its methods are safe for concurrent use.
+type Engine struct {
+	Config
+	owner   string // node and start: whose intents are ours
+	catalog atomic.Pointer[Catalog]
+	runs    runs
+}
+
+// New returns an engine that does nothing before its workers run.
+func New(cfg Config) *Engine {
+	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: runs{m: map[string]chan struct{}{}}}
+	e.catalog.Store(&Catalog{})
+	return e
+}
+
+// Owner names this engine's run: intents with another owner are somebody else's.
+func (e *Engine) Owner() string { return e.owner }
+
+// SetCatalog replaces the components that definitions name. Effects under way
+// finish with those they began with.
+func (e *Engine) SetCatalog(c *Catalog) { e.catalog.Store(c) }
+
+// Times of the engine. An effect is cut off after effectTimeout; its lease is
+// longer, so that nobody recovers an effect that is still running.
+const (
+	effectTimeout = 60 * time.Second
+	lease         = 90 * time.Second
+	sweepEvery    = 10 * time.Second
+	// inlineWait is the longest wait that a worker sits out: River's scheduler is
+	// up to five seconds late, which short waits would feel.
+	inlineWait = 10 * time.Second
+	sweepLimit = 1000
+	tryTimeout = 20 * time.Second
+)
+
+type (
+	rotationJob struct {
+		ID string `json:"id"`
+	}
+	retirementJob struct {
+		ID string `json:"id"`
+	}
+	deliveryJob struct {
+		ID string `json:"id"`
+	}
+	scheduleJob struct {
+		ID string `json:"id"`
+	}
+)
+
+// Kind names the job in River's table.
+func (rotationJob) Kind() string   { return "rotation" }
+func (retirementJob) Kind() string { return "retirement" }
+func (deliveryJob) Kind() string   { return "delivery" }
+func (scheduleJob) Kind() string   { return "schedule" }
+
+// AddWorkers registers the engine's workers; call it once, before the store starts.
+func (e *Engine) AddWorkers(w *river.Workers) {
+	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[rotationJob]) error {
+		return e.work(ctx, "rotation", j.Args.ID, e.stepRotation)
+	}))
+	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[retirementJob]) error {
+		return e.work(ctx, "retirement", j.Args.ID, e.stepRetirement)
+	}))
+	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[deliveryJob]) error {
+		return e.work(ctx, "delivery", j.Args.ID, e.stepDelivery)
+	}))
+	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[scheduleJob]) error {
+		return e.work(ctx, "schedule", j.Args.ID, e.stepSchedule)
+	}))
+}
+
+func wakeUp(args river.JobArgs, at time.Time) river.InsertManyParams {
+	opts := &river.InsertOpts{MaxAttempts: 1}
+	if !at.IsZero() {
+		opts.ScheduledAt = at.UTC()
+	}
+	return river.InsertManyParams{Args: args, InsertOpts: opts}
+}
+
+// stepResult says how a record stands after one step of it.
+type stepResult struct {
+	again bool      // go on at once
+	until time.Time // else look again then; zero: when woken
+	job   river.JobArgs
+}
+
+// work takes one record forward until it must wait. It never fails the job: the
+// row is the truth, and whatever is still due is found by the sweep.
+func (e *Engine) work(ctx context.Context, kind, id string, step func(context.Context, string) (stepResult, error)) error {
+	wake, mine := e.runs.enter(kind + id)
+	if !mine {
+		return nil // whoever is at it has been told to look again
+	}
+	defer e.runs.leave(kind + id)
+	conflicts := 0
+	for ctx.Err() == nil {
+		res, err := step(ctx, id)
+		switch {
+		case errors.Is(err, backends.ErrConflict) && conflicts < 20:
+			conflicts++ // somebody moved the row: read it again
+			continue
+		case errors.Is(err, backends.ErrNotFound):
+			e.Logger.Warn("woken for what is not there", "kind", kind, "id", id)
+			return nil
+		case err != nil && ctx.Err() == nil:
+			e.Logger.Error("step failed; the sweep will take it up again", "kind", kind, "id", id, "error", err)
+			return nil
+		}
+		conflicts = 0
+		if res.again {
+			continue
+		}
+		if !e.sitOut(ctx, wake, res) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// sitOut waits for a short time or a wake-up; false: leave it to a job.
+func (e *Engine) sitOut(ctx context.Context, wake <-chan struct{}, res stepResult) bool {
+	select {
+	case <-wake:
+		return true
+	default:
+	}
+	d := res.until.Sub(e.Now())
+	if res.until.IsZero() {
+		return false
+	}
+	if d > inlineWait {
+		if err := e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, wakeUp(res.job, res.until)) }); err != nil {
+			e.Logger.Warn("scheduling a wake-up failed; the sweep will do", "error", err)
+		}
+		return false
+	}
+	t := time.NewTimer(max(d, 0))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-wake:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// runs keeps two workers of this process from driving one record at once.
+type runs struct {
+	mu sync.Mutex
+	m  map[string]chan struct{}
+}
+
+func (r *runs) enter(key string) (wake chan struct{}, mine bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ch, ok := r.m[key]; ok {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+		return nil, false
+	}
+	ch := make(chan struct{}, 1)
+	r.m[key] = ch
+	return ch, true
+}
+
+func (r *runs) leave(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.m, key)
+}
+
+// Run sweeps at once and every 10 s until ctx ends.
+func (e *Engine) Run(ctx context.Context) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		if err := e.Sweep(ctx); err != nil && ctx.Err() == nil {
+			e.Logger.Error("sweeping failed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// Sweep enqueues a wake-up for everything whose time has come and that no
+// worker of this process is at.
+func (e *Engine) Sweep(ctx context.Context) error {
+	now := e.Now()
+	var due Due
+	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		due, err = tx.Due(ctx, now, sweepLimit)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("looking for what is due: %w", err)
+	}
+	var jobs []river.InsertManyParams
+	add := func(kind string, ids []string, args func(string) river.JobArgs) {
+		for _, id := range ids {
+			if !e.runs.busy(kind + id) {
+				jobs = append(jobs, wakeUp(args(id), time.Time{}))
+			}
+		}
+	}
+	add("schedule", due.Secrets, func(id string) river.JobArgs { return scheduleJob{id} })
+	add("rotation", due.Rotations, func(id string) river.JobArgs { return rotationJob{id} })
+	add("retirement", due.Retirements, func(id string) river.JobArgs { return retirementJob{id} })
+	add("delivery", due.Deliveries, func(id string) river.JobArgs { return deliveryJob{id} })
+	if len(jobs) == 0 {
+		return nil
+	}
+	return e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, jobs...) })
+}
+
+func (r *runs) busy(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.m[key]
+	return ok
+}
+
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// audit commits one engine step for the audit log.
+func (e *Engine) audit(ctx context.Context, tx Tx, ref backends.Ref, action, outcome string, detail map[string]string) error {
+	return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: ref.Tenant, Actor: "keybroker",
+		Action: action, Path: ref.Name, Outcome: outcome, Detail: detail})
+}

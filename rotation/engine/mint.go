@@ -1,0 +1,209 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
+)
+
+// mint opens the next attempt: the version's row, its tag and, where the broker
+// makes the value itself, the sealed value are committed before the issuer is asked.
+func (e *Engine) mint(ctx context.Context, x *rotating) error {
+	def := x.secret.Definition
+	is, err := e.issuer(def.Issuer)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
+	attempt := x.r.Attempt + 1
+	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: nextNumber(x.versions), Stage: rotation.StagePending,
+		RotationID: x.r.ID, Attempt: attempt, Tag: fmt.Sprintf("kb-%s-%d", x.r.ID, attempt),
+		Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
+	if p, ok := is.(issuer.Preparer); ok {
+		value, err := p.Prepare(e.request(x, v, backends.Value{}))
+		if err != nil {
+			return e.saveRotation(ctx, x, func(Tx) error { // nothing was asked of anybody, and it would fail again
+				x.r.Fail(err.Error(), e.Now())
+				return nil
+			})
+		}
+		if err := e.seal(ctx, v, value); err != nil {
+			return err
+		}
+	}
+	want := v.Number
+	err = e.saveRotation(ctx, x, func(tx Tx) error {
+		if err := tx.AddVersion(ctx, v); err != nil {
+			return err
+		}
+		if v.Number != want {
+			return fmt.Errorf("%w: another version was added meanwhile", backends.ErrConflict)
+		}
+		x.r.Begin(rotation.Mint, v.Number, e.owner, lease, e.Now())
+		return tx.StartStep(ctx, x.r.ID, "mint", e.Now())
+	})
+	if err != nil {
+		return err
+	}
+	return e.issue(ctx, x, is, v)
+}
+
+func nextNumber(versions []rotation.Version) int {
+	if len(versions) == 0 {
+		return 1
+	}
+	return versions[len(versions)-1].Number + 1
+}
+
+func (e *Engine) request(x *rotating, v *rotation.Version, prepared backends.Value) issuer.Request {
+	return issuer.Request{Subject: e.subject(x.secret, *v), Tag: v.Tag, Attempt: v.Attempt, Version: v.Number,
+		Key: issuer.KeySpec(x.r.Plan.Key), Prepared: prepared}
+}
+
+// issue asks the issuer for version v, whose row is committed, and commits what
+// comes of it.
+func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *rotation.Version) error {
+	var prepared backends.Value
+	if _, ok := is.(issuer.Preparer); ok {
+		var err error
+		if prepared, err = e.Open(ctx, *v); err != nil {
+			return err
+		}
+	}
+	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	cred, err := is.Issue(cctx, e.request(x, v, prepared))
+	switch {
+	case err == nil:
+		return e.minted(ctx, x, v, cred)
+	case backends.Retryable(err):
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	default:
+		return e.mintLost(ctx, x, err.Error(), false) // refused: nothing was made (rule 3)
+	}
+}
+
+// minted commits a credential that the issuer made.
+func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, cred issuer.Credential) error {
+	v.Handle, v.NotAfter = cred.Handle, cred.NotAfter
+	if v.Sealed == nil {
+		if err := e.seal(ctx, v, cred.Value); err != nil {
+			return errors.Join(err, e.adoptOrphan(ctx, x, v))
+		}
+	}
+	err := e.saveRotation(ctx, x, func(tx Tx) error {
+		if err := tx.SaveVersion(ctx, v); err != nil {
+			return err
+		}
+		x.r.Minted(e.Now())
+		if err := tx.EndStep(ctx, x.r.ID, "mint", "ok", fmt.Sprintf("version %d by %s", v.Number, v.Issuer), e.Now()); err != nil {
+			return err
+		}
+		return e.audit(ctx, tx, v.Ref, "rotation.mint", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "handle": handleText(v.Handle)})
+	})
+	if errors.Is(err, backends.ErrConflict) {
+		return e.adoptOrphan(ctx, x, v)
+	}
+	return err
+}
+
+// adoptOrphan records a credential whose rotation has moved on without it, so
+// that it is retired (rule 7). ErrConflict tells the caller to read again.
+func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Version) error {
+	err := e.Store.Update(ctx, func(tx Tx) error {
+		have, err := tx.Version(ctx, v.SecretID, v.Number)
+		if err != nil {
+			return err
+		}
+		if have.Handle != nil || have.Stage != rotation.StagePending && have.Stage != rotation.StageRetired {
+			return nil // somebody recovered it and knows its handle
+		}
+		have.Handle, have.Sealed, have.Fingerprints = v.Handle, v.Sealed, v.Fingerprints
+		if err := tx.SaveVersion(ctx, &have); err != nil {
+			return err
+		}
+		retirements, err := retirementsByVersion(ctx, tx, v.SecretID)
+		if err != nil {
+			return err
+		}
+		if t := retirements[v.Number]; t != nil {
+			t.Reopen(have.Sealed != nil && have.Probe != "", e.Now())
+			return tx.SaveRetirement(ctx, t)
+		}
+		r, err := tx.Rotation(ctx, x.r.ID)
+		if err != nil || (!r.State.Ended() && r.To == v.Number) {
+			return err // the rotation still has it: its recovery decides
+		}
+		return e.discard(ctx, tx, x, have, rotation.CauseOrphan)
+	})
+	if err != nil {
+		return fmt.Errorf("recording the orphan %s at issuer %s: %w", handleText(v.Handle), v.Issuer, err)
+	}
+	return fmt.Errorf("%w: rotation %s moved on while its credential was minted", backends.ErrConflict, x.r.ID)
+}
+
+// mintLost gives up the present attempt. Where the issuer may have made
+// something, the version is retired; else its row is only closed.
+func (e *Engine) mintLost(ctx context.Context, x *rotating, why string, mayExist bool) error {
+	e.Logger.Warn("a mint left nothing to use", "secret", x.secret.Ref, "rotation", x.r.ID, "attempt", x.r.Attempt, "error", why)
+	to := x.r.To
+	return e.saveRotation(ctx, x, func(tx Tx) error {
+		x.r.Error = why
+		v, err := tx.Version(ctx, x.r.SecretID, to)
+		if err == nil && v.Stage == rotation.StagePending {
+			if mayExist {
+				err = e.discard(ctx, tx, x, v, rotation.CauseOrphan)
+			} else {
+				v.Stage, v.Sealed = rotation.StageRetired, nil
+				err = tx.SaveVersion(ctx, &v)
+			}
+		}
+		if err != nil && !notFound(err) {
+			return err
+		}
+		x.r.MintLost(why, e.Now())
+		return tx.EndStep(ctx, x.r.ID, "mint", "retry", why, e.Now())
+	})
+}
+
+// recoverMint finds out what became of a mint whose answer nobody has (rules 1
+// and 2): a prepared value is asked for again; elsewhere the tag is looked up,
+// and what is found is retired, since its value was shown to nobody.
+func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
+	v := x.version(x.r.To)
+	if err := e.begin(ctx, x, rotation.RecoverMint); err != nil {
+		return err
+	}
+	is, err := e.issuer(v.Issuer)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
+	if _, ok := is.(issuer.Preparer); ok {
+		return e.issue(ctx, x, is, v)
+	}
+	finder, ok := is.(issuer.Finder)
+	if !ok {
+		return e.saveRotation(ctx, x, func(Tx) error {
+			x.r.Fail(fmt.Sprintf("suspected orphan: the answer to a mint was lost and issuer %s cannot look up tag %s", v.Issuer, v.Tag), e.Now())
+			return nil
+		})
+	}
+	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	found, err := finder.Find(cctx, e.subject(x.secret, *v), v.Tag)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
+	// Also with nothing found the version is retired: the lost request may still
+	// arrive, and its retirement looks for the tag again.
+	return e.mintLost(ctx, x, fmt.Sprintf("the answer to the mint was lost; looked up by tag, %d found", len(found)), true)
+}
+
+func handleText(h map[string]string) string {
+	b, _ := json.Marshal(h)
+	return string(b)
+}

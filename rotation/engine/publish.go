@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// publish makes the new version current in the vault by one guarded write and
+// commits the result with everything that follows from it: generation, stages,
+// deliveries, and for an emergency the start of containment.
+func (e *Engine) publish(ctx context.Context, x *rotating) error {
+	v := x.version(x.r.To)
+	if err := e.begin(ctx, x, rotation.Publish); err != nil {
+		return err
+	}
+	m, err := e.backend(v.Backend)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitBackend, err)
+	}
+	w, err := e.write(ctx, x, v)
+	if err != nil {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	id, err := e.guardedWrite(cctx, m, x, v, w)
+	switch {
+	case err == nil:
+		v.BackendVersion = id
+		return e.published(ctx, x, v)
+	case backends.Retryable(err):
+		return e.unheard(ctx, x, rotation.WaitBackend, err)
+	case errors.Is(err, backends.ErrConflict):
+		err = fmt.Errorf("%w; the vault was written by somebody else, or by a broker whose data was lost: nothing was overwritten", err)
+	}
+	return e.saveRotation(ctx, x, func(Tx) error {
+		x.r.Fail(err.Error(), e.Now())
+		return nil
+	})
+}
+
+// guardedWrite publishes or promotes. On a conflict it looks whether the vault
+// holds another version of ours, such as one that a superseded rotation wrote
+// without hearing the answer, and if so takes that as the version to replace.
+func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotating, v *rotation.Version, w backends.Write) (backends.VersionID, error) {
+	if stager, ok := m.Stager(); ok && v.BackendVersion != "" {
+		return v.BackendVersion, stager.Promote(ctx, v.Ref, v.BackendVersion, w.Expect)
+	}
+	id, err := m.Publish(ctx, v.Ref, w)
+	if !errors.Is(err, backends.ErrConflict) {
+		return id, err
+	}
+	held, heldID, readErr := m.Read(ctx, v.Ref, "")
+	if readErr != nil {
+		return "", err
+	}
+	for _, ours := range x.versions {
+		value, openErr := e.Open(ctx, ours)
+		if openErr == nil && value.Equal(held) {
+			w.Expect = heldID
+			return m.Publish(ctx, v.Ref, w)
+		}
+	}
+	return "", err
+}
+
+func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version) error {
+	return e.saveRotation(ctx, x, func(tx Tx) error {
+		now := e.Now()
+		x.r.Published(now)
+		if err := e.replace(ctx, tx, x, now); err != nil {
+			return err
+		}
+		v.Stage, v.PublishedAt = rotation.StageCurrent, now
+		if err := tx.SaveVersion(ctx, v); err != nil {
+			return err
+		}
+		x.secret.Current, x.secret.Generation = v.Number, x.secret.Generation+1
+		if err := tx.SaveSecret(ctx, &x.secret); err != nil {
+			return err
+		}
+		if err := e.announce(ctx, tx, x, now); err != nil {
+			return err
+		}
+		if err := e.containNow(ctx, tx, x, now); err != nil {
+			return err
+		}
+		if err := tx.EndStep(ctx, x.r.ID, "publish", "ok", fmt.Sprintf("version %d is current in %s, generation %d", v.Number, v.Backend, x.secret.Generation), now); err != nil {
+			return err
+		}
+		if x.r.State == rotation.Overlap {
+			if err := tx.StartStep(ctx, x.r.ID, "overlap", now); err != nil {
+				return err
+			}
+		}
+		return e.audit(ctx, tx, v.Ref, "rotation.publish", "ok", map[string]string{"rotation": x.r.ID,
+			"version": fmt.Sprint(v.Number), "generation": fmt.Sprint(x.secret.Generation), "trigger": string(x.r.Trigger), "reason": x.r.Reason})
+	})
+}
+
+// replace makes the version that was current the previous one.
+func (e *Engine) replace(ctx context.Context, tx Tx, x *rotating, now time.Time) error {
+	if x.secret.Current == 0 {
+		return nil
+	}
+	old, err := tx.Version(ctx, x.secret.ID, x.secret.Current)
+	if err != nil {
+		return err
+	}
+	old.Stage, old.OverlapUntil = rotation.StagePrevious, x.r.OverlapUntil
+	if x.r.Emergency() {
+		old.Stage, old.OverlapUntil = rotation.StageRetired, zeroTime
+	}
+	return tx.SaveVersion(ctx, &old)
+}
+
+// announce commits a delivery for each consumer with the change it tells of.
+func (e *Engine) announce(ctx context.Context, tx Tx, x *rotating, now time.Time) error {
+	for _, name := range x.secret.Definition.Consumers {
+		d := rotation.Delivery{ID: newID(), SecretID: x.secret.ID, Ref: x.secret.Ref, Consumer: name, Version: x.r.To,
+			Generation: x.secret.Generation, Event: rotation.EventRotated, Trigger: x.r.Trigger, Reason: x.r.Reason,
+			State: rotation.DeliveryPending, CreatedAt: now, NextAttemptAt: now}
+		if err := tx.AddDelivery(ctx, &d); err != nil {
+			return err
+		}
+		if err := tx.Enqueue(ctx, wakeUp(deliveryJob{d.ID}, zeroTime)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// containNow lets the retirements of an emergency begin that waited for the replacement.
+func (e *Engine) containNow(ctx context.Context, tx Tx, x *rotating, now time.Time) error {
+	if !x.r.Emergency() {
+		return nil
+	}
+	retirements, err := retirementsByVersion(ctx, tx, x.secret.ID)
+	if err != nil {
+		return err
+	}
+	for _, n := range x.r.Compromised {
+		t := retirements[n]
+		if t == nil || t.State != rotation.Requested || t.WaitingFor != rotation.WaitReplacement {
+			continue
+		}
+		t.NextAt, t.WaitingFor = now, ""
+		if err := tx.SaveRetirement(ctx, t); err != nil {
+			return err
+		}
+		if err := tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,384 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/probe"
+)
+
+// retiring is all that a step of a retirement looks at, read in one snapshot.
+type retiring struct {
+	t       rotation.Retirement
+	secret  rotation.Secret
+	version rotation.Version
+	current *rotation.Version // nil if the secret has none, or it is being retired itself
+}
+
+func (e *Engine) loadRetiring(ctx context.Context, id string) (*retiring, error) {
+	x := &retiring{}
+	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		if x.t, err = tx.Retirement(ctx, id); err != nil {
+			return err
+		}
+		if x.secret, err = tx.Secret(ctx, x.t.SecretID); err != nil {
+			return err
+		}
+		if x.version, err = tx.Version(ctx, x.t.SecretID, x.t.Version); err != nil {
+			return err
+		}
+		if x.secret.Current == 0 || x.secret.Current == x.t.Version {
+			return nil
+		}
+		retirements, err := retirementsByVersion(ctx, tx, x.t.SecretID)
+		if err != nil || retirements[x.secret.Current] != nil {
+			return err
+		}
+		current, err := tx.Version(ctx, x.t.SecretID, x.secret.Current)
+		x.current = &current
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading retirement %s: %w", id, err)
+	}
+	return x, nil
+}
+
+// stepRetirement takes one retirement one step forward.
+func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, error) {
+	x, err := e.loadRetiring(ctx, id)
+	if err != nil {
+		return stepResult{}, err
+	}
+	act := x.t.Next(e.owner, e.Now())
+	switch act.Effect {
+	case rotation.NoEffect:
+		return e.restRetirement(ctx, x, act)
+	case rotation.ProbeBefore:
+		err = e.probeBefore(ctx, x)
+	case rotation.Revoke:
+		err = e.revoke(ctx, x)
+	case rotation.DeathRound, rotation.RecheckRound:
+		err = e.round(ctx, x, act.Effect)
+	case rotation.Purge:
+		err = e.purge(ctx, x)
+	}
+	return stepResult{again: err == nil}, err
+}
+
+func (e *Engine) restRetirement(ctx context.Context, x *retiring, act rotation.Action) (stepResult, error) {
+	held := x.t.Intent.Held(e.owner, e.Now())
+	if !held && x.t.PurgedAt.IsZero() && (!x.t.NextAt.Equal(act.Until) || x.t.WaitingFor != act.WaitingFor) {
+		err := e.Store.Update(ctx, func(tx Tx) error {
+			t := x.t
+			t.Wait(act)
+			return tx.SaveRetirement(ctx, &t)
+		})
+		if err != nil {
+			return stepResult{}, err
+		}
+	}
+	return stepResult{until: act.Until, job: retirementJob{x.t.ID}}, nil
+}
+
+// saveRetirement commits a change of the retirement together with what fn adds,
+// records what it means for the rotation that waits, and wakes whoever does.
+func (e *Engine) saveRetirement(ctx context.Context, x *retiring, fn func(Tx) error) error {
+	before := x.t
+	err := e.Store.Update(ctx, func(tx Tx) error {
+		x.t = before
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if err := tx.SaveRetirement(ctx, &x.t); err != nil {
+			return err
+		}
+		return e.report(ctx, tx, before, x)
+	})
+	if err == nil && x.t.State != before.State {
+		e.observeRetirement(before, x)
+	}
+	return err
+}
+
+// report adds what changed to the timeline and the audit log.
+func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, x *retiring) error {
+	now, t := e.Now(), x.t
+	line := func(step, outcome, detail string) error {
+		if t.RotationID != "" {
+			if err := tx.EndStep(ctx, t.RotationID, step, outcome, fmt.Sprintf("version %d%s", t.Version, detail), now); err != nil {
+				return err
+			}
+		}
+		return e.audit(ctx, tx, x.secret.Ref, "retirement."+step, outcome, map[string]string{
+			"retirement": t.ID, "version": fmt.Sprint(t.Version), "detail": detail})
+	}
+	if !t.AcknowledgedAt.Equal(before.AcknowledgedAt) && !t.AcknowledgedAt.IsZero() {
+		if err := line("revoke", "ok", ", acknowledged by "+x.version.Issuer); err != nil {
+			return err
+		}
+	}
+	if !t.ContainedAt.Equal(before.ContainedAt) && !t.ContainedAt.IsZero() {
+		if err := line("contain", "ok", " is rejected"); err != nil {
+			return err
+		}
+	}
+	if t.State != before.State {
+		switch t.State {
+		case rotation.ProvenDead:
+			detail := fmt.Sprintf(": %d rejected rounds over %s, control %s", t.Rejections, t.LastAt.Sub(t.FirstAt).Round(time.Millisecond), t.Control)
+			if err := line("prove", "ok", detail); err != nil {
+				return err
+			}
+		case rotation.Unconfirmed, rotation.Resurrected, rotation.Unprovable:
+			if err := line("prove", "failed", " is "+string(t.State)+": "+t.Why()); err != nil {
+				return err
+			}
+		}
+	}
+	if t.Settled() == before.Settled() {
+		return nil
+	}
+	live, err := tx.LiveRotations(ctx, t.SecretID)
+	for _, r := range live {
+		if r.State == rotation.Retiring && err == nil {
+			err = tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime))
+		}
+	}
+	return err
+}
+
+func (e *Engine) observeRetirement(before rotation.Retirement, x *retiring) {
+	log := e.Logger.With("secret", x.secret.Ref, "version", x.t.Version, "retirement", x.t.ID)
+	switch x.t.State {
+	case rotation.Unconfirmed, rotation.Unprovable:
+		log.Error("a revoked credential could not be proven dead", "state", x.t.State, "why", x.t.Why())
+	case rotation.Resurrected:
+		log.Error("a credential that was proven dead is accepted again; revoking it once more")
+	default:
+		log.Info("retirement", "from", before.State, "to", x.t.State)
+	}
+	if e.Observer == nil {
+		return
+	}
+	e.Observer.RetirementState(x.t.State)
+	if x.t.State == rotation.ProvenDead {
+		e.Observer.RetirementProven(x.t.ContainedAt.Sub(x.t.RequestedAt))
+	}
+}
+
+func (e *Engine) beginRetirement(ctx context.Context, x *retiring, effect rotation.Effect, also func(Tx) error) error {
+	return e.saveRetirement(ctx, x, func(tx Tx) error {
+		x.t.Begin(effect, e.owner, lease, e.Now())
+		if also != nil {
+			return also(tx)
+		}
+		return nil
+	})
+}
+
+// probeBefore tries exactly the bytes that will be probed after the revocation:
+// a key that did not work before proves nothing when it is rejected after.
+func (e *Engine) probeBefore(ctx context.Context, x *retiring) error {
+	if err := e.beginRetirement(ctx, x, rotation.ProbeBefore, nil); err != nil {
+		return err
+	}
+	line, err := e.tryVersion(ctx, x, rotation.PurposeBefore)
+	if err != nil {
+		line = rotation.Try{Version: x.t.Version, At: e.Now(), Probe: x.version.Probe, Node: e.Node, Purpose: rotation.PurposeBefore,
+			RetirementID: x.t.ID, Verdict: rotation.Inconclusive, Detail: err.Error()}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return e.saveRetirement(ctx, x, func(tx Tx) error {
+		x.t.ProbedBefore(line.Verdict, e.Now())
+		return tx.AddTry(ctx, x.t.SecretID, line)
+	})
+}
+
+// tryVersion tries the retiring version once, wherever its endpoint resolves to.
+func (e *Engine) tryVersion(ctx context.Context, x *retiring, purpose rotation.Purpose) (rotation.Try, error) {
+	p, err := e.probe(x.version.Probe)
+	if err != nil {
+		return rotation.Try{}, err
+	}
+	value, err := e.Open(ctx, x.version)
+	if err != nil {
+		return rotation.Try{}, err
+	}
+	line := e.try(ctx, p, x.secret, x.version, value, "")
+	line.Purpose, line.RetirementID = purpose, x.t.ID
+	return line, nil
+}
+
+// revoke asks the issuer to turn the credential off; from the intent on, nobody
+// is given this version any more.
+func (e *Engine) revoke(ctx context.Context, x *retiring) error {
+	err := e.beginRetirement(ctx, x, rotation.Revoke, func(tx Tx) error {
+		if x.t.RotationID != "" {
+			if err := tx.StartStep(ctx, x.t.RotationID, "revoke", e.Now()); err != nil {
+				return err
+			}
+		}
+		if x.version.Stage == rotation.StageCurrent || x.version.Stage == rotation.StageRetired {
+			return nil // a compromised current version stays the current one until it is replaced
+		}
+		x.version.Stage = rotation.StageRetired
+		return tx.SaveVersion(ctx, &x.version)
+	})
+	if err != nil {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	err = e.revokeAtIssuer(cctx, x)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		e.Logger.Warn("revoking failed and will be tried again", "secret", x.secret.Ref, "version", x.t.Version, "error", err)
+	}
+	return e.saveRetirement(ctx, x, func(Tx) error {
+		if err != nil {
+			x.t.RevokeFailed(err.Error(), e.Now())
+		} else {
+			x.t.Revoked(e.Now())
+		}
+		return nil
+	})
+}
+
+// revokeAtIssuer revokes by handle; a version whose handle nobody heard of is
+// looked up by its tag first.
+func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
+	is, err := e.issuer(x.version.Issuer)
+	if err != nil {
+		return err
+	}
+	sub := e.subject(x.secret, x.version)
+	if x.version.Handle != nil {
+		return is.Revoke(ctx, sub, x.version.Handle)
+	}
+	finder, ok := is.(issuer.Finder)
+	if !ok {
+		return fmt.Errorf("%w: suspected orphan: nobody knows the handle of tag %s and issuer %s cannot look it up", backends.ErrUnsupported, x.version.Tag, x.version.Issuer)
+	}
+	found, err := finder.Find(ctx, sub, x.version.Tag)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if f.Tag != x.version.Tag {
+			continue
+		}
+		if err := is.Revoke(ctx, sub, f.Handle); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// round makes one round of tries: the control first, then the revoked
+// credential at every address of the endpoint.
+func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect) error {
+	if err := e.beginRetirement(ctx, x, effect, nil); err != nil {
+		return err
+	}
+	purpose := rotation.PurposeDeath
+	if effect == rotation.RecheckRound {
+		purpose = rotation.PurposeRecheck
+	}
+	lines, control, err := e.tryRound(ctx, x, purpose)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var verdicts []rotation.Verdict
+	detail := ""
+	for i := range lines {
+		lines[i].RetirementID, lines[i].Round = x.t.ID, x.t.Round+1
+		if lines[i].Purpose != rotation.PurposeControl {
+			verdicts = append(verdicts, lines[i].Verdict)
+			detail = lines[i].Detail
+		}
+	}
+	verdict := rotation.Judge(verdicts, control)
+	switch {
+	case err != nil:
+		detail = err.Error()
+	case control == rotation.ControlNone:
+		detail = "no control: no credential that must work was accepted in this round"
+	}
+	return e.saveRetirement(ctx, x, func(tx Tx) error {
+		if purpose == rotation.PurposeRecheck {
+			x.t.Rechecked(verdict, detail, e.Now())
+		} else {
+			x.t.RoundMade(verdict, control, detail, e.Now())
+		}
+		for _, l := range lines {
+			if err := tx.AddTry(ctx, x.t.SecretID, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Purpose) ([]rotation.Try, rotation.Control, error) {
+	p, err := e.probe(x.version.Probe)
+	if err != nil {
+		return nil, rotation.ControlNone, err
+	}
+	value, err := e.Open(ctx, x.version)
+	if err != nil {
+		return nil, rotation.ControlNone, err
+	}
+	lines, control := e.control(ctx, p, x)
+	addresses, err := p.Addresses(ctx)
+	if err != nil {
+		return lines, control, err
+	}
+	for _, a := range addresses {
+		line := e.try(ctx, p, x.secret, x.version, value, a)
+		line.Purpose = purpose
+		lines = append(lines, line)
+	}
+	return lines, control, nil
+}
+
+// control shows that the probe works in this round: the current version must be
+// accepted by the same probe. Without a current version that can be tried, the
+// acceptance recorded before the revocation has to serve.
+func (e *Engine) control(ctx context.Context, p probe.Probe, x *retiring) ([]rotation.Try, rotation.Control) {
+	if x.current != nil && x.current.Probe == x.version.Probe {
+		value, err := e.Open(ctx, *x.current)
+		if err == nil {
+			line := e.try(ctx, p, x.secret, *x.current, value, "")
+			line.Purpose = rotation.PurposeControl
+			if line.Verdict == rotation.Accepted {
+				return []rotation.Try{line}, rotation.ControlCurrent
+			}
+			return []rotation.Try{line}, rotation.ControlNone
+		}
+	}
+	if x.t.Before == rotation.Accepted {
+		return nil, rotation.ControlBefore
+	}
+	return nil, rotation.ControlNone
+}
+
+// purge forgets the sealed copy: the proof stays, the plaintext does not.
+func (e *Engine) purge(ctx context.Context, x *retiring) error {
+	return e.saveRetirement(ctx, x, func(tx Tx) error {
+		x.t.Purged(e.Now())
+		if x.version.Sealed == nil {
+			return nil
+		}
+		x.version.Sealed = nil
+		return tx.SaveVersion(ctx, &x.version)
+	})
+}

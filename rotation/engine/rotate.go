@@ -1,0 +1,350 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/probe"
+)
+
+// rotating is all that a step of a rotation looks at, read in one snapshot.
+type rotating struct {
+	r           rotation.Rotation
+	secret      rotation.Secret
+	versions    []rotation.Version
+	retirements map[int]*rotation.Retirement
+	facts       rotation.Facts
+}
+
+func (x *rotating) version(n int) *rotation.Version {
+	for i := range x.versions {
+		if x.versions[i].Number == n {
+			return &x.versions[i]
+		}
+	}
+	return nil
+}
+
+func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error) {
+	x := &rotating{}
+	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		if x.r, err = tx.Rotation(ctx, id); err != nil {
+			return err
+		}
+		if x.secret, err = tx.Secret(ctx, x.r.SecretID); err != nil {
+			return err
+		}
+		if x.versions, err = tx.Versions(ctx, x.r.SecretID); err != nil {
+			return err
+		}
+		if x.retirements, err = retirementsByVersion(ctx, tx, x.r.SecretID); err != nil {
+			return err
+		}
+		return e.missingAcks(ctx, tx, x)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading rotation %s: %w", id, err)
+	}
+	x.facts.Paused = x.secret.State == rotation.SecretPaused
+	x.facts.NoProbe = x.secret.Definition.Probe == ""
+	for _, n := range x.r.Retires() {
+		if t := x.retirements[n]; t != nil {
+			x.facts.Retirements = append(x.facts.Retirements, *t)
+		}
+	}
+	return x, nil
+}
+
+func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
+	if x.r.State != rotation.Overlap {
+		return nil
+	}
+	ds, err := tx.Deliveries(ctx, x.r.SecretID, x.secret.Generation)
+	if err != nil {
+		return err
+	}
+	for _, d := range ds {
+		if !d.State.Satisfies(x.r.Plan.Acknowledgement.Require) {
+			x.facts.MissingAcks++
+		}
+	}
+	return nil
+}
+
+// stepRotation takes one rotation one step forward.
+func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error) {
+	x, err := e.loadRotating(ctx, id)
+	if err != nil {
+		return stepResult{}, err
+	}
+	if x.r.State == rotation.Queued {
+		e.lookOutside(ctx, x)
+	}
+	act := x.r.Next(x.facts, e.owner, e.Now())
+	switch act.Effect {
+	case rotation.NoEffect:
+		return e.restRotation(ctx, x, act)
+	case rotation.Mint:
+		err = e.mint(ctx, x)
+	case rotation.RecoverMint:
+		err = e.recoverMint(ctx, x)
+	case rotation.Stage:
+		err = e.stage(ctx, x)
+	case rotation.VerifyTry:
+		err = e.verify(ctx, x)
+	case rotation.Publish:
+		err = e.publish(ctx, x)
+	case rotation.BeginRetire:
+		err = e.beginRetire(ctx, x)
+	case rotation.Finish:
+		err = e.saveRotation(ctx, x, func(tx Tx) error {
+			x.r.Finished(e.Now())
+			return tx.EndStep(ctx, id, "done", "ok", "", e.Now())
+		})
+	}
+	return stepResult{again: err == nil}, err
+}
+
+// lookOutside finds what a queued rotation may have to wait for, before its
+// first effect (rule 5).
+func (e *Engine) lookOutside(ctx context.Context, x *rotating) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	m, err := e.backend(x.secret.Definition.Backend)
+	if err == nil {
+		err = m.Check(ctx)
+	}
+	if err != nil {
+		x.facts.BackendDown = true
+		x.r.Error = err.Error()
+	}
+	x.facts.IssuerFull = e.issuerFull(x.secret.Definition.Issuer, x.versions, x.retirements)
+}
+
+// restRotation records a wait, unless the row says so already.
+func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Action) (stepResult, error) {
+	if x.r.State.Ended() {
+		return stepResult{}, nil
+	}
+	held := x.r.Intent.Held(e.owner, e.Now())
+	if !held && (!x.r.NextAt.Equal(act.Until) || x.r.WaitingFor != act.WaitingFor) {
+		err := e.Store.Update(ctx, func(tx Tx) error {
+			r := x.r // Update may run this again
+			r.Wait(act)
+			return tx.SaveRotation(ctx, &r)
+		})
+		if err != nil {
+			return stepResult{}, err
+		}
+	}
+	return stepResult{until: act.Until, job: rotationJob{x.r.ID}}, nil
+}
+
+// saveRotation commits a change of the rotation together with what fn adds. fn
+// may run more than once: it starts from the same record each time.
+func (e *Engine) saveRotation(ctx context.Context, x *rotating, fn func(Tx) error) error {
+	before, secret := x.r, x.secret
+	err := e.Store.Update(ctx, func(tx Tx) error {
+		x.r, x.secret = before, secret
+		if before.Intent != nil {
+			intent := *before.Intent
+			x.r.Intent = &intent
+		}
+		if err := fn(tx); err != nil {
+			return err
+		}
+		if x.r.State == rotation.Failed && before.State != rotation.Failed {
+			if err := e.failed(ctx, tx, x, before.State); err != nil {
+				return err
+			}
+		}
+		return tx.SaveRotation(ctx, &x.r)
+	})
+	if err == nil && x.r.State.Ended() && e.Observer != nil {
+		e.Observer.RotationEnded(x.r.Trigger, x.r.State, x.r.EndedAt.Sub(x.r.CreatedAt))
+	}
+	return err
+}
+
+// failed ends the timeline of a rotation that failed and retires what it minted.
+func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.State) error {
+	e.Logger.Error("rotation failed", "secret", x.secret.Ref, "rotation", x.r.ID, "in", in, "error", x.r.Error)
+	if err := tx.EndStep(ctx, x.r.ID, stepName(in), "failed", x.r.Error, e.Now()); err != nil {
+		return err
+	}
+	if err := e.audit(ctx, tx, x.secret.Ref, "rotation.fail", "failed", map[string]string{"rotation": x.r.ID, "error": x.r.Error}); err != nil {
+		return err
+	}
+	if x.r.To == 0 {
+		return nil
+	}
+	v, err := tx.Version(ctx, x.r.SecretID, x.r.To)
+	if err != nil || v.Stage != rotation.StagePending {
+		return err
+	}
+	return e.discard(ctx, tx, x, v, rotation.CauseFailed)
+}
+
+// discard retires a version that was, or may have been, minted in vain.
+func (e *Engine) discard(ctx context.Context, tx Tx, x *rotating, v rotation.Version, cause rotation.Cause) error {
+	v.Stage = rotation.StageRetired
+	if err := tx.SaveVersion(ctx, &v); err != nil {
+		return err
+	}
+	_, err := e.retire(ctx, tx, v, x.r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: x.r.Error}, x.r.ID, e.Now())
+	return err
+}
+
+// stepName is what the timeline calls the step of a state.
+func stepName(s rotation.State) string {
+	return map[rotation.State]string{rotation.Queued: "queue", rotation.Minting: "mint", rotation.Staging: "stage",
+		rotation.Verifying: "verify", rotation.Publishing: "publish", rotation.Overlap: "overlap", rotation.Retiring: "retire"}[s]
+}
+
+// begin commits the intent to perform effect.
+func (e *Engine) begin(ctx context.Context, x *rotating, effect rotation.Effect) error {
+	return e.saveRotation(ctx, x, func(tx Tx) error {
+		x.r.Begin(effect, x.r.To, e.owner, lease, e.Now())
+		return tx.StartStep(ctx, x.r.ID, stepName(x.r.State), e.Now())
+	})
+}
+
+// stage writes the pending value where the vault can hold one; elsewhere it
+// stays sealed in our own store, where minting has put it.
+func (e *Engine) stage(ctx context.Context, x *rotating) error {
+	v := x.version(x.r.To)
+	m, err := e.backend(v.Backend)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitBackend, err)
+	}
+	stager, ok := m.Stager()
+	if !ok {
+		return e.saveRotation(ctx, x, func(tx Tx) error {
+			x.r.Staged(e.Now())
+			return tx.EndStep(ctx, x.r.ID, "stage", "ok", "kept sealed by the broker: the vault has no pending stage", e.Now())
+		})
+	}
+	if err := e.begin(ctx, x, rotation.Stage); err != nil {
+		return err
+	}
+	w, err := e.write(ctx, x, v)
+	if err != nil {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	id, err := stager.Stage(cctx, v.Ref, w)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitBackend, err)
+	}
+	return e.saveRotation(ctx, x, func(tx Tx) error {
+		v.BackendVersion = id
+		if err := tx.SaveVersion(ctx, v); err != nil {
+			return err
+		}
+		x.r.Staged(e.Now())
+		return tx.EndStep(ctx, x.r.ID, "stage", "ok", "", e.Now())
+	})
+}
+
+// write is the guarded write that brings version v to the vault.
+func (e *Engine) write(ctx context.Context, x *rotating, v *rotation.Version) (backends.Write, error) {
+	value, err := e.Open(ctx, *v)
+	if err != nil {
+		return backends.Write{}, err
+	}
+	w := backends.Write{Value: value, Token: v.Tag, Version: v.Number, Generation: x.secret.Generation + 1}
+	if current := x.version(x.secret.Current); current != nil {
+		w.Expect = current.BackendVersion
+	}
+	return w, nil
+}
+
+// unheard records that an effect failed in a way that another try may mend, or
+// that may have happened.
+func (e *Engine) unheard(ctx context.Context, x *rotating, waitingFor string, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err() // we are stopping: the intent stays as it is
+	}
+	e.Logger.Warn("a step did not succeed and will be taken up again", "secret", x.secret.Ref, "rotation", x.r.ID, "state", x.r.State, "error", cause)
+	return e.saveRotation(ctx, x, func(Tx) error {
+		x.r.Unheard(waitingFor, cause.Error(), e.Now())
+		return nil
+	})
+}
+
+// verify tries the new credential once.
+func (e *Engine) verify(ctx context.Context, x *rotating) error {
+	v := x.version(x.r.To)
+	if err := e.begin(ctx, x, rotation.VerifyTry); err != nil {
+		return err
+	}
+	p, err := e.probe(v.Probe)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitProbe, err)
+	}
+	value, err := e.Open(ctx, *v)
+	if err != nil {
+		return err
+	}
+	line := e.try(ctx, p, x.secret, *v, value, "")
+	line.RotationID, line.Purpose, line.Round = x.r.ID, rotation.PurposeVerify, x.r.Successes+1
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return e.saveRotation(ctx, x, func(tx Tx) error {
+		x.r.Verified(line.Verdict, line.Detail, e.Now())
+		if x.r.State == rotation.Publishing {
+			detail := fmt.Sprintf("accepted %d times in a row (%s)", x.r.Plan.Verify.Successes, line.Detail)
+			if err := tx.EndStep(ctx, x.r.ID, "verify", "ok", detail, e.Now()); err != nil {
+				return err
+			}
+		}
+		return tx.AddTry(ctx, x.secret.ID, line)
+	})
+}
+
+// try tries value at one address and returns the line for the record.
+func (e *Engine) try(ctx context.Context, p probe.Probe, s rotation.Secret, v rotation.Version, value backends.Value, address string) rotation.Try {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	at := e.Now()
+	res := p.Try(ctx, probe.Try{Subject: probe.Subject{Ref: s.Ref, Labels: s.Definition.Labels}, Value: value, Address: address})
+	return rotation.Try{Version: v.Number, At: at, Probe: v.Probe, Node: e.Node, Address: res.Address,
+		Verdict: res.Verdict, Detail: res.Detail, Latency: res.Latency}
+}
+
+// beginRetire ends the overlap: the retirement of what was replaced starts.
+func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
+	old := x.version(x.r.From)
+	return e.saveRotation(ctx, x, func(tx Tx) error {
+		now := e.Now()
+		detail := ""
+		if x.facts.MissingAcks > 0 {
+			detail = fmt.Sprintf("%d consumers have not acknowledged", x.facts.MissingAcks)
+			e.Logger.Warn("revoking although consumers have not acknowledged", "secret", x.secret.Ref, "missing", x.facts.MissingAcks)
+		}
+		if err := tx.EndStep(ctx, x.r.ID, "overlap", "ok", detail, now); err != nil {
+			return err
+		}
+		x.r.RetireBegun(now)
+		if x.retirements[x.r.From] != nil {
+			return nil // somebody revoked it during the overlap
+		}
+		_, err := e.retire(ctx, tx, *old, x.r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, x.r.ID, now)
+		return err
+	})
+}
+
+func (e *Engine) subject(s rotation.Secret, v rotation.Version) issuer.Subject {
+	return issuer.Subject{Ref: s.Ref, Labels: s.Definition.Labels, Settings: v.Settings}
+}
+
+func notFound(err error) bool { return errors.Is(err, backends.ErrNotFound) }
+
+var zeroTime time.Time

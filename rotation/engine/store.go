@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// Store is the durable state that the engine needs. Errors carry a class of
+// package backends: ErrNotFound, ErrConflict (a compare-and-swap lost, or a
+// constraint refused the row), ErrUnavailable.
+type Store interface {
+	// Update runs fn in one read-write transaction, committed if fn returns nil.
+	// It may run fn again after a serialisation failure, so fn has no effect
+	// outside of tx.
+	Update(ctx context.Context, fn func(Tx) error) error
+	// View runs fn in one read-only transaction with one consistent snapshot.
+	View(ctx context.Context, fn func(Tx) error) error
+}
+
+// Tx is one transaction. Save methods compare and swap: they write only if the
+// row still has the record's Revision, increase it in the row and in the record,
+// and return ErrConflict otherwise. They also publish what changed (AddChange).
+type Tx interface {
+	// Secret returns a secret by its id.
+	Secret(ctx context.Context, id string) (rotation.Secret, error)
+	SaveSecret(ctx context.Context, s *rotation.Secret) error
+
+	// Versions returns a secret's versions, the oldest first.
+	Versions(ctx context.Context, secretID string) ([]rotation.Version, error)
+	Version(ctx context.Context, secretID string, number int) (rotation.Version, error)
+	// AddVersion allocates v.Number (the highest ever used + 1) and inserts v.
+	AddVersion(ctx context.Context, v *rotation.Version) error
+	SaveVersion(ctx context.Context, v *rotation.Version) error // last write wins; guarded by its rotation's or retirement's revision
+	// FingerprintKnown tells whether any version of any secret of the tenant had a
+	// field with this keyed fingerprint.
+	FingerprintKnown(ctx context.Context, tenant, fingerprint string) (bool, error)
+
+	Rotation(ctx context.Context, id string) (rotation.Rotation, error)
+	// AddRotation inserts r; ErrConflict if another rotation occupies the secret.
+	AddRotation(ctx context.Context, r *rotation.Rotation) error
+	SaveRotation(ctx context.Context, r *rotation.Rotation) error
+	// Occupying returns the rotation that occupies the secret, or ErrNotFound.
+	Occupying(ctx context.Context, secretID string) (rotation.Rotation, error)
+	// LiveRotations returns all rotations of the secret that have not ended.
+	LiveRotations(ctx context.Context, secretID string) ([]rotation.Rotation, error)
+
+	Retirement(ctx context.Context, id string) (rotation.Retirement, error)
+	// Retirements returns those of a secret, ordered by version; a version has at most one.
+	Retirements(ctx context.Context, secretID string) ([]rotation.Retirement, error)
+	AddRetirement(ctx context.Context, t *rotation.Retirement) error
+	SaveRetirement(ctx context.Context, t *rotation.Retirement) error
+
+	// StartStep opens a line of the rotation's timeline, unless the same step is
+	// open already. EndStep closes the open line of that step, or inserts a line
+	// that starts and ends at the same instant if there is none. Lines of different
+	// steps may be open side by side (an overlap and a push).
+	StartStep(ctx context.Context, rotationID, step string, at time.Time) error
+	EndStep(ctx context.Context, rotationID, step, outcome, detail string, at time.Time) error
+	// AddTry records one verdict.
+	AddTry(ctx context.Context, secretID string, t rotation.Try) error
+
+	// AddDelivery inserts d as pending and marks the older pending deliveries of the
+	// same consumer and secret as superseded.
+	AddDelivery(ctx context.Context, d *rotation.Delivery) error
+	Delivery(ctx context.Context, id string) (rotation.Delivery, error)
+	SaveDelivery(ctx context.Context, d *rotation.Delivery) error
+	// Deliveries returns those of one generation of a secret.
+	Deliveries(ctx context.Context, secretID string, generation int64) ([]rotation.Delivery, error)
+	// InFlight tells whether an attempt at another delivery to the same consumer
+	// for the same secret is under way (its Lease is after now).
+	InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (bool, error)
+
+	// Due returns what should be looked at by now and is not leased, at most limit of each.
+	Due(ctx context.Context, now time.Time, limit int) (Due, error)
+
+	// AddAudit commits ev with the transaction; it reaches the audit log after.
+	AddAudit(ctx context.Context, ev rotation.AuditEvent) error
+	// Enqueue inserts River jobs with the transaction.
+	Enqueue(ctx context.Context, jobs ...river.InsertManyParams) error
+}
+
+// Due are ids of rows whose time has come.
+type Due struct {
+	Secrets     []string // NextDueAt has come, active, not occupied
+	Rotations   []string // NextAt has come
+	Retirements []string
+	Deliveries  []string
+}

@@ -1,0 +1,185 @@
+package rotation
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+)
+
+// SecretState is whether a secret is rotated.
+type SecretState string
+
+// The states of a secret as stored; a secret with an occupying rotation is
+// shown as "rotating".
+const (
+	SecretActive    SecretState = "active"
+	SecretPaused    SecretState = "paused"
+	SecretUnmanaged SecretState = "unmanaged"
+)
+
+// Origin is who defines a secret.
+type Origin string
+
+// The origins.
+const (
+	OriginConfig Origin = "config"
+	OriginAPI    Origin = "api"
+)
+
+// Definition is what an operator says of a secret, resolved: defaults and
+// policies are worked in. It holds no secret.
+type Definition struct {
+	Backend   string            `json:"backend"`
+	Issuer    string            `json:"issuer"`
+	Settings  json.RawMessage   `json:"settings,omitempty"` // of the secret's issuer block, a JSON object
+	Probe     string            `json:"probe,omitempty"`
+	Consumers []string          `json:"consumers,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Schedule  string            `json:"schedule,omitempty"` // cron expression; empty: never by itself
+	TimeZone  string            `json:"time_zone,omitempty"`
+	Jitter    time.Duration     `json:"jitter,omitempty"`
+	// MinInterval is the least time between two publications, except in an emergency.
+	MinInterval time.Duration `json:"min_interval,omitempty"`
+	Plan        Plan          `json:"plan"`
+}
+
+// Secret is the record of one secret; its values live in its backend.
+type Secret struct {
+	ID         string
+	Ref        backends.Ref
+	Origin     Origin
+	State      SecretState
+	Definition Definition
+	Current    int   // number of the current version, 0 = none
+	Generation int64 // only grows
+	NextDueAt  time.Time
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+	Revision   int64
+}
+
+// VersionStage is the stage of one version of a secret.
+type VersionStage string
+
+// The stages.
+const (
+	StagePending  VersionStage = "pending"
+	StageCurrent  VersionStage = "current"
+	StagePrevious VersionStage = "previous" // overlap: still valid, until OverlapUntil
+	StageRetired  VersionStage = "retired"
+)
+
+// Version is the record of one credential of a secret. It is written before
+// the credential is minted, so that none can exist without a record.
+type Version struct {
+	SecretID   string
+	Ref        backends.Ref
+	Number     int // from 1, never reused
+	Stage      VersionStage
+	RotationID string
+	Attempt    int
+	Tag        string
+
+	// By what it was made, to be revoked and probed by the same.
+	Backend  string
+	Issuer   string
+	Probe    string
+	Settings json.RawMessage
+
+	Handle         map[string]string  // at the issuer; nil until it is known
+	BackendVersion backends.VersionID // in the vault; empty until published or staged
+	Sealed         []byte             // the value, sealed; nil once purged
+	Fingerprints   map[string]string  // field → keyed fingerprint, kept for ever
+
+	CreatedAt    time.Time
+	PublishedAt  time.Time
+	OverlapUntil time.Time
+	NotAfter     time.Time
+}
+
+// Step is one line of a rotation's timeline.
+type Step struct {
+	RotationID string
+	Seq        int
+	Step       string
+	StartedAt  time.Time
+	EndedAt    time.Time
+	Outcome    string // "ok", "failed", "retry", "waiting"
+	Detail     string
+}
+
+// Delivery states.
+type DeliveryState string
+
+const (
+	DeliveryPending    DeliveryState = "pending"
+	DeliveryReceived   DeliveryState = "received"   // the consumer answered 2xx
+	DeliveryApplied    DeliveryState = "applied"    // it says that it uses the new version
+	DeliverySuperseded DeliveryState = "superseded" // a newer generation took its place
+	DeliveryDead       DeliveryState = "dead"       // given up
+)
+
+// Satisfies tells whether a delivery in state s fulfils the requirement. What a
+// newer generation superseded holds nobody up.
+func (s DeliveryState) Satisfies(r Requirement) bool {
+	switch r {
+	case RequireReceived:
+		return slices.Contains([]DeliveryState{DeliveryReceived, DeliveryApplied, DeliverySuperseded}, s)
+	case RequireApplied:
+		return s == DeliveryApplied || s == DeliverySuperseded
+	}
+	return true
+}
+
+// EventRotated is the event of a delivery: a new version is current.
+const EventRotated = "secret.rotated"
+
+// Delivery is one webhook to one consumer. Its body is built from this record
+// and the version's sealed value, the same bytes at every attempt.
+type Delivery struct {
+	ID            string
+	SecretID      string
+	Ref           backends.Ref
+	Consumer      string
+	Version       int
+	Generation    int64
+	Event         string
+	Trigger       Trigger
+	Reason        string
+	State         DeliveryState
+	Attempts      int
+	Error         string
+	CreatedAt     time.Time
+	NextAttemptAt time.Time
+	Lease         time.Time // an attempt is under way until then
+	ReceivedAt    time.Time
+	AppliedAt     time.Time
+	Revision      int64
+}
+
+// Change is one entry of the feed that watchers, caches and other nodes follow;
+// Seq is in the order of commits, without gaps that could still fill.
+type Change struct {
+	Seq        int64
+	Tenant     string
+	Secret     string // name
+	Kind       string // "secret", "rotation", "retirement", "delivery"
+	ID         string // of the rotation, retirement or delivery
+	Generation int64
+	At         time.Time
+}
+
+// AuditEvent is one fact for the audit log: who did what to what, and what came
+// of it. It never holds a secret value.
+type AuditEvent struct {
+	At      time.Time         `json:"time"`
+	Tenant  string            `json:"tenant,omitempty"`
+	Actor   string            `json:"actor"`             // principal, or "keybroker" for the engine
+	Address string            `json:"address,omitempty"` // of the caller
+	Action  string            `json:"action"`            // "secret.read", "rotation.publish", …
+	Path    string            `json:"path"`              // policy path: a secret's name or sys/…
+	Outcome string            `json:"outcome"`           // "ok", "denied", "failed"
+	Detail  map[string]string `json:"detail,omitempty"`
+}

@@ -1,0 +1,335 @@
+package rotation
+
+import "time"
+
+// RetirementState is where a retirement stands.
+type RetirementState string
+
+// The states.
+const (
+	Requested    RetirementState = "requested"    // to be revoked
+	Acknowledged RetirementState = "acknowledged" // the issuer said yes
+	Rejecting    RetirementState = "rejecting"    // contained: it was rejected at least once
+	ProvenDead   RetirementState = "proven_dead"
+	Unconfirmed  RetirementState = "unconfirmed" // the budget has passed without proof; probing goes on
+	Resurrected  RetirementState = "resurrected" // accepted after it was proven dead; to be revoked again
+	Unprovable   RetirementState = "unprovable"  // no probe, or its bytes did not work before revoking either
+)
+
+// Cause is why a version is retired.
+type Cause string
+
+// The causes.
+const (
+	CauseRotated   Cause = "rotated"   // a newer version is current and the overlap is over
+	CauseEmergency Cause = "emergency" // it is compromised
+	CauseRevoked   Cause = "revoked"   // somebody revoked it
+	CauseFailed    Cause = "failed"    // it was minted by a rotation that failed
+	CauseOrphan    Cause = "orphan"    // its mint's answer was lost
+)
+
+const (
+	minRoundGap       = time.Second
+	quickestRetry     = time.Second
+	slowestFirstRound = 30 * time.Second
+	unconfirmedEvery  = 5 * time.Minute
+	// patienceBefore bounds how long an inconclusive probe delays a revocation
+	// outside an emergency.
+	patienceBefore = time.Hour
+	// slack is allowed on top of budget and window before a retirement counts as
+	// unconfirmed: rounds themselves take time.
+	slack = time.Minute
+)
+
+// Retirement is the record of turning one version off.
+type Retirement struct {
+	ID         string  `json:"id,omitzero"`
+	SecretID   string  `json:"secret_id,omitzero"`
+	RotationID string  `json:"rotation_id,omitzero"` // that waits for it; empty: none
+	Version    int     `json:"version,omitzero"`
+	Cause      Cause   `json:"cause,omitzero"`
+	Reason     string  `json:"reason,omitzero"`
+	Actor      string  `json:"actor,omitzero"`
+	Confirm    Confirm `json:"confirm,omitzero"`
+	HasProbe   bool    `json:"has_probe,omitzero"`
+
+	State           RetirementState `json:"state,omitzero"`
+	WaitingFor      string          `json:"waiting_for,omitzero"`
+	Intent          *Intent         `json:"intent,omitzero"`
+	Failures        int             `json:"failures,omitzero"`
+	Error           string          `json:"error,omitzero"`
+	AlreadyRejected bool            `json:"already_rejected,omitzero"` // the bytes did not work before revoking: never a proof
+	Before          Verdict         `json:"before,omitzero"`           // of the try before revoking; empty: there was none
+
+	RequestedAt    time.Time `json:"requested_at,omitzero"`
+	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
+	LastAcceptedAt time.Time `json:"last_accepted_at,omitzero"`
+	ContainedAt    time.Time `json:"contained_at,omitzero"` // first rejected round
+	ProvenAt       time.Time `json:"proven_at,omitzero"`
+	ResurrectedAt  time.Time `json:"resurrected_at,omitzero"`
+	PurgedAt       time.Time `json:"purged_at,omitzero"` // the sealed copy is gone, re-checks are over
+
+	Round      int       `json:"round,omitzero"`      // rounds made so far, of any verdict
+	Rejections int       `json:"rejections,omitzero"` // consecutive rejected rounds
+	FirstAt    time.Time `json:"first_at,omitzero"`
+	LastAt     time.Time `json:"last_at,omitzero"`  // first and last of those
+	Control    Control   `json:"control,omitzero"`  // weakest control among those
+	Rechecks   int       `json:"rechecks,omitzero"` // made after the proof
+
+	NextAt   time.Time `json:"next_at,omitzero"`
+	Revision int64     `json:"revision,omitzero"`
+}
+
+// Emergency tells whether nothing may delay the revocation.
+func (t *Retirement) Emergency() bool { return t.Cause == CauseEmergency }
+
+// Settled tells whether whoever waits for the retirement may go on: the version
+// is proven dead, or its plan asks for no proof and the issuer has acknowledged.
+func (t *Retirement) Settled() bool {
+	return t.State == ProvenDead || (t.Confirm.None && !t.AcknowledgedAt.IsZero() && t.State != Resurrected)
+}
+
+// Next says what is due now for the retirement when owner looks at it.
+func (t *Retirement) Next(owner string, now time.Time) Action {
+	if !t.PurgedAt.IsZero() {
+		return Action{}
+	}
+	if t.Intent.Held(owner, now) {
+		return wait(t.Intent.Lease, t.WaitingFor)
+	}
+	if now.Before(t.NextAt) {
+		return wait(t.NextAt, t.WaitingFor)
+	}
+	switch t.State {
+	case Requested:
+		if t.wantsProbeBefore(now) {
+			return Action{Effect: ProbeBefore}
+		}
+		return Action{Effect: Revoke}
+	case Resurrected:
+		return Action{Effect: Revoke}
+	case ProvenDead:
+		if t.Rechecks >= len(t.Confirm.Recheck) {
+			return Action{Effect: Purge}
+		}
+		if due := t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks]); now.Before(due) {
+			return wait(due, "")
+		}
+		return Action{Effect: RecheckRound}
+	case Unprovable:
+		if t.HasProbe && t.ContainedAt.IsZero() {
+			return Action{Effect: DeathRound}
+		}
+		return Action{Effect: Purge}
+	default: // Acknowledged, Rejecting, Unconfirmed
+		if t.Confirm.None && !t.HasProbe {
+			return Action{Effect: Purge}
+		}
+		return Action{Effect: DeathRound}
+	}
+}
+
+func (t *Retirement) wantsProbeBefore(now time.Time) bool {
+	return t.HasProbe && !t.Emergency() && t.Before == "" && now.Sub(t.RequestedAt) < patienceBefore
+}
+
+// Escalate makes an existing retirement part of an emergency: what waits for the
+// overlap, a probe or a slower schedule goes on now, and what was proven dead is
+// tried again.
+func (t *Retirement) Escalate(now time.Time) {
+	t.Cause = CauseEmergency
+	t.NextAt, t.WaitingFor, t.Failures = now, "", 0
+}
+
+// Begin records the intent to perform e.
+func (t *Retirement) Begin(e Effect, owner string, lease time.Duration, now time.Time) {
+	t.Intent = &Intent{Effect: e, Owner: owner, At: now, Lease: now.Add(lease)}
+	t.NextAt, t.WaitingFor = now, ""
+}
+
+// Wait records that there is nothing to do until a.Until.
+func (t *Retirement) Wait(a Action) { t.NextAt, t.WaitingFor = a.Until, a.WaitingFor }
+
+// ProbedBefore records the try before revoking.
+func (t *Retirement) ProbedBefore(v Verdict, now time.Time) {
+	t.Intent = nil
+	switch v {
+	case Accepted:
+		t.Before, t.LastAcceptedAt, t.NextAt, t.Failures = v, now, now, 0
+	case Rejected:
+		t.Before, t.AlreadyRejected, t.NextAt, t.Failures = v, true, now, 0
+	default:
+		t.Failures++
+		t.NextAt, t.WaitingFor = now.Add(Backoff(t.Failures, slowestFirstRound)), WaitProbe
+	}
+}
+
+// Revoked records the issuer's acknowledgement.
+func (t *Retirement) Revoked(now time.Time) {
+	t.Intent, t.Failures, t.Error, t.WaitingFor = nil, 0, "", ""
+	t.AcknowledgedAt, t.NextAt = now, now
+	t.resetSeries()
+	t.State = Acknowledged
+	if t.AlreadyRejected || (!t.HasProbe && !t.Confirm.None) {
+		t.State = Unprovable
+	}
+}
+
+// RevokeFailed records that the issuer did not acknowledge. It is asked again
+// for as long as it takes: giving up would leave the credential alive.
+func (t *Retirement) RevokeFailed(why string, now time.Time) {
+	t.Intent = nil
+	t.Failures++
+	t.Error, t.WaitingFor = why, WaitIssuer
+	limit := 5 * time.Minute
+	if t.Emergency() {
+		limit = 15 * time.Second
+	}
+	t.NextAt = now.Add(Backoff(t.Failures, limit))
+}
+
+func (t *Retirement) resetSeries() {
+	t.Rejections, t.FirstAt, t.LastAt, t.Control = 0, time.Time{}, time.Time{}, ControlNone
+}
+
+// RoundMade records a round of tries before the proof.
+func (t *Retirement) RoundMade(v Verdict, c Control, detail string, now time.Time) {
+	t.Intent = nil
+	t.Round++
+	switch v {
+	case Accepted:
+		t.accepted(now)
+	case Rejected:
+		t.rejected(c, now)
+	default:
+		t.Failures++
+		t.Error, t.WaitingFor = detail, WaitProbe
+		t.NextAt = now.Add(Backoff(t.Failures, slowestFirstRound))
+	}
+	t.judgeDeadline(now)
+}
+
+func (t *Retirement) accepted(now time.Time) {
+	t.LastAcceptedAt = now
+	t.resetSeries()
+	t.Failures++
+	t.Error, t.WaitingFor = "the revoked credential is still accepted", WaitProof
+	if t.State == Rejecting {
+		t.State = Acknowledged
+	}
+	t.NextAt = now.Add(Backoff(t.Failures, slowestFirstRound))
+	if t.State == Unconfirmed {
+		t.NextAt = now.Add(unconfirmedEvery)
+	}
+}
+
+func (t *Retirement) rejected(c Control, now time.Time) {
+	t.Failures, t.Error, t.WaitingFor = 0, "", WaitProof
+	if t.ContainedAt.IsZero() || t.LastAcceptedAt.After(t.ContainedAt) {
+		t.ContainedAt = now
+	}
+	if t.State == Unprovable {
+		t.NextAt = now
+		return
+	}
+	if t.Rejections == 0 {
+		t.FirstAt = now
+	}
+	t.Rejections++
+	t.LastAt = now
+	if t.Rejections == 1 || weaker(c, t.Control) {
+		t.Control = c
+	}
+	if t.State == Acknowledged {
+		t.State = Rejecting
+	}
+	if t.Rejections >= t.Confirm.Rejections && t.LastAt.Sub(t.FirstAt) >= t.Confirm.Window {
+		t.prove(now)
+		return
+	}
+	t.NextAt = now.Add(t.roundGap(now))
+}
+
+// roundGap spreads the rounds still missing over what is left of the window.
+func (t *Retirement) roundGap(now time.Time) time.Duration {
+	missing := max(t.Confirm.Rejections-t.Rejections, 1)
+	left := t.Confirm.Window - now.Sub(t.FirstAt)
+	return max(left/time.Duration(missing), minRoundGap)
+}
+
+func weaker(a, b Control) bool { return a == ControlBefore && b != ControlBefore }
+
+func (t *Retirement) prove(now time.Time) {
+	t.State, t.ProvenAt, t.Rechecks = ProvenDead, now, 0
+	t.WaitingFor, t.Error = "", ""
+	t.NextAt = now
+	if len(t.Confirm.Recheck) > 0 {
+		t.NextAt = now.Add(t.Confirm.Recheck[0])
+	}
+}
+
+// judgeDeadline turns a retirement without proof into an unconfirmed one once
+// the issuer's budget, and the window that a proof needs, have passed.
+func (t *Retirement) judgeDeadline(now time.Time) {
+	if t.State != Acknowledged && t.State != Rejecting {
+		return
+	}
+	deadline := t.AcknowledgedAt.Add(t.Confirm.Budget + slack)
+	if t.State == Rejecting {
+		deadline = deadline.Add(t.Confirm.Window)
+	}
+	if now.Before(deadline) {
+		return
+	}
+	t.State = Unconfirmed
+}
+
+// Rechecked records a round of tries after the proof.
+func (t *Retirement) Rechecked(v Verdict, detail string, now time.Time) {
+	t.Intent = nil
+	t.Round++
+	switch v {
+	case Accepted:
+		t.State, t.ResurrectedAt, t.LastAcceptedAt, t.NextAt = Resurrected, now, now, now
+		t.ProvenAt, t.ContainedAt = time.Time{}, time.Time{}
+		t.Error = "the credential is accepted again after it was proven dead"
+		t.resetSeries()
+	case Rejected:
+		t.Rechecks++
+		t.Failures, t.Error, t.WaitingFor = 0, "", ""
+		t.NextAt = now
+		if t.Rechecks < len(t.Confirm.Recheck) {
+			t.NextAt = t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks])
+		}
+	default:
+		t.Failures++
+		t.Error, t.WaitingFor = detail, WaitProbe
+		t.NextAt = now.Add(Backoff(t.Failures, unconfirmedEvery))
+	}
+}
+
+// Purged records that the sealed copy is gone.
+func (t *Retirement) Purged(now time.Time) {
+	t.PurgedAt, t.NextAt, t.WaitingFor = now, time.Time{}, ""
+}
+
+// Reopen starts a retirement over: what was thought never made was made after all.
+func (t *Retirement) Reopen(hasProbe bool, now time.Time) {
+	t.State, t.HasProbe, t.AlreadyRejected, t.Before = Requested, hasProbe, false, ""
+	t.AcknowledgedAt, t.ContainedAt, t.ProvenAt, t.PurgedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	t.resetSeries()
+	t.Intent, t.NextAt, t.WaitingFor = nil, now, ""
+}
+
+// Why says in a few words why there is no proof (yet); empty with a proof.
+func (t *Retirement) Why() string {
+	switch {
+	case t.State == ProvenDead:
+		return ""
+	case t.AlreadyRejected:
+		return "its bytes were rejected before it was revoked"
+	case !t.HasProbe:
+		return "there is no probe, or no copy of it to try"
+	}
+	return t.Error
+}

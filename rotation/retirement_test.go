@@ -1,0 +1,169 @@
+package rotation_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/rotation"
+)
+
+func requested(cause rotation.Cause) *rotation.Retirement {
+	return &rotation.Retirement{ID: "t", Version: 1, Cause: cause, Confirm: plan().Confirm, HasProbe: true,
+		State: rotation.Requested, RequestedAt: start, NextAt: start}
+}
+
+func TestOneRejectionContainsButProvesNothing(t *testing.T) {
+	r := requested(rotation.CauseEmergency)
+	if e := r.Next(me, start).Effect; e != rotation.Revoke {
+		t.Fatalf("an emergency begins with %q", e)
+	}
+	r.Revoked(start)
+	now := start
+	for i := range 3 {
+		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", now)
+		if want := map[bool]rotation.RetirementState{true: rotation.ProvenDead, false: rotation.Rejecting}[i == 2]; r.State != want {
+			t.Fatalf("after %d rejections over %s: %s", i+1, now.Sub(start), r.State)
+		}
+		now = r.NextAt
+	}
+	if !r.ContainedAt.Equal(start) || r.ProvenAt.Sub(start) < 10*time.Minute {
+		t.Fatalf("contained %s, proven %s", r.ContainedAt, r.ProvenAt)
+	}
+}
+
+func TestThreeQuickRejectionsProveNothing(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.Revoked(start)
+	for i := range 100 {
+		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start.Add(time.Duration(i)*time.Second))
+	}
+	if r.State != rotation.Rejecting {
+		t.Fatalf("state %s", r.State)
+	}
+}
+
+func TestAcceptedStartsAgain(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.Revoked(start)
+	r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start)
+	r.RoundMade(rotation.Inconclusive, rotation.ControlNone, "", start.Add(time.Minute))
+	r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start.Add(2*time.Minute))
+	if r.Rejections != 2 {
+		t.Fatalf("an inconclusive round counts for something: %d rejections", r.Rejections)
+	}
+	r.RoundMade(rotation.Accepted, rotation.ControlCurrent, "", start.Add(3*time.Minute))
+	if r.Rejections != 0 || r.State != rotation.Acknowledged {
+		t.Fatalf("%d rejections, %s", r.Rejections, r.State)
+	}
+}
+
+func TestJudge(t *testing.T) {
+	a, r, i := rotation.Accepted, rotation.Rejected, rotation.Inconclusive
+	for _, c := range []struct {
+		subject []rotation.Verdict
+		control rotation.Control
+		want    rotation.Verdict
+	}{
+		{[]rotation.Verdict{r}, rotation.ControlCurrent, r},
+		{[]rotation.Verdict{r}, rotation.ControlNone, i},
+		{[]rotation.Verdict{r, r, a}, rotation.ControlCurrent, a},
+		{[]rotation.Verdict{a}, rotation.ControlNone, a},
+		{[]rotation.Verdict{r, i}, rotation.ControlCurrent, i},
+		{nil, rotation.ControlCurrent, i},
+	} {
+		if got := rotation.Judge(c.subject, c.control); got != c.want {
+			t.Errorf("Judge(%v, %q) = %s, want %s", c.subject, c.control, got, c.want)
+		}
+	}
+}
+
+func TestAlreadyRejectedIsNoProof(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.ProbedBefore(rotation.Rejected, start)
+	r.Revoked(start)
+	for i := range 10 {
+		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start.Add(time.Duration(i)*time.Hour))
+	}
+	if r.State != rotation.Unprovable || !r.AlreadyRejected || r.Settled() {
+		t.Fatalf("%s settled %v", r.State, r.Settled())
+	}
+}
+
+func TestUnconfirmedGoesOnAndCanStillBeProven(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.Revoked(start)
+	now := start
+	for r.State != rotation.Unconfirmed {
+		if now.Sub(start) > time.Hour {
+			t.Fatal("still accepted an hour after a budget of ten minutes, and not unconfirmed")
+		}
+		r.RoundMade(rotation.Accepted, rotation.ControlCurrent, "", now)
+		now = r.NextAt
+	}
+	for range 3 {
+		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", now)
+		now = r.NextAt
+	}
+	if r.State != rotation.ProvenDead {
+		t.Fatalf("state %s", r.State)
+	}
+}
+
+func TestRecheckResurrectsAndRevokesAgain(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.Revoked(start)
+	for i := range 3 {
+		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start.Add(time.Duration(i)*5*time.Minute))
+	}
+	due := r.ProvenAt.Add(time.Hour)
+	if a := r.Next(me, due.Add(-time.Second)); a.Effect != rotation.NoEffect {
+		t.Fatalf("too early: %q", a.Effect)
+	}
+	if a := r.Next(me, due); a.Effect != rotation.RecheckRound {
+		t.Fatalf("due: %q", a.Effect)
+	}
+	r.Rechecked(rotation.Accepted, "", due)
+	if r.State != rotation.Resurrected || r.Settled() || r.Next(me, due).Effect != rotation.Revoke {
+		t.Fatalf("%s settled %v next %q", r.State, r.Settled(), r.Next(me, due).Effect)
+	}
+}
+
+// TestNoFalseProof simulates issuers whose revocation reaches their servers one
+// by one within the budget, so that tries flap: no retirement may be proven while
+// some server still accepts.
+func TestNoFalseProof(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for n := range 20000 {
+		budget := time.Duration(1+rnd.IntN(23)) * time.Minute
+		servers := make([]time.Duration, 1+rnd.IntN(5))
+		dead := time.Duration(0)
+		for i := range servers {
+			servers[i] = time.Duration(rnd.Int64N(int64(budget)))
+			dead = max(dead, servers[i])
+		}
+		r := requested(rotation.CauseRotated)
+		r.Confirm.Window, r.Confirm.Budget = budget, budget
+		r.Revoked(start)
+		now := start
+		for r.State != rotation.ProvenDead {
+			verdict := rotation.Rejected
+			if now.Sub(start) < servers[rnd.IntN(len(servers))] {
+				verdict = rotation.Accepted
+			}
+			if rnd.IntN(10) == 0 {
+				verdict = rotation.Inconclusive
+			}
+			r.RoundMade(verdict, rotation.ControlCurrent, "", now)
+			if !r.NextAt.After(now) && r.State != rotation.ProvenDead {
+				t.Fatalf("run %d: no time passes in %s", n, r.State)
+			}
+			if r.State != rotation.ProvenDead {
+				now = r.NextAt
+			}
+		}
+		if r.ProvenAt.Sub(start) < dead {
+			t.Fatalf("run %d: proven after %s, alive until %s", n, r.ProvenAt.Sub(start), dead)
+		}
+	}
+}

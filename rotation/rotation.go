@@ -1,0 +1,390 @@
+package rotation
+
+import (
+	"fmt"
+	"time"
+)
+
+// Trigger is why a rotation runs.
+type Trigger string
+
+// The triggers.
+const (
+	TriggerSchedule  Trigger = "schedule"
+	TriggerEvent     Trigger = "event"
+	TriggerManual    Trigger = "manual"
+	TriggerEmergency Trigger = "emergency"
+)
+
+// State is where a rotation stands.
+type State string
+
+// The states; Done, Failed, RolledBack, Cancelled and Superseded are ends.
+const (
+	Queued     State = "queued"
+	Minting    State = "minting"
+	Staging    State = "staging"
+	Verifying  State = "verifying"
+	Publishing State = "publishing"
+	Overlap    State = "overlap"
+	Retiring   State = "retiring"
+	Done       State = "done"
+	Failed     State = "failed"
+	RolledBack State = "rolled_back"
+	Cancelled  State = "cancelled"
+	Superseded State = "superseded"
+)
+
+// Ended tells whether s is an end.
+func (s State) Ended() bool {
+	switch s {
+	case Done, Failed, RolledBack, Cancelled, Superseded:
+		return true
+	}
+	return false
+}
+
+// Occupies tells whether a rotation in s keeps its secret from starting another.
+func (s State) Occupies() bool { return !s.Ended() && s != Retiring }
+
+// What a rotation or retirement can wait for.
+const (
+	WaitPause          = "pause"          // the secret is paused
+	WaitBackend        = "backend"        // its vault cannot be used
+	WaitIssuer         = "issuer"         // its issuer does not answer, or holds all it can
+	WaitProbe          = "probe"          // its probe is inconclusive
+	WaitOverlap        = "overlap"        // the deadline of the overlap
+	WaitAcknowledgment = "acknowledgment" // consumers that have not acknowledged
+	WaitProof          = "proof"          // the retirement of what it replaced
+	WaitReplacement    = "replacement"    // an emergency's new version, at most replace_within
+)
+
+// Effect is one thing to do outside the database.
+type Effect string
+
+// The effects of rotations and retirements.
+const (
+	NoEffect     Effect = ""
+	Mint         Effect = "mint"          // ask the issuer for a credential
+	RecoverMint  Effect = "recover_mint"  // find out what became of a mint
+	Stage        Effect = "stage"         // write the pending value where the vault can hold it
+	VerifyTry    Effect = "verify"        // try the new credential once
+	Publish      Effect = "publish"       // the guarded write that makes it current
+	BeginRetire  Effect = "begin_retire"  // start the retirements (a commit, nothing outside)
+	Finish       Effect = "finish"        // everything is proven (a commit, nothing outside)
+	ProbeBefore  Effect = "probe_before"  // try the old credential before revoking it
+	Revoke       Effect = "revoke"        // ask the issuer to turn it off
+	DeathRound   Effect = "death_round"   // a round of tries that should be rejected
+	RecheckRound Effect = "recheck_round" // the same, after the proof
+	Purge        Effect = "purge"         // forget the sealed copy (a commit, nothing outside)
+)
+
+// Intent is an effect that was begun. It is committed before the effect, so
+// that whoever finds it later knows that the effect may have happened.
+type Intent struct {
+	Effect Effect    `json:"effect"`
+	Owner  string    `json:"owner"` // node and start of the process that does it
+	At     time.Time `json:"at"`
+	Lease  time.Time `json:"lease"` // until then nobody else touches it
+	// Unheard: the owner itself gave up waiting for the answer.
+	Unheard bool `json:"unheard,omitempty"`
+}
+
+// Held tells whether another living owner may still be at it.
+func (i *Intent) Held(owner string, now time.Time) bool {
+	return i != nil && !i.Unheard && i.Owner != owner && now.Before(i.Lease)
+}
+
+// blockedEvery is how often a queued rotation looks whether it can begin.
+const blockedEvery = 5 * time.Second
+
+// retiringEvery is how often a rotation that waits for a proof looks again
+// without having been woken by it.
+const retiringEvery = 10 * time.Minute
+
+// MaxMints is how many credentials a rotation asks for before it fails.
+const MaxMints = 3
+
+// Patience is how long a rotation outside an emergency tries an issuer or vault
+// that does not answer, before it fails; nothing was published by then.
+const Patience = 24 * time.Hour
+
+// Rotation is the record of one rotation.
+type Rotation struct {
+	ID       string  `json:"id,omitzero"`
+	SecretID string  `json:"secret_id,omitzero"`
+	Trigger  Trigger `json:"trigger,omitzero"`
+	Reason   string  `json:"reason,omitzero"`
+	Actor    string  `json:"actor,omitzero"` // who asked for it
+	Plan     Plan    `json:"plan,omitzero"`
+
+	State      State     `json:"state,omitzero"`
+	WaitingFor string    `json:"waiting_for,omitzero"` // why NextAt is not now
+	Attempt    int       `json:"attempt,omitzero"`     // mints begun
+	From       int       `json:"from,omitzero"`        // version that it replaces, 0 = none
+	To         int       `json:"to,omitzero"`          // version that it brings, 0 = none yet
+	Intent     *Intent   `json:"intent,omitzero"`
+	Failures   int       `json:"failures,omitzero"`   // of the present step, in a row
+	Successes  int       `json:"successes,omitzero"`  // accepted tries in a row
+	StepSince  time.Time `json:"step_since,omitzero"` // when the present state was entered
+	Error      string    `json:"error,omitzero"`      // of the last failure
+
+	// Compromised are the versions pinned by an emergency when it was declared.
+	Compromised []int `json:"compromised,omitzero"`
+
+	CreatedAt    time.Time `json:"created_at,omitzero"`
+	PublishedAt  time.Time `json:"published_at,omitzero"`
+	OverlapUntil time.Time `json:"overlap_until,omitzero"`
+	EndedAt      time.Time `json:"ended_at,omitzero"`
+	NextAt       time.Time `json:"next_at,omitzero"` // when to look again; zero: when woken
+	Revision     int64     `json:"revision,omitzero"`
+}
+
+// Emergency tells whether the rotation replaces compromised versions.
+func (r *Rotation) Emergency() bool { return r.Trigger == TriggerEmergency }
+
+// Retires lists the versions whose proof of death the rotation waits for.
+func (r *Rotation) Retires() []int {
+	if r.Emergency() {
+		return r.Compromised
+	}
+	if r.From > 0 {
+		return []int{r.From}
+	}
+	return nil
+}
+
+// Facts are what Next must know besides the record.
+type Facts struct {
+	Paused      bool         // the secret is paused
+	BackendDown bool         // its vault cannot be used now
+	IssuerFull  bool         // the issuer holds as many live credentials as it can
+	MissingAcks int          // consumers that have not acknowledged what the plan requires
+	Retirements []Retirement // of the versions in Retires
+	NoProbe     bool         // the secret has none (proof = "none")
+}
+
+// Action is what is due.
+type Action struct {
+	Effect     Effect    // NoEffect: wait
+	Until      time.Time // with NoEffect: look again then; zero: when woken
+	WaitingFor string    // with NoEffect
+}
+
+func wait(until time.Time, why string) Action { return Action{Until: until, WaitingFor: why} }
+
+// Next says what is due now for the rotation when owner looks at it.
+func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
+	if r.State.Ended() {
+		return Action{}
+	}
+	if r.Intent.Held(owner, now) {
+		return wait(r.Intent.Lease, r.WaitingFor)
+	}
+	if now.Before(r.NextAt) && r.State != Overlap && r.State != Retiring {
+		return wait(r.NextAt, r.WaitingFor)
+	}
+	switch r.State {
+	case Queued:
+		if f.Paused && !r.Emergency() {
+			return wait(time.Time{}, WaitPause)
+		}
+		if f.BackendDown {
+			return wait(now.Add(blockedEvery), WaitBackend)
+		}
+		if f.IssuerFull {
+			return wait(now.Add(blockedEvery), WaitIssuer)
+		}
+		return Action{Effect: Mint}
+	case Minting:
+		if r.Intent != nil {
+			return Action{Effect: RecoverMint}
+		}
+		return Action{Effect: Mint}
+	case Staging:
+		return Action{Effect: Stage}
+	case Verifying:
+		if f.NoProbe {
+			return Action{Effect: Publish}
+		}
+		return Action{Effect: VerifyTry}
+	case Publishing:
+		return Action{Effect: Publish}
+	case Overlap:
+		return r.nextInOverlap(f, now)
+	default: // Retiring
+		return r.nextInRetiring(f, now)
+	}
+}
+
+func (r *Rotation) nextInOverlap(f Facts, now time.Time) Action {
+	if now.Before(r.OverlapUntil) {
+		return wait(r.OverlapUntil, WaitOverlap)
+	}
+	ack := r.Plan.Acknowledgement
+	if ack.Require == RequireNone || ack.Require == "" || f.MissingAcks == 0 {
+		return Action{Effect: BeginRetire}
+	}
+	limit := r.PublishedAt.Add(r.Plan.MaxOverlap)
+	hold := limit
+	if byTimeout := r.PublishedAt.Add(ack.Timeout); !ack.Hold && byTimeout.Before(limit) {
+		hold = byTimeout
+	}
+	if now.Before(hold) {
+		return wait(hold, WaitAcknowledgment)
+	}
+	return Action{Effect: BeginRetire}
+}
+
+func (r *Rotation) nextInRetiring(f Facts, now time.Time) Action {
+	settled := map[int]bool{}
+	for _, t := range f.Retirements {
+		if t.Settled() {
+			settled[t.Version] = true
+		}
+	}
+	for _, v := range r.Retires() {
+		if !settled[v] {
+			return wait(now.Add(retiringEvery), WaitProof)
+		}
+	}
+	return Action{Effect: Finish}
+}
+
+// stateOf is the state that an effect belongs to.
+func stateOf(e Effect) State {
+	switch e {
+	case Mint, RecoverMint:
+		return Minting
+	case Stage:
+		return Staging
+	case VerifyTry:
+		return Verifying
+	default:
+		return Publishing
+	}
+}
+
+// Begin records the intent to perform e; for a Mint it opens the next attempt,
+// whose version is to (allocated by the caller).
+func (r *Rotation) Begin(e Effect, to int, owner string, lease time.Duration, now time.Time) {
+	if s := stateOf(e); s != r.State {
+		r.enter(s, now)
+	}
+	if e == Mint {
+		r.Attempt++
+		r.To = to
+	}
+	r.Intent = &Intent{Effect: e, Owner: owner, At: now, Lease: now.Add(lease)}
+	r.WaitingFor = ""
+	r.NextAt = now
+}
+
+func (r *Rotation) enter(s State, now time.Time) {
+	r.State, r.StepSince, r.NextAt = s, now, now
+	r.Intent, r.Failures, r.Error, r.WaitingFor = nil, 0, "", ""
+	if s.Ended() {
+		r.EndedAt, r.NextAt = now, time.Time{}
+	}
+}
+
+// Wait records that there is nothing to do until a.Until.
+func (r *Rotation) Wait(a Action) { r.NextAt, r.WaitingFor = a.Until, a.WaitingFor }
+
+// Minted records that the issuer made version To.
+func (r *Rotation) Minted(now time.Time) { r.enter(Staging, now) }
+
+// MintLost records that the mint left nothing to use: it is not there, or what
+// was found cannot be read again and is being retired. Another one follows, as
+// long as MaxMints allows.
+func (r *Rotation) MintLost(why string, now time.Time) {
+	if r.Attempt >= MaxMints {
+		r.Fail(why, now)
+		return
+	}
+	r.Intent, r.Error = nil, why
+	r.Failures++
+	r.NextAt = now.Add(Backoff(r.Failures, time.Minute))
+	r.WaitingFor = WaitIssuer
+}
+
+// Staged records that the pending value is safe.
+func (r *Rotation) Staged(now time.Time) { r.enter(Verifying, now); r.Successes = 0 }
+
+// Verified records one try of the new credential.
+func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
+	r.Intent = nil
+	if v == Accepted {
+		if r.Successes++; r.Successes >= r.Plan.Verify.Successes {
+			r.enter(Publishing, now)
+			return
+		}
+	} else {
+		r.Successes = 0
+		r.Error = fmt.Sprintf("the new credential was %s: %s", v, detail)
+		if now.Sub(r.StepSince) >= r.Plan.Verify.Timeout {
+			r.Fail(r.Error, now)
+			return
+		}
+	}
+	r.NextAt, r.WaitingFor = now.Add(r.Plan.Verify.Interval), WaitProbe
+}
+
+// Published records that To is current in the vault.
+func (r *Rotation) Published(now time.Time) {
+	r.PublishedAt = now
+	if r.Emergency() {
+		r.enter(Retiring, now)
+		return
+	}
+	if r.From == 0 {
+		r.enter(Done, now)
+		return
+	}
+	r.enter(Overlap, now)
+	r.OverlapUntil = now.Add(r.Plan.Overlap)
+	r.NextAt, r.WaitingFor = r.OverlapUntil, WaitOverlap
+}
+
+// RetireBegun records that the retirement of From has been started.
+func (r *Rotation) RetireBegun(now time.Time) {
+	r.enter(Retiring, now)
+	r.NextAt, r.WaitingFor = now, WaitProof
+}
+
+// Finished records that everything the rotation retires is settled.
+func (r *Rotation) Finished(now time.Time) { r.enter(Done, now) }
+
+// Unheard records that the effect begun may or may not have happened: the
+// issuer or vault did not answer. The intent stays, so that what comes next is
+// recovery. Outside an emergency the rotation fails once Patience is over, but
+// never while publishing: the vault may hold the new version by then.
+func (r *Rotation) Unheard(waitingFor, why string, now time.Time) {
+	r.Failures++
+	r.Error, r.WaitingFor = why, waitingFor
+	if r.Intent != nil {
+		r.Intent.Unheard = true
+	}
+	if !r.Emergency() && r.State != Publishing && now.Sub(r.StepSince) >= Patience {
+		r.Fail(why, now)
+		return
+	}
+	limit := 5 * time.Minute
+	if r.Emergency() {
+		limit = 15 * time.Second
+	}
+	r.NextAt = now.Add(Backoff(r.Failures, limit))
+}
+
+// Fail ends the rotation: nothing was published, and To, if the issuer may have
+// made it, must be retired by the caller.
+func (r *Rotation) Fail(why string, now time.Time) {
+	r.enter(Failed, now)
+	r.Error = why
+}
+
+// Supersede ends the rotation because an emergency took over.
+func (r *Rotation) Supersede(now time.Time) {
+	r.enter(Superseded, now)
+	r.Error = "an emergency took over"
+}
