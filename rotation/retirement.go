@@ -72,8 +72,9 @@ type Retirement struct {
 	Round      int       `json:"round,omitzero"`      // rounds made so far, of any verdict
 	Rejections int       `json:"rejections,omitzero"` // consecutive rejected rounds
 	FirstAt    time.Time `json:"first_at,omitzero"`
-	LastAt     time.Time `json:"last_at,omitzero"`  // first and last of those
-	Control    Control   `json:"control,omitzero"`  // weakest control among those
+	LastAt     time.Time `json:"last_at,omitzero"` // first and last of those
+	Control    Control   `json:"control,omitzero"` // weakest control among those
+	Scope      Scope     `json:"scope,omitzero"`
 	Rechecks   int       `json:"rechecks,omitzero"` // made after the proof
 
 	NextAt   time.Time `json:"next_at,omitzero"`

@@ -68,3 +68,11 @@ func Judge(subject []Verdict, control Control) Verdict {
 	}
 	return Inconclusive
 }
+
+// Scope says what a proof covers, and so what it does not.
+type Scope struct {
+	Endpoint        string `json:"endpoint,omitempty"`         // that was tried: "GET https://api.example/v1/me"
+	Node            string `json:"node,omitempty"`             // from where
+	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decides whether the key is valid
+	DerivedSessions string `json:"derived_sessions,omitempty"` // "none", or "not ended": sessions made from it may live on
+}

@@ -80,7 +80,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := tx.SaveVersion(ctx, v); err != nil {
 			return err
 		}
-		x.secret.Current, x.secret.Generation = v.Number, x.secret.Generation+1
+		x.secret.Current, x.secret.Generation, x.secret.UpdatedAt = v.Number, x.secret.Generation+1, now
 		if err := tx.SaveSecret(ctx, &x.secret); err != nil {
 			return err
 		}

@@ -86,8 +86,8 @@ func occupied(r rotation.Rotation) string {
 // Emergency asks for compromised versions to be turned off and replaced.
 type Emergency struct {
 	Asked
-	Versions    []int // pinned as compromised; empty: every version that is not known to be dead
-	RevokeFirst bool  // do not wait for the replacement
+	Versions []int  // pinned as compromised; empty: every version that is not known to be dead
+	Contain  string // "revoke_first" or "replace_first"; empty: as the secret's policy says
 }
 
 // Declare starts an emergency inside tx, or returns the one that is under way
@@ -125,7 +125,9 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 		return rotation.Rotation{}, err
 	}
 	plan := s.Definition.Plan
-	plan.Emergency.RevokeFirst = plan.Emergency.RevokeFirst || em.RevokeFirst
+	if em.Contain != "" {
+		plan.Emergency.RevokeFirst = em.Contain == "revoke_first"
+	}
 	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: rotation.TriggerEmergency, Reason: em.Reason, Actor: em.By,
 		Plan: plan, State: rotation.Queued, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
 	for _, v := range hit {
@@ -311,7 +313,7 @@ func (e *Engine) SetPaused(ctx context.Context, tx Tx, secretID string, paused b
 	if s.State == want {
 		return s, nil
 	}
-	s.State = want
+	s.State, s.UpdatedAt = want, e.Now()
 	if err := tx.SaveSecret(ctx, &s); err != nil {
 		return s, err
 	}

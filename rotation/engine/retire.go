@@ -314,6 +314,7 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 		detail = "no control: no credential that must work was accepted in this round"
 	}
 	return e.saveRetirement(ctx, x, func(tx Tx) error {
+		x.t.Scope = e.scope(x)
 		if purpose == rotation.PurposeRecheck {
 			x.t.Rechecked(verdict, detail, e.Now())
 		} else {
@@ -326,6 +327,21 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 		}
 		return nil
 	})
+}
+
+// scope says what a round covers.
+func (e *Engine) scope(x *retiring) rotation.Scope {
+	s := rotation.Scope{Node: e.Node, DerivedSessions: "none"}
+	if p, err := e.probe(x.version.Probe); err == nil {
+		s.Endpoint = p.Scope()
+	}
+	if is, err := e.issuer(x.version.Issuer); err == nil {
+		s.SelfAttested = is.Traits().SelfAttested
+		if is.Traits().DerivedSessions {
+			s.DerivedSessions = "not ended"
+		}
+	}
+	return s
 }
 
 func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Purpose) ([]rotation.Try, rotation.Control, error) {

@@ -21,7 +21,7 @@ func NextDue(s rotation.Secret, after time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("scheduling %s: %w: %w", s.Ref, backends.ErrInvalid, err)
 	}
-	return schedule.Jittered(sched.Next(after), s.Definition.Jitter, s.ID), nil
+	return sched.NextJittered(after, s.Definition.Jitter, s.ID), nil
 }
 
 // Schedule enqueues inside tx the wake-up for a secret's next due time.

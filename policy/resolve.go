@@ -1,0 +1,196 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// RotationPolicy gives settings to the secrets that it matches.
+type RotationPolicy struct {
+	Name     string
+	Match    Match
+	Settings Settings
+}
+
+// Match selects secrets: those whose name matches one of Paths (none given: all)
+// and whose labels contain all of Labels.
+type Match struct {
+	Paths  []string
+	Labels map[string]string
+}
+
+// Settings are the same as those of Rotation, each optional: nil leaves it to
+// whoever comes next in the order of Resolve.
+type Settings struct {
+	Schedule        *string
+	TimeZone        *string
+	Jitter          *time.Duration
+	Overlap         *time.Duration
+	MaxOverlap      *time.Duration
+	MinInterval     *time.Duration
+	Verify          VerifySettings
+	Confirm         ConfirmSettings
+	Acknowledgement AcknowledgementSettings
+	Key             KeySettings
+	Emergency       EmergencySettings
+	Proof           *Proof
+}
+
+// VerifySettings are the optional form of Verify.
+type VerifySettings struct {
+	Successes         *int
+	Interval, Timeout *time.Duration
+}
+
+// ConfirmSettings are the optional form of Confirm. An empty Recheck asks for no
+// re-check at all.
+type ConfirmSettings struct {
+	Rejections *int
+	Window     *time.Duration
+	Recheck    *[]time.Duration
+}
+
+// AcknowledgementSettings are the optional form of Acknowledgement.
+type AcknowledgementSettings struct {
+	Require   *Requirement
+	Timeout   *time.Duration
+	OnTimeout *OnTimeout
+}
+
+// KeySettings are the optional form of KeySpec.
+type KeySettings struct {
+	Length           *int
+	Alphabet, Prefix *string
+	Checksum         *bool
+}
+
+// EmergencySettings are the optional form of Containment.
+type EmergencySettings struct {
+	Contain       *Order
+	ReplaceWithin *time.Duration
+}
+
+// Source is who gave a setting its value.
+type Source string
+
+// The sources.
+const (
+	FromDefault Source = "default"
+	FromPolicy  Source = "policy"
+	FromSecret  Source = "secret"
+)
+
+// Origin tells where the value of one setting comes from.
+type Origin struct {
+	Setting string // as in the configuration: "overlap", "verify.successes"
+	Source  Source
+	Policy  string // the policy's name where Source is FromPolicy
+}
+
+// Resolve merges the settings of the secret called name. What the secret itself
+// says (overrides) goes before the most specific policy that matches it, and that
+// before the defaults. Policies do not add up: only one applies, the one whose
+// path is most specific (see the package comment; without paths it counts as
+// "*"), then the one with the most labels, then the one whose name comes first.
+//
+// A maximum overlap that nobody gave is twice the overlap. The origins name each
+// setting once, in the order of the fields of Rotation.
+func Resolve(policies []RotationPolicy, name string, labels map[string]string, overrides Settings) (Rotation, []Origin) {
+	m := merge{secret: overrides}
+	if p, ok := mostSpecific(policies, name, labels); ok {
+		m.policy, m.policyName = p.Settings, p.Name
+	}
+	return m.run()
+}
+
+// mostSpecific returns the one policy that applies.
+func mostSpecific(policies []RotationPolicy, name string, labels map[string]string) (RotationPolicy, bool) {
+	var best RotationPolicy
+	var bestPath pattern
+	found := false
+	for _, p := range policies {
+		path, ok := p.Match.matches(name, labels)
+		if !ok {
+			continue
+		}
+		order := cmp.Or(
+			path.compare(bestPath),
+			cmp.Compare(len(p.Match.Labels), len(best.Match.Labels)),
+			cmp.Compare(best.Name, p.Name),
+		)
+		if !found || order > 0 {
+			best, bestPath, found = p, path, true
+		}
+	}
+	return best, found
+}
+
+// matches returns the most specific of the patterns by which the secret matches.
+func (m Match) matches(name string, labels map[string]string) (pattern, bool) {
+	for k, v := range m.Labels {
+		if have, ok := labels[k]; !ok || have != v {
+			return pattern{}, false
+		}
+	}
+	if len(m.Paths) == 0 {
+		all := parsePattern("*")
+		return all, all.matches(name)
+	}
+	var best pattern
+	found := false
+	for _, text := range m.Paths {
+		if p := parsePattern(text); p.matches(name) && (!found || p.compare(best) > 0) {
+			best, found = p, true
+		}
+	}
+	return best, found
+}
+
+// merge lays the layers of settings over the defaults and notes their origin.
+type merge struct {
+	secret, policy Settings
+	policyName     string
+	origins        []Origin
+}
+
+func (m *merge) run() (Rotation, []Origin) {
+	r, s, p := Default(), &m.secret, &m.policy
+	pick(m, "schedule", &r.Schedule, s.Schedule, p.Schedule)
+	pick(m, "time_zone", &r.TimeZone, s.TimeZone, p.TimeZone)
+	pick(m, "jitter", &r.Jitter, s.Jitter, p.Jitter)
+	pick(m, "overlap", &r.Overlap, s.Overlap, p.Overlap)
+	r.MaxOverlap = 2 * r.Overlap
+	pick(m, "max_overlap", &r.MaxOverlap, s.MaxOverlap, p.MaxOverlap)
+	pick(m, "min_interval", &r.MinInterval, s.MinInterval, p.MinInterval)
+	pick(m, "verify.successes", &r.Verify.Successes, s.Verify.Successes, p.Verify.Successes)
+	pick(m, "verify.interval", &r.Verify.Interval, s.Verify.Interval, p.Verify.Interval)
+	pick(m, "verify.timeout", &r.Verify.Timeout, s.Verify.Timeout, p.Verify.Timeout)
+	pick(m, "confirm.rejections", &r.Confirm.Rejections, s.Confirm.Rejections, p.Confirm.Rejections)
+	pick(m, "confirm.window", &r.Confirm.Window, s.Confirm.Window, p.Confirm.Window)
+	pick(m, "confirm.recheck", &r.Confirm.Recheck, s.Confirm.Recheck, p.Confirm.Recheck)
+	pick(m, "acknowledgement.require", &r.Acknowledgement.Require, s.Acknowledgement.Require, p.Acknowledgement.Require)
+	pick(m, "acknowledgement.timeout", &r.Acknowledgement.Timeout, s.Acknowledgement.Timeout, p.Acknowledgement.Timeout)
+	pick(m, "acknowledgement.on_timeout", &r.Acknowledgement.OnTimeout, s.Acknowledgement.OnTimeout, p.Acknowledgement.OnTimeout)
+	pick(m, "key.length", &r.Key.Length, s.Key.Length, p.Key.Length)
+	pick(m, "key.alphabet", &r.Key.Alphabet, s.Key.Alphabet, p.Key.Alphabet)
+	pick(m, "key.prefix", &r.Key.Prefix, s.Key.Prefix, p.Key.Prefix)
+	pick(m, "key.checksum", &r.Key.Checksum, s.Key.Checksum, p.Key.Checksum)
+	pick(m, "emergency.contain", &r.Emergency.Contain, s.Emergency.Contain, p.Emergency.Contain)
+	pick(m, "emergency.replace_within", &r.Emergency.ReplaceWithin, s.Emergency.ReplaceWithin, p.Emergency.ReplaceWithin)
+	pick(m, "proof", &r.Proof, s.Proof, p.Proof)
+	r.Confirm.Recheck = slices.Clone(r.Confirm.Recheck) // the policy's list is not shared
+	return r, m.origins
+}
+
+// pick sets dst to what the secret says, or else the policy, or leaves the default.
+func pick[T any](m *merge, setting string, dst, secret, policy *T) {
+	o := Origin{Setting: setting, Source: FromDefault}
+	switch {
+	case secret != nil:
+		*dst, o.Source = *secret, FromSecret
+	case policy != nil:
+		*dst, o.Source, o.Policy = *policy, FromPolicy, m.policyName
+	}
+	m.origins = append(m.origins, o)
+}

@@ -1,0 +1,238 @@
+package policy_test
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/policy"
+)
+
+func overlapPolicy(name string, overlap time.Duration, labels map[string]string, paths ...string) policy.RotationPolicy {
+	return policy.RotationPolicy{
+		Name:     name,
+		Match:    policy.Match{Paths: paths, Labels: labels},
+		Settings: policy.Settings{Overlap: &overlap},
+	}
+}
+
+func origin(t *testing.T, origins []policy.Origin, setting string) policy.Origin {
+	t.Helper()
+	for _, o := range origins {
+		if o.Setting == setting {
+			return o
+		}
+	}
+	t.Fatalf("no origin of %s in %v", setting, origins)
+	return policy.Origin{}
+}
+
+func TestResolveDefaults(t *testing.T) {
+	got, origins := policy.Resolve(nil, "a/b", nil, policy.Settings{})
+	if !reflect.DeepEqual(got, policy.Default()) {
+		t.Errorf("got %+v", got)
+	}
+	for _, o := range origins {
+		if o.Source != policy.FromDefault || o.Policy != "" {
+			t.Errorf("got %+v", o)
+		}
+	}
+	if problems := policy.Check(got); len(problems) > 0 {
+		t.Errorf("the defaults have problems: %v", problems)
+	}
+}
+
+func TestMostSpecificPolicyGivesTheDefaults(t *testing.T) {
+	risky := map[string]string{"risk": "high"}
+	both := map[string]string{"risk": "high", "team": "growth"}
+	policies := []policy.RotationPolicy{
+		overlapPolicy("everything", 1*time.Hour, nil),
+		overlapPolicy("labelled", 2*time.Hour, risky),
+		overlapPolicy("payments", 3*time.Hour, nil, "x", "payments/*"),
+		overlapPolicy("payments-risky", 4*time.Hour, risky, "payments/*"),
+		overlapPolicy("payments-both", 5*time.Hour, both, "payments/*"),
+		overlapPolicy("same-as-payments-z", 6*time.Hour, nil, "payments/*"),
+		overlapPolicy("stripe", 7*time.Hour, nil, "payments/stripe"),
+		overlapPolicy("wide-and-narrow", 8*time.Hour, nil, "*", "mail/smtp/*"),
+	}
+	for _, c := range []struct {
+		name   string
+		labels map[string]string
+		policy string
+	}{
+		{"other", nil, "everything"},
+		{"other", risky, "labelled"},
+		{"other", map[string]string{"risk": "low"}, "everything"},
+		{"payments/adyen", nil, "payments"},
+		{"payments/adyen", risky, "payments-risky"},
+		{"payments/adyen", both, "payments-both"},
+		{"payments/stripe", both, "stripe"},
+		{"mail/smtp/relay", both, "wide-and-narrow"},
+	} {
+		got, origins := policy.Resolve(policies, c.name, c.labels, policy.Settings{})
+		if o := origin(t, origins, "overlap"); o.Source != policy.FromPolicy || o.Policy != c.policy {
+			t.Errorf("%s %v: got %+v, want policy %s", c.name, c.labels, o, c.policy)
+		}
+		if got.MaxOverlap != 2*got.Overlap {
+			t.Errorf("%s: an overlap of %s with a maximum of %s", c.name, got.Overlap, got.MaxOverlap)
+		}
+	}
+}
+
+func TestSecretGoesBeforePolicyAndPoliciesDoNotAddUp(t *testing.T) {
+	schedule, zone, short, window := "@daily", "Europe/Berlin", time.Hour, 10*time.Minute
+	none, recheck := policy.ProofNone, []time.Duration{}
+	general := policy.RotationPolicy{Name: "general", Settings: policy.Settings{TimeZone: &zone}}
+	special := policy.RotationPolicy{Name: "special", Match: policy.Match{Paths: []string{"a/*"}}, Settings: policy.Settings{
+		Schedule: &schedule, Proof: &none, Confirm: policy.ConfirmSettings{Window: &window, Recheck: &recheck},
+	}}
+	got, origins := policy.Resolve([]policy.RotationPolicy{general, special}, "a/b", nil, policy.Settings{Overlap: &short})
+	want := policy.Default()
+	want.Schedule, want.Overlap, want.MaxOverlap, want.Proof = "@daily", time.Hour, 2*time.Hour, policy.ProofNone
+	want.Confirm.Window, want.Confirm.Recheck = window, nil
+	if len(got.Confirm.Recheck) == 0 {
+		got.Confirm.Recheck = nil
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	for setting, want := range map[string]policy.Origin{
+		"overlap":         {Setting: "overlap", Source: policy.FromSecret},
+		"schedule":        {Setting: "schedule", Source: policy.FromPolicy, Policy: "special"},
+		"time_zone":       {Setting: "time_zone", Source: policy.FromDefault},
+		"confirm.recheck": {Setting: "confirm.recheck", Source: policy.FromPolicy, Policy: "special"},
+	} {
+		if o := origin(t, origins, setting); o != want {
+			t.Errorf("got %+v, want %+v", o, want)
+		}
+	}
+}
+
+// leaves returns the names under which the settings of a struct are stored.
+func leaves(prefix string, v reflect.Type) []string {
+	var names []string
+	for i := range v.NumField() {
+		name := prefix + strings.Split(v.Field(i).Tag.Get("json"), ",")[0]
+		if f := v.Field(i).Type; f.Kind() == reflect.Struct {
+			names = append(names, leaves(name+".", f)...)
+		} else {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// TestEverySettingIsMerged sets each field of Settings by reflection, once in a
+// policy and once in the secret, so that a setting forgotten in Resolve is found.
+func TestEverySettingIsMerged(t *testing.T) {
+	var names []string
+	_, origins := policy.Resolve(nil, "a", nil, policy.Settings{})
+	for _, o := range origins {
+		names = append(names, o.Setting)
+	}
+	if want := leaves("", reflect.TypeFor[policy.Rotation]()); !reflect.DeepEqual(names, want) {
+		t.Errorf("origins: got %v, want %v", names, want)
+	}
+	var all policy.Settings
+	fill(reflect.ValueOf(&all).Elem())
+	p := policy.RotationPolicy{Name: "p", Settings: all}
+	byPolicy, origins := policy.Resolve([]policy.RotationPolicy{p}, "a", nil, policy.Settings{})
+	for _, o := range origins {
+		if o.Source != policy.FromPolicy {
+			t.Errorf("from a policy: %+v", o)
+		}
+	}
+	bySecret, origins := policy.Resolve(nil, "a", nil, all)
+	for _, o := range origins {
+		if o.Source != policy.FromSecret {
+			t.Errorf("from the secret: %+v", o)
+		}
+	}
+	if !reflect.DeepEqual(byPolicy, bySecret) {
+		t.Errorf("policy: %+v\nsecret: %+v", byPolicy, bySecret)
+	}
+	empty(t, "Rotation", reflect.ValueOf(byPolicy))
+}
+
+func fill(v reflect.Value) {
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if f.Kind() == reflect.Struct {
+			fill(f)
+			continue
+		}
+		f.Set(reflect.New(f.Type().Elem()))
+		switch e := f.Elem(); e.Kind() {
+		case reflect.String:
+			e.SetString("set")
+		case reflect.Bool:
+			e.SetBool(true)
+		case reflect.Slice:
+			e.Set(reflect.ValueOf([]time.Duration{7}))
+		default:
+			e.SetInt(7)
+		}
+	}
+}
+
+func empty(t *testing.T, name string, v reflect.Value) {
+	for i := range v.NumField() {
+		f, name := v.Field(i), name+"."+v.Type().Field(i).Name
+		switch {
+		case f.Kind() == reflect.Struct:
+			empty(t, name, f)
+		case f.Kind() == reflect.String && f.String() != "set",
+			f.Kind() == reflect.Bool && !f.Bool(),
+			f.CanInt() && f.Int() != 7,
+			f.Kind() == reflect.Slice && f.Len() != 1:
+			t.Errorf("%s was not set: %v", name, f)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for _, c := range []struct {
+		change            func(*policy.Rotation)
+		attribute, within string
+	}{
+		{func(r *policy.Rotation) { r.Overlap = -1 }, "overlap", "negative"},
+		{func(r *policy.Rotation) { r.Jitter = -1 }, "jitter", "negative"},
+		{func(r *policy.Rotation) { r.Overlap = 49 * time.Hour }, "overlap", "longer than max_overlap"},
+		{func(r *policy.Rotation) { r.Verify.Successes = 0 }, "verify.successes", "at least 1"},
+		{func(r *policy.Rotation) { r.Verify.Timeout = 0 }, "verify.timeout", "without time"},
+		{func(r *policy.Rotation) {
+			r.Verify = policy.Verify{Successes: 10, Interval: time.Minute, Timeout: time.Minute}
+		}, "verify.timeout", "do not fit"},
+		{func(r *policy.Rotation) { r.Confirm.Rejections = 0 }, "confirm.rejections", "prove nothing"},
+		{func(r *policy.Rotation) { r.Confirm.Recheck = []time.Duration{0} }, "confirm.recheck", "is none"},
+		{func(r *policy.Rotation) { r.Confirm.Recheck = []time.Duration{2, 1} }, "confirm.recheck", "ascending"},
+		{func(r *policy.Rotation) { r.Acknowledgement.Require = "aplied" }, "acknowledgement.require", `did you mean "applied"?`},
+		{func(r *policy.Rotation) { r.Acknowledgement.OnTimeout = "wait" }, "acknowledgement.on_timeout", "proceed, hold"},
+		{func(r *policy.Rotation) { r.Emergency.Contain = "revoke" }, "emergency.contain", "one of replace_first, revoke_first"},
+		{func(r *policy.Rotation) { r.Proof = "non" }, "proof", `did you mean "none"?`},
+		{func(r *policy.Rotation) { r.Key.Length = -1 }, "key.length", "negative"},
+	} {
+		r := policy.Default()
+		c.change(&r)
+		problems := policy.Check(r)
+		if len(problems) != 1 || problems[0].Attribute != c.attribute || !strings.Contains(problems[0].String(), c.within) {
+			t.Errorf("%s %q: got %+v", c.attribute, c.within, problems)
+		}
+	}
+}
+
+func TestValidateRotation(t *testing.T) {
+	zero := 0
+	problems := policy.ValidateRotation(policy.RotationPolicy{
+		Match:    policy.Match{Paths: []string{"ok/*", "/bad", "sys/x"}},
+		Settings: policy.Settings{Confirm: policy.ConfirmSettings{Rejections: &zero}},
+	})
+	var got []string
+	for _, p := range problems {
+		got = append(got, p.Attribute)
+	}
+	if want := []string{"name", "match.paths", "match.paths", "confirm.rejections"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v: %v", got, want, problems)
+	}
+}

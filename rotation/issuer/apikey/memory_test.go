@@ -1,0 +1,117 @@
+package apikey_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+)
+
+// memory keeps records in memory.
+type memory struct {
+	mu      sync.Mutex
+	records []apikey.Record
+	lose    bool  // the next Create acts and then loses its answer
+	down    error // returned by every call
+	lookups int
+}
+
+func (m *memory) check(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", backends.ErrUnavailable, ctx.Err())
+	}
+	return m.down
+}
+
+func (m *memory) Create(ctx context.Context, r apikey.Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.check(ctx); err != nil {
+		return err
+	}
+	for _, old := range m.records {
+		sameTag := old.Tenant == r.Tenant && old.Tag == r.Tag
+		sameHash := bytes.Equal(old.Hash, r.Hash)
+		if sameTag && sameHash {
+			return nil
+		}
+		if sameTag || sameHash {
+			return fmt.Errorf("%w: tag or hash", backends.ErrConflict)
+		}
+	}
+	m.records = append(m.records, r)
+	if m.lose {
+		m.lose = false
+		return fmt.Errorf("%w: the answer was lost", backends.ErrUnavailable)
+	}
+	return nil
+}
+
+func (m *memory) Revoke(ctx context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.check(ctx); err != nil {
+		return err
+	}
+	for i := range m.records {
+		if r := &m.records[i]; r.ID == id {
+			if r.RevokedAt.IsZero() {
+				r.RevokedAt = time.Unix(2000, 0)
+			}
+			return nil
+		}
+	}
+	return backends.ErrNotFound
+}
+
+func (m *memory) FindByTag(ctx context.Context, tag string) ([]apikey.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.check(ctx); err != nil {
+		return nil, err
+	}
+	var found []apikey.Record
+	for _, r := range m.records {
+		if r.Tag == tag {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}
+
+func (m *memory) FindByHash(ctx context.Context, hash []byte) (apikey.Record, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lookups++
+	if err := m.check(ctx); err != nil {
+		return apikey.Record{}, err
+	}
+	i := slices.IndexFunc(m.records, func(r apikey.Record) bool { return bytes.Equal(r.Hash, hash) })
+	if i < 0 {
+		return apikey.Record{}, backends.ErrNotFound
+	}
+	return m.records[i], nil
+}
+
+func (m *memory) live() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var tags []string
+	for _, r := range m.records {
+		if r.RevokedAt.IsZero() {
+			tags = append(tags, r.Tag)
+		}
+	}
+	return tags
+}
+
+func (m *memory) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
+}

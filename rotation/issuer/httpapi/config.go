@@ -1,0 +1,210 @@
+package httpapi
+
+import (
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/keybroker/keybroker/rotation/httpcall"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/outbound"
+)
+
+// Config is the block `issuer "http" NAME`.
+type Config struct {
+	BaseURL string          `hcl:"base_url"`
+	Auth    []httpcall.Auth `hcl:"auth,block"`
+	Create  Create          `hcl:"create,block"`
+	Find    *Find           `hcl:"find,block"`
+	Revoke  Revoke          `hcl:"revoke,block"`
+
+	MaxLive             int    `hcl:"max_live,optional"`          // 0: no limit known
+	ShowOnce            bool   `hcl:"show_once,optional"`         // the value is in the answer to create only
+	RevocationBudget    string `hcl:"revocation_budget,optional"` // default "30m"
+	AllowPrivateNetwork bool   `hcl:"allow_private_network,optional"`
+	CAFile              string `hcl:"ca_file,optional"`
+	Timeout             string `hcl:"timeout,optional"` // of one request, default "30s"
+
+	BaseURLRange hcl.Range `hcl:"base_url,attr_value_range"`
+	MaxLiveRange hcl.Range `hcl:"max_live,attr_value_range"`
+	BudgetRange  hcl.Range `hcl:"revocation_budget,attr_value_range"`
+	CAFileRange  hcl.Range `hcl:"ca_file,attr_value_range"`
+	TimeoutRange hcl.Range `hcl:"timeout,attr_value_range"`
+}
+
+// Create mints a credential.
+type Create struct {
+	Method   string         `hcl:"method,optional"` // default POST
+	Path     *hcl.Attribute `hcl:"path"`
+	Headers  *hcl.Attribute `hcl:"headers,optional"`
+	Body     *hcl.Attribute `hcl:"body,optional"`
+	Handle   *hcl.Attribute `hcl:"handle"`
+	Fields   *hcl.Attribute `hcl:"fields"`
+	Success  []int          `hcl:"success,optional"` // statuses, default 200 and 201
+	DefRange hcl.Range      `hcl:",def_range"`
+}
+
+// Find looks credentials up by their tag.
+type Find struct {
+	Method   string         `hcl:"method,optional"` // default GET
+	Path     *hcl.Attribute `hcl:"path"`
+	Headers  *hcl.Attribute `hcl:"headers,optional"`
+	Body     *hcl.Attribute `hcl:"body,optional"`
+	Items    string         `hcl:"items"`
+	Tag      string         `hcl:"tag"`
+	Handle   *hcl.Attribute `hcl:"handle"`
+	Success  []int          `hcl:"success,optional"` // default 200
+	DefRange hcl.Range      `hcl:",def_range"`
+
+	ItemsRange hcl.Range `hcl:"items,attr_value_range"`
+	TagRange   hcl.Range `hcl:"tag,attr_value_range"`
+}
+
+// Revoke turns a credential off.
+type Revoke struct {
+	Method   string         `hcl:"method,optional"` // default DELETE
+	Path     *hcl.Attribute `hcl:"path"`
+	Headers  *hcl.Attribute `hcl:"headers,optional"`
+	Body     *hcl.Attribute `hcl:"body,optional"`
+	Success  []int          `hcl:"success,optional"` // default 200, 202 and 204
+	DefRange hcl.Range      `hcl:",def_range"`
+}
+
+const (
+	// Public measurements of how long a revoked credential goes on working reach
+	// 23 minutes.
+	defaultBudget  = 30 * time.Minute
+	defaultTimeout = 30 * time.Second
+)
+
+// New compiles a configuration and reports every mistake in it. The result is
+// an issuer.Finder if and only if there is a find block.
+func New(cfg Config) (issuer.Issuer, hcl.Diagnostics) {
+	c := compiler{cfg: cfg, i: &Issuer{traits: issuer.Traits{
+		Kind: issuer.Mint, MaxLive: cfg.MaxLive, ShowOnce: cfg.ShowOnce,
+	}}}
+	c.settings()
+	base, diags := httpcall.ParseBase(cfg.BaseURL, cfg.BaseURLRange, cfg.AllowPrivateNetwork)
+	c.diags = append(c.diags, diags...)
+	if base == nil {
+		base = &url.URL{Scheme: "https", Host: "invalid"} // to find the other mistakes as well
+	}
+	c.base = base
+	c.create()
+	c.revoke()
+	if cfg.Find == nil {
+		return c.i, c.diags
+	}
+	return c.find(), c.diags
+}
+
+type compiler struct {
+	cfg   Config
+	base  *url.URL
+	i     *Issuer
+	diags hcl.Diagnostics
+}
+
+func (c *compiler) mistake(at hcl.Range, summary, detail string) {
+	c.diags = append(c.diags, &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail, Subject: &at})
+}
+
+func (c *compiler) settings() {
+	var diags hcl.Diagnostics
+	c.i.traits.RevocationBudget, diags = httpcall.ParseDuration(c.cfg.RevocationBudget, c.cfg.BudgetRange, defaultBudget)
+	c.diags = append(c.diags, diags...)
+	timeout, diags := httpcall.ParseDuration(c.cfg.Timeout, c.cfg.TimeoutRange, defaultTimeout)
+	c.diags = append(c.diags, diags...)
+	if c.cfg.MaxLive < 0 {
+		c.mistake(c.cfg.MaxLiveRange, "Invalid limit", "max_live is the number of credentials that can be live at once; leave it out if there is no limit.")
+	}
+	c.i.auth, diags = httpcall.CompileAuth(c.cfg.Auth)
+	c.diags = append(c.diags, diags...)
+	// Calls are rare and nobody would close what is kept, so each has its own connection.
+	client, err := outbound.New(outbound.Options{
+		AllowPrivate: c.cfg.AllowPrivateNetwork, CAFile: c.cfg.CAFile, Timeout: timeout, FreshConnections: true,
+	})
+	if err != nil {
+		c.mistake(c.cfg.CAFileRange, "Unusable ca_file", err.Error()+".")
+	}
+	c.i.client = client
+}
+
+func (c *compiler) request(spec httpcall.Spec, scope httpcall.Scope) *httpcall.Request {
+	spec.Base = c.base
+	r, diags := httpcall.Compile(spec, scope)
+	c.diags = append(c.diags, diags...)
+	return r
+}
+
+func (c *compiler) create() {
+	b := c.cfg.Create
+	c.i.create = operation{name: "creating a credential", success: orDefault(b.Success, 200, 201)}
+	c.i.create.request = c.request(httpcall.Spec{
+		Method: b.Method, Default: "POST", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
+	}, httpcall.Scope{"secret": httpcall.SecretVersionType, "rotation": httpcall.RotationType})
+	var diags hcl.Diagnostics
+	c.i.handle, diags = httpcall.CompilePaths(b.Handle)
+	c.diags = append(c.diags, diags...)
+	c.i.fields, diags = httpcall.CompilePaths(b.Fields)
+	c.diags = append(c.diags, diags...)
+	for h, path := range c.i.handle {
+		for f, field := range c.i.fields {
+			if path.String() == field.String() {
+				c.mistake(b.Handle.Expr.Range(), "Secret in the handle",
+					fmt.Sprintf("handle.%s is the same as the field %s, but handles are stored and shown openly.", h, f))
+			}
+		}
+	}
+}
+
+func (c *compiler) revoke() {
+	b := c.cfg.Revoke
+	c.i.revoke = operation{name: "revoking a credential", success: orDefault(b.Success, 200, 202, 204)}
+	c.i.revoke.request = c.request(httpcall.Spec{
+		Method: b.Method, Default: "DELETE", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
+	}, httpcall.Scope{"secret": httpcall.SecretType, "handle": httpcall.HandleType(slices.Sorted(maps.Keys(c.i.handle)))})
+	if !c.diags.HasErrors() && !c.i.revoke.request.Uses("handle") {
+		c.mistake(b.DefRange, "Revocation without a handle", "revoke does not use handle, so it cannot tell which credential it turns off.")
+	}
+}
+
+func (c *compiler) find() *FindingIssuer {
+	b := c.cfg.Find
+	f := &FindingIssuer{Issuer: c.i, find: operation{name: "finding a credential", success: orDefault(b.Success, 200)}}
+	f.find.request = c.request(httpcall.Spec{
+		Method: b.Method, Default: "GET", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
+	}, httpcall.Scope{"secret": httpcall.SecretType, "rotation": httpcall.TagType})
+	c.i.others = append(c.i.others, f.find.request)
+	var diags hcl.Diagnostics
+	f.items, diags = httpcall.CompilePath(b.Items, b.ItemsRange)
+	c.diags = append(c.diags, diags...)
+	if !diags.HasErrors() && !f.items.Single() {
+		c.mistake(b.ItemsRange, "Invalid JSON path", `items leads to the one list in the answer, as in "$.data", without wildcards or filters.`)
+	}
+	f.tag, diags = httpcall.CompilePath(b.Tag, b.TagRange)
+	c.diags = append(c.diags, diags...)
+	f.handle, diags = httpcall.CompilePaths(b.Handle)
+	c.diags = append(c.diags, diags...)
+	made, found := slices.Sorted(maps.Keys(c.i.handle)), slices.Sorted(maps.Keys(f.handle))
+	if !slices.Equal(made, found) {
+		c.mistake(b.Handle.Expr.Range(), "Different handles",
+			fmt.Sprintf("create gives the handle %s, so find must give the same names.", strings.Join(made, ", ")))
+	}
+	if !c.diags.HasErrors() && !c.i.create.request.Uses("rotation", "tag") {
+		c.mistake(b.DefRange, "Nothing to find", "create does not use rotation.tag, so nothing it makes could be found by it.")
+	}
+	return f
+}
+
+func orDefault(given []int, byDefault ...int) []int {
+	if len(given) == 0 {
+		return byDefault
+	}
+	return given
+}

@@ -1,0 +1,200 @@
+// Package httpapi is the issuer of credentials that a third-party HTTP API mints
+// and revokes, as the configuration describes it.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/httpcall"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/outbound"
+)
+
+// Issuer calls an HTTP API. Errors name the operation, the host and the status,
+// never the answer: APIs quote what they were sent.
+type Issuer struct {
+	traits         issuer.Traits
+	client         *outbound.Client
+	auth           httpcall.Authenticator
+	create, revoke operation
+	handle, fields map[string]httpcall.Path
+	others         []*httpcall.Request // besides create and revoke
+}
+
+// FindingIssuer is an Issuer that can look credentials up by their tag.
+type FindingIssuer struct {
+	*Issuer
+	find       operation
+	items, tag httpcall.Path
+	handle     map[string]httpcall.Path
+}
+
+var (
+	_ issuer.Issuer          = (*Issuer)(nil)
+	_ issuer.SettingsChecker = (*Issuer)(nil)
+	_ issuer.Finder          = (*FindingIssuer)(nil)
+)
+
+type operation struct {
+	name    string
+	request *httpcall.Request
+	success []int
+}
+
+// Traits implements issuer.Issuer.
+func (i *Issuer) Traits() issuer.Traits { return i.traits }
+
+// Issue implements issuer.Issuer. An answer of success that lacks the handle or
+// a field is ErrUnavailable: the credential may exist, and is to be looked for.
+func (i *Issuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
+	values := subjectValues(req.Subject)
+	values.Tag, values.Attempt, values.Version = req.Tag, req.Attempt, req.Version
+	resp, err := i.call(ctx, i.create, values)
+	if err != nil {
+		return issuer.Credential{}, err
+	}
+	fail := func(err error) (issuer.Credential, error) {
+		return issuer.Credential{}, i.create.fail(fmt.Errorf("%w (status %d: the credential may exist)", err, resp.Status))
+	}
+	doc, err := httpcall.Decode(resp.Body)
+	if err != nil {
+		return fail(err)
+	}
+	handle, err := httpcall.Texts(i.handle, doc)
+	if err != nil {
+		return fail(err)
+	}
+	fields, err := httpcall.Texts(i.fields, doc)
+	if err != nil {
+		return fail(err)
+	}
+	return issuer.Credential{Value: backends.NewValue(fields), Handle: handle}, nil
+}
+
+// Revoke implements issuer.Issuer. 404 and 410 say that the API does not know
+// the credential, which is an acknowledgement.
+func (i *Issuer) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle) error {
+	values := subjectValues(sub)
+	values.Handle = h
+	op := i.revoke
+	op.success = append([]int{http.StatusNotFound, http.StatusGone}, op.success...)
+	_, err := i.call(ctx, op, values)
+	return err
+}
+
+// CheckSettings implements issuer.SettingsChecker: any object will do that has
+// what the templates use of secret.issuer.
+func (i *Issuer) CheckSettings(settings json.RawMessage) []string {
+	var names []string
+	for _, r := range append([]*httpcall.Request{i.create.request, i.revoke.request}, i.others...) {
+		missing, err := r.MissingSettings(settings)
+		if err != nil {
+			return []string{"the settings must be an object"}
+		}
+		names = append(names, missing...)
+	}
+	slices.Sort(names)
+	var problems []string
+	for _, n := range slices.Compact(names) {
+		problems = append(problems, fmt.Sprintf("%s is missing: the issuer's templates use secret.issuer.%s", n, n))
+	}
+	return problems
+}
+
+// Find implements issuer.Finder. It reads the one page that the API answers
+// with; give the path a filter by tag, or a page size above max_live.
+func (f *FindingIssuer) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
+	values := subjectValues(sub)
+	values.Tag = tag
+	resp, err := f.call(ctx, f.find, values)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := httpcall.Decode(resp.Body)
+	if err != nil {
+		return nil, f.find.fail(err)
+	}
+	found, err := f.matching(doc, tag)
+	if err != nil {
+		return nil, f.find.fail(err)
+	}
+	return found, nil
+}
+
+// matching picks the items whose tag is exactly tag. An answer of another shape
+// than described is an error: taken for "none", it would leave an orphan behind.
+func (f *FindingIssuer) matching(doc any, tag string) ([]issuer.Found, error) {
+	at, ok := f.items.One(doc)
+	items, isList := at.([]any)
+	if !ok || !isList && at != nil { // {"data": null} is how some APIs write an empty list
+		return nil, fmt.Errorf("%w: the answer has no list at %s", backends.ErrUnavailable, f.items)
+	}
+	var found []issuer.Found
+	tagged := 0
+	for _, item := range items {
+		text, ok := f.tag.Text(item)
+		if ok {
+			tagged++
+		}
+		if !ok || text != tag {
+			continue
+		}
+		handle, err := httpcall.Texts(f.handle, item)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, issuer.Found{Handle: handle, Tag: text})
+	}
+	if len(items) > 0 && tagged == 0 {
+		return nil, fmt.Errorf("%w: none of the %d items in the answer has a text at %s", backends.ErrUnavailable, len(items), f.tag)
+	}
+	return found, nil
+}
+
+func subjectValues(sub issuer.Subject) httpcall.Values {
+	return httpcall.Values{Ref: sub.Ref, Labels: sub.Labels, Settings: sub.Settings}
+}
+
+// call sends one request and gives its status a class.
+func (i *Issuer) call(ctx context.Context, op operation, values httpcall.Values) (outbound.Response, error) {
+	req, err := op.request.Build(ctx, values)
+	if err != nil {
+		return outbound.Response{}, op.fail(err)
+	}
+	i.auth.Apply(req)
+	resp, err := i.client.Do(req)
+	if err != nil {
+		return outbound.Response{}, op.fail(err)
+	}
+	if slices.Contains(op.success, resp.Status) {
+		return resp, nil
+	}
+	return outbound.Response{}, op.fail(fmt.Errorf("%w: status %d", class(resp.Status), resp.Status))
+}
+
+func (op operation) fail(err error) error {
+	host, port := op.request.Endpoint()
+	return fmt.Errorf("%s at %s:%s: %w", op.name, host, port, err)
+}
+
+// class maps a status that is no success. What cannot be told for sure to have
+// had no effect (another 2xx, 303 See Other) is ErrUnavailable.
+func class(status int) error {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		return backends.ErrDenied
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return backends.ErrConflict
+	case http.StatusSeeOther, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return backends.ErrUnavailable
+	}
+	if status >= 300 && status < 500 {
+		return backends.ErrInvalid
+	}
+	return backends.ErrUnavailable
+}

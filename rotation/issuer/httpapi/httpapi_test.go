@@ -1,0 +1,311 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/issuer/httpapi"
+	"github.com/keybroker/keybroker/rotation/issuer/issuertest"
+	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
+)
+
+// mailer is the issuer of the configuration's documentation, against BASE.
+const mailer = `
+base_url = "BASE"
+auth "bearer" {
+  token = secret()
+}
+create {
+  method = "POST"
+  path   = "/v1/keys"
+  body   = jsonencode({ name = rotation.tag, scopes = secret.issuer.scopes })
+  handle = { id = "$.id" }
+  fields = { key = "$.secret" }
+}
+find {
+  method = "GET"
+  path   = "/v1/keys?name=${rotation.tag}"
+  items  = "$.data"
+  tag    = "$.name"
+  handle = { id = "$.id" }
+}
+revoke {
+  method = "DELETE"
+  path   = "/v1/keys/${handle.id}"
+}
+max_live          = 5
+show_once         = true
+revocation_budget = "30m"
+allow_private_network = true
+`
+
+var subject = issuer.Subject{
+	Ref:      backends.Ref{Tenant: "acme", Name: "mail/sender"},
+	Settings: json.RawMessage(`{"scopes":["send"]}`),
+}
+
+const canary = "canary-c4d9e0"
+
+// load decodes and compiles a configuration as the daemon does; secret() stands
+// for file() and env().
+func load(t *testing.T, src, token string) (issuer.Issuer, hcl.Diagnostics, string) {
+	t.Helper()
+	parser := hclparse.NewParser()
+	file, diags := parser.ParseHCL([]byte(src), "config.hcl")
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	secret := function.New(&function.Spec{
+		Type: function.StaticReturnType(cty.String),
+		Impl: func([]cty.Value, cty.Type) (cty.Value, error) { return cty.StringVal(token), nil },
+	})
+	var cfg httpapi.Config
+	diags = gohcl.DecodeBody(file.Body, &hcl.EvalContext{Functions: map[string]function.Function{"secret": secret}}, &cfg)
+	var i issuer.Issuer
+	if !diags.HasErrors() {
+		i, diags = httpapi.New(cfg)
+	}
+	var out bytes.Buffer
+	_ = hcl.NewDiagnosticTextWriter(&out, parser.Files(), 0, false).WriteDiagnostics(diags)
+	return i, diags, out.String()
+}
+
+func mustLoad(t *testing.T, src, token string) issuer.Issuer {
+	t.Helper()
+	i, diags, text := load(t, src, token)
+	if diags.HasErrors() {
+		t.Fatal(text)
+	}
+	return i
+}
+
+func harness(t *testing.T, src string) issuertest.Harness {
+	s := keyserver.Start(t)
+	src = strings.ReplaceAll(src, "BASE", s.URL)
+	wrong := "wrong-" + canary
+	routes := []string{"POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{id}"}
+	return issuertest.Harness{
+		Issuer:  mustLoad(t, src, s.AdminToken),
+		Denied:  mustLoad(t, src, wrong),
+		Subject: subject,
+		Live: func() []string {
+			var tags []string
+			for _, k := range s.Live() {
+				tags = append(tags, k.Name)
+			}
+			return tags
+		},
+		Works:      func(v backends.Value) bool { return s.Works(v.Reveal()["key"]) },
+		LoseAnswer: func() { s.DropCreates(1) },
+		Outage: func(on bool) {
+			for _, r := range routes {
+				s.Override(r, http.StatusServiceUnavailable, map[bool]int{true: -1}[on])
+			}
+		},
+		Secrets: []string{s.AdminToken, wrong},
+	}
+}
+
+func TestConformance(t *testing.T) {
+	issuertest.Run(t, func(t *testing.T) issuertest.Harness { return harness(t, mailer) })
+}
+
+func without(src, block string) string {
+	start := strings.Index(src, block+" {")
+	end := start + strings.Index(src[start:], "\n}\n") + 3
+	return src[:start] + src[end:]
+}
+
+func TestTraitsAndOptionalFind(t *testing.T) {
+	src := strings.ReplaceAll(mailer, "BASE", "https://api.example")
+	i := mustLoad(t, src, canary)
+	if _, ok := i.(issuer.Finder); !ok {
+		t.Error("with a find block it is no Finder")
+	}
+	want := issuer.Traits{Kind: issuer.Mint, MaxLive: 5, ShowOnce: true, RevocationBudget: 30 * time.Minute}
+	if got := i.Traits(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if _, ok := mustLoad(t, without(src, "find"), canary).(issuer.Finder); ok {
+		t.Error("without a find block it is a Finder")
+	}
+	if text := fmt.Sprintf("%+v %#v", i, i); strings.Contains(text, canary) {
+		t.Error("printing shows the token")
+	}
+}
+
+// fixed answers every request alike.
+func fixed(t *testing.T, status int, body string) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "/elsewhere?"+canary)
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestStatusClasses(t *testing.T) {
+	for _, tt := range []struct {
+		status         int
+		create, revoke error
+	}{
+		{200, nil, nil},
+		{201, nil, backends.ErrUnavailable},
+		{202, backends.ErrUnavailable, nil},
+		{204, backends.ErrUnavailable, nil},
+		{302, backends.ErrInvalid, backends.ErrInvalid},
+		{303, backends.ErrUnavailable, backends.ErrUnavailable},
+		{400, backends.ErrInvalid, backends.ErrInvalid},
+		{401, backends.ErrDenied, backends.ErrDenied},
+		{403, backends.ErrDenied, backends.ErrDenied},
+		{404, backends.ErrInvalid, nil},
+		{409, backends.ErrConflict, backends.ErrConflict},
+		{410, backends.ErrInvalid, nil},
+		{418, backends.ErrInvalid, backends.ErrInvalid},
+		{422, backends.ErrInvalid, backends.ErrInvalid},
+		{429, backends.ErrUnavailable, backends.ErrUnavailable},
+		{500, backends.ErrUnavailable, backends.ErrUnavailable},
+		{503, backends.ErrUnavailable, backends.ErrUnavailable},
+	} {
+		url := fixed(t, tt.status, `{"id":"k1","secret":"`+canary+`"}`)
+		i := mustLoad(t, strings.ReplaceAll(mailer, "BASE", url), "admin-"+canary)
+		_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+		sameClass(t, "create", tt.status, err, tt.create)
+		err = i.Revoke(t.Context(), subject, issuer.Handle{"id": "k1"})
+		sameClass(t, "revoke", tt.status, err, tt.revoke)
+	}
+}
+
+func sameClass(t *testing.T, what string, status int, err, want error) {
+	t.Helper()
+	if backends.Class(err) != want || (want == nil) != (err == nil) {
+		t.Errorf("%s, status %d: got %v, want the class %v", what, status, err, want)
+	}
+	if err != nil && strings.Contains(err.Error(), canary) {
+		t.Errorf("%s, status %d: the canary is in %q", what, status, err)
+	}
+}
+
+// A success whose answer cannot be used is ambiguous: the credential may exist.
+func TestUnusableAnswer(t *testing.T) {
+	for _, body := range []string{
+		"", canary, `{}`, `{"id":"k1"}`, `{"secret":"` + canary + `"}`, `{"id":{},"secret":"` + canary + `"}`, `[]`,
+	} {
+		i := mustLoad(t, strings.ReplaceAll(mailer, "BASE", fixed(t, 201, body)), canary)
+		_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+		sameClass(t, "create "+strings.ReplaceAll(body, canary, "…"), 201, err, backends.ErrUnavailable)
+		if err != nil && !strings.Contains(err.Error(), "may exist") {
+			t.Errorf("the text %q does not say that the credential may exist", err)
+		}
+	}
+}
+
+// An answer to find that is not of the shape described is never taken for "none".
+func TestFindAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		body string
+		want int // -1: an error
+	}{
+		{`{"data":[]}`, 0},
+		{`{"data":null}`, 0},
+		{`{"data":[{"id":"1","name":"rot-1"}]}`, 1},
+		{`{"data":[{"id":"1","name":"rot-1"},{"id":"2","name":"rot-1"},{"id":"3","name":"rot-10"}]}`, 2},
+		{`{"data":[{"id":"1","name":"ROT-1"},{"id":"2"}]}`, 0},
+		{`{"data":[{"id":"1"},{"id":"2"}]}`, -1},
+		{`{"data":[{"name":"rot-1"}]}`, -1},
+		{`{"data":{"id":"1","name":"rot-1"}}`, -1},
+		{`{"items":[]}`, -1},
+		{`[]`, -1},
+		{`{"data":[`, -1},
+		{``, -1},
+	} {
+		i := mustLoad(t, strings.ReplaceAll(mailer, "BASE", fixed(t, 200, tt.body)), canary)
+		found, err := i.(issuer.Finder).Find(t.Context(), subject, "rot-1")
+		if tt.want < 0 {
+			sameClass(t, "find "+tt.body, 200, err, backends.ErrUnavailable)
+			continue
+		}
+		if err != nil || len(found) != tt.want {
+			t.Errorf("%s: got %v, %v, want %d", tt.body, found, err, tt.want)
+		}
+	}
+}
+
+func TestRefusesPrivateNetworks(t *testing.T) {
+	s := keyserver.Start(t)
+	src := strings.ReplaceAll(mailer, "BASE", strings.Replace(s.URL, "http:", "https:", 1))
+	i := mustLoad(t, strings.Replace(src, "allow_private_network = true", "", 1), canary)
+	_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+	sameClass(t, "create", 0, err, backends.ErrDenied)
+	if s.Connections() != 0 {
+		t.Error("a connection was made")
+	}
+}
+
+func TestCheckSettings(t *testing.T) {
+	checker := mustLoad(t, strings.ReplaceAll(mailer, "BASE", "https://api.example"), canary).(issuer.SettingsChecker)
+	for settings, want := range map[string]string{
+		`{"scopes":["send"],"more":1}`: "",
+		`{"scope":["send"]}`:           "scopes is missing",
+		`null`:                         "scopes is missing",
+		``:                             "scopes is missing",
+		`["x"]`:                        "must be an object",
+	} {
+		got := strings.Join(checker.CheckSettings(json.RawMessage(settings)), "; ")
+		if (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %q", settings, got, want)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for _, tt := range []struct{ old, new, want string }{
+		{"BASE", "api.example", `https://`},
+		{"BASE", "https://u:p@api.example", `auth block`},
+		{"allow_private_network = true", "", `plain http`},
+		{`rotation.tag, scopes`, `rotation.tga, scopes`, `Did you mean "tag"?`},
+		{`handle.id`, `handle.key`, `no handle.key`},
+		{`handle.id`, `field.key`, `no variable "field"`},
+		{`keys/${handle.id}`, `keys`, `does not use handle`},
+		{`{ name = rotation.tag, scopes`, `{ scopes`, `does not use rotation.tag`},
+		{`"$.secret"`, `"$.id"`, `stored and shown openly`},
+		{`"$.secret"`, `"secret"`, `starts with "$"`},
+		{`"$.data"`, `"$.data[*]"`, `without wildcards`},
+		{"tag    = \"$.name\"\n  handle = { id", "tag    = \"$.name\"\n  handle = { uid", `same names`},
+		{`"30m"`, `"soon"`, `no duration`},
+		{`max_live          = 5`, `max_live = -1`, `no limit`},
+		{`token = secret()`, `tokn = secret()`, `Did you mean "token"?`},
+		{`auth "bearer"`, `auth "beerer"`, `Did you mean "bearer"?`},
+		{`method = "DELETE"`, `method = "DELET"`, `Did you mean "DELETE"?`},
+		{`max_live          = 5`, `ca_file = "/nonexistent/ca.pem"`, `ca_file`},
+		{`revoke {`, `revok {`, `Did you mean "revoke"?`},
+	} {
+		src := strings.Replace(mailer, tt.old, tt.new, 1)
+		src = strings.ReplaceAll(src, "BASE", "http://127.0.0.1:1")
+		_, diags, text := load(t, src, canary)
+		if !diags.HasErrors() || !strings.Contains(text, tt.want) {
+			t.Errorf("%s → %s: got %q, want %q in it", tt.old, tt.new, text, tt.want)
+		}
+		if !strings.Contains(text, "config.hcl line") {
+			t.Errorf("%s → %s: the place is missing: %q", tt.old, tt.new, text)
+		}
+		if strings.Contains(text, canary) {
+			t.Errorf("%s → %s: the token is shown", tt.old, tt.new)
+		}
+	}
+}

@@ -1,0 +1,222 @@
+// Package outbound makes every connection that leaves the broker (to consumers,
+// issuers and probed endpoints) under one guard against reaching what it must not.
+package outbound
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+)
+
+// User agents, so that the other side can tell our traffic and our probing apart.
+const (
+	UserAgent      = "keybroker/1"
+	ProbeUserAgent = "keybroker-probe/1"
+)
+
+const (
+	defaultTimeout = 30 * time.Second
+	defaultMaxBody = 1 << 20
+	maxHeaderBytes = 64 << 10
+	maxIdlePerHost = 4
+	idleTimeout    = 90 * time.Second
+)
+
+// Options describes a client. The zero value reaches public addresses only.
+type Options struct {
+	AllowPrivate     bool          // loopback and private networks too
+	Timeout          time.Duration // of a whole request with its answer's body; 0 = 30 s
+	CAFile           string        // PEM certificates trusted instead of the system's
+	RootCAs          *x509.CertPool
+	FreshConnections bool   // a new connection for each request, none kept
+	MaxBody          int64  // bytes of an answer's body; 0 = 1 MiB
+	UserAgent        string // empty: UserAgent
+	// VerifyConnection, if set, is asked after the usual verification of the
+	// server's certificate (for pins).
+	VerifyConnection func(tls.ConnectionState) error
+}
+
+// Client sends single requests: no redirect is followed, no proxy is taken from
+// the environment, no cookie kept, TLS is 1.2 or newer. Safe for concurrent use.
+type Client struct {
+	opts    Options
+	tls     *tls.Config
+	pin     string          // ip:port to dial whatever the URL says; empty: none
+	fresh   bool            // a transport of its own for each request
+	keeping *http.Transport // unless fresh
+}
+
+// Response is an answer, read whole.
+type Response struct {
+	Status  int
+	Header  http.Header
+	Body    []byte
+	Address string // "ip:port" of the connection; empty if none was made
+}
+
+// New returns a client; ErrInvalid if the CA file cannot be used. Close it when
+// it keeps connections.
+func New(opts Options) (*Client, error) {
+	if opts.Timeout == 0 {
+		opts.Timeout = defaultTimeout
+	}
+	if opts.MaxBody == 0 {
+		opts.MaxBody = defaultMaxBody
+	}
+	if opts.UserAgent == "" {
+		opts.UserAgent = UserAgent
+	}
+	if opts.CAFile != "" {
+		pool, err := readCertificates(opts.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		opts.RootCAs = pool
+	}
+	c := &Client{opts: opts, fresh: opts.FreshConnections, tls: &tls.Config{
+		MinVersion:       tls.VersionTLS12,
+		RootCAs:          opts.RootCAs,
+		VerifyConnection: opts.VerifyConnection,
+	}}
+	if !c.fresh {
+		c.keeping = c.transport()
+	}
+	return c, nil
+}
+
+func readCertificates(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading certificates: %w", backends.ErrInvalid, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%w: %s holds no PEM certificate", backends.ErrInvalid, file)
+	}
+	return pool, nil
+}
+
+// At returns a client that connects to address ("ip:port") whatever a URL's host
+// resolves to; the host still is what TLS verifies and the Host header says. It
+// uses a fresh connection for each request.
+func (c *Client) At(address string) *Client {
+	pinned := *c
+	pinned.pin, pinned.fresh, pinned.keeping = address, true, nil
+	return &pinned
+}
+
+// Close closes the connections kept.
+func (c *Client) Close() {
+	if c.keeping != nil {
+		c.keeping.CloseIdleConnections()
+	}
+}
+
+func (c *Client) transport() *http.Transport {
+	dialer := Dialer(c.opts.AllowPrivate)
+	return &http.Transport{
+		Proxy: nil, // a proxy would connect on our behalf, past the guard
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if c.pin != "" {
+				address = c.pin
+			}
+			return dialer.DialContext(ctx, network, address)
+		},
+		TLSClientConfig:        c.tls.Clone(),
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		DisableKeepAlives:      c.fresh,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+	}
+}
+
+// Do sends req under its own context and the client's timeout and reads the
+// answer, whatever its status. The error is a *RefusedError, or ErrUnavailable
+// with a text that names neither URL nor anything the other side sent (both may
+// carry a credential); with it only the response's Address is set, and the
+// request may have had its effect.
+func (c *Client) Do(req *http.Request) (Response, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), c.opts.Timeout)
+	defer cancel()
+	var address atomic.Value // written by the goroutine that dials
+	address.Store("")
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		ConnectDone: func(_, addr string, err error) {
+			if err == nil {
+				address.Store(addr)
+			}
+		},
+		GotConn: func(info httptrace.GotConnInfo) { address.Store(info.Conn.RemoteAddr().String()) },
+	})
+	req = req.Clone(ctx)
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", c.opts.UserAgent)
+	}
+	transport := c.keeping
+	if c.fresh {
+		transport = c.transport()
+		defer transport.CloseIdleConnections()
+	}
+	resp, err := c.exchange(transport, req)
+	if err != nil {
+		return Response{Address: address.Load().(string)}, failure(ctx, err)
+	}
+	resp.Address = address.Load().(string)
+	return resp, nil
+}
+
+func (c *Client) exchange(transport *http.Transport, req *http.Request) (Response, error) {
+	answer, err := transport.RoundTrip(req)
+	if err != nil {
+		return Response{}, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, c.opts.MaxBody+1))
+	if err != nil {
+		return Response{}, err
+	}
+	if int64(len(body)) > c.opts.MaxBody {
+		return Response{}, errTooLarge
+	}
+	return Response{Status: answer.StatusCode, Header: answer.Header, Body: body}, nil
+}
+
+var errTooLarge = errors.New("the answer is too large")
+
+// failure turns an error of the transport into one that is safe to show.
+func failure(ctx context.Context, err error) error {
+	var refused *RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return refused
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		return fmt.Errorf("%w: %w", backends.ErrUnavailable, context.Canceled)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", backends.ErrUnavailable, context.DeadlineExceeded)
+	}
+	return fmt.Errorf("%w: %s", backends.ErrUnavailable, describe(err))
+}
+
+func endpoints(addrs []netip.Addr, port string) []string {
+	var list []string
+	for _, a := range addrs {
+		list = append(list, net.JoinHostPort(a.Unmap().String(), port))
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}

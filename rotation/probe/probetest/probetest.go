@@ -1,0 +1,205 @@
+// Package probetest is the conformance suite that every probe passes.
+package probetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/probe"
+)
+
+// Harness is one probe with a real endpoint behind it. Functions that may be nil
+// switch their tests off.
+type Harness struct {
+	Probe   probe.Probe
+	Subject probe.Subject
+
+	Good backends.Value // accepted by the endpoint
+	Bad  backends.Value // rejected by it
+
+	// Revoke makes Good be rejected.
+	Revoke func()
+	// Faults are ways in which the endpoint can be out of order; each function
+	// switches its fault on or off.
+	Faults      map[string]func(on bool)
+	Connections func() int // accepted by the endpoint so far
+	Marked      func() int // requests so far that said they were probing
+}
+
+// Factory makes a harness.
+type Factory func(t *testing.T) Harness
+
+const timeout = 30 * time.Second
+
+// Run runs the suite.
+func Run(t *testing.T, factory Factory) {
+	for _, tt := range []struct {
+		name string
+		test func(*suite)
+	}{
+		{"Verdicts", (*suite).verdicts},
+		{"Revocation", (*suite).revocation},
+		{"Faults", (*suite).faults},
+		{"MissingField", (*suite).missingField},
+		{"Cancelled", (*suite).cancelled},
+		{"FreshConnections", (*suite).freshConnections},
+		{"EveryAddress", (*suite).everyAddress},
+		{"Concurrent", (*suite).concurrent},
+		{"Declarations", (*suite).declarations},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			tt.test(&suite{T: t, Harness: factory(t), ctx: ctx})
+		})
+	}
+}
+
+type suite struct {
+	*testing.T
+	Harness
+	ctx context.Context
+}
+
+// try tries a value and fails the test if the result holds a part of it.
+func (s *suite) try(ctx context.Context, v backends.Value, address string) probe.Result {
+	s.Helper()
+	r := s.Probe.Try(ctx, probe.Try{Subject: s.Subject, Value: v, Address: address})
+	text := fmt.Sprintf("%+v %#v", r, r)
+	for secret := range maps.Values(v.Reveal()) {
+		if secret != "" && strings.Contains(text, secret) {
+			s.Fatal("the result holds the credential")
+		}
+	}
+	return r
+}
+
+func (s *suite) wants(v backends.Value, want probe.Verdict) probe.Result {
+	s.Helper()
+	r := s.try(s.ctx, v, "")
+	if r.Verdict != want {
+		s.Errorf("the verdict is %s (%s), want %s", r.Verdict, r.Detail, want)
+	}
+	return r
+}
+
+func (s *suite) verdicts() {
+	for range 2 {
+		for want, v := range map[probe.Verdict]backends.Value{probe.Accepted: s.Good, probe.Rejected: s.Bad} {
+			r := s.wants(v, want)
+			if r.Detail == "" || r.Address == "" || r.Latency <= 0 {
+				s.Errorf("%s: detail, address or latency is missing: %+v", want, r)
+			}
+		}
+	}
+}
+
+func (s *suite) revocation() {
+	s.wants(s.Good, probe.Accepted)
+	s.Revoke()
+	s.wants(s.Good, probe.Rejected)
+}
+
+func (s *suite) faults() {
+	for _, name := range slices.Sorted(maps.Keys(s.Harness.Faults)) {
+		s.Run(name, func(t *testing.T) {
+			sub := &suite{T: t, Harness: s.Harness, ctx: s.ctx}
+			set := s.Harness.Faults[name]
+			set(true)
+			for _, v := range []backends.Value{s.Good, s.Bad} {
+				if r := sub.wants(v, probe.Inconclusive); r.Detail == "" {
+					t.Error("the detail is empty")
+				}
+			}
+			set(false)
+			sub.wants(s.Good, probe.Accepted)
+		})
+	}
+}
+
+// A credential that lacks what the probe needs was not tried at all.
+func (s *suite) missingField() {
+	s.wants(backends.NewValue(map[string]string{"no_such_field_": "canary-51d0"}), probe.Inconclusive)
+	s.wants(backends.Value{}, probe.Inconclusive)
+}
+
+func (s *suite) cancelled() {
+	ctx, cancel := context.WithCancel(s.ctx)
+	cancel()
+	for _, v := range []backends.Value{s.Good, s.Bad} {
+		if r := s.try(ctx, v, ""); r.Verdict != probe.Inconclusive {
+			s.Errorf("the verdict is %s, want inconclusive", r.Verdict)
+		}
+	}
+}
+
+func (s *suite) freshConnections() {
+	if s.Connections == nil {
+		s.Skip("the harness counts no connections")
+	}
+	const tries = 4
+	before := s.Connections()
+	for range tries {
+		s.wants(s.Good, probe.Accepted)
+	}
+	if got := s.Connections() - before; got < tries {
+		s.Errorf("%d tries used %d connections", tries, got)
+	}
+	if s.Marked != nil && s.Marked() < tries {
+		s.Errorf("%d of %d tries said they were probing", s.Marked(), tries)
+	}
+}
+
+func (s *suite) everyAddress() {
+	addresses, err := s.Probe.Addresses(s.ctx)
+	if err != nil || len(addresses) == 0 {
+		s.Fatalf("addresses: %v, %v", addresses, err)
+	}
+	reached := 0
+	for _, a := range addresses {
+		r := s.try(s.ctx, s.Good, a)
+		if r.Verdict == probe.Accepted {
+			reached++
+			if r.Address != a {
+				s.Errorf("pinned to %s, the address was %s", a, r.Address)
+			}
+		}
+	}
+	if reached == 0 {
+		s.Errorf("none of %v accepted the credential", addresses)
+	}
+	if r := s.try(s.ctx, s.Good, "127.0.0.1:1"); r.Verdict != probe.Inconclusive {
+		s.Errorf("pinned to an address where nobody listens, the verdict is %s", r.Verdict)
+	}
+}
+
+func (s *suite) concurrent() {
+	done := make(chan probe.Result)
+	const each = 4
+	for range each {
+		go func() { done <- s.Probe.Try(s.ctx, probe.Try{Subject: s.Subject, Value: s.Good}) }()
+		go func() { done <- s.Probe.Try(s.ctx, probe.Try{Subject: s.Subject, Value: s.Bad}) }()
+	}
+	got := map[probe.Verdict]int{}
+	for range 2 * each {
+		got[(<-done).Verdict]++
+	}
+	if got[probe.Accepted] != each || got[probe.Rejected] != each {
+		s.Errorf("the verdicts are %v, want %d of each", got, each)
+	}
+}
+
+func (s *suite) declarations() {
+	if s.Probe.Scope() == "" {
+		s.Error("the scope is empty")
+	}
+	if s.Probe.LockoutAfter() < 0 {
+		s.Error("lockout_after is negative")
+	}
+}
