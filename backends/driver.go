@@ -68,6 +68,7 @@ type Capabilities struct {
 	ReadOnly     bool // Publish and Destroy are ErrUnsupported
 	Versions     bool // versions other than the current one can be read
 	CompareSwap  bool // Publish is guarded by the vault itself
+	Tenants      bool // tenants may have secrets of the same name; if not, List gives those of all
 	MaxValueSize int  // bytes of the encoded value, 0 = no limit known
 }
 

@@ -99,8 +99,8 @@ func (m *Mount) Describe(ctx context.Context, ref Ref) (Description, error) {
 // before it recorded the result, is thereby found instead of failing for ever
 // or being written twice. Who expected another value still gets ErrConflict.
 func (m *Mount) Publish(ctx context.Context, ref Ref, w Write) (VersionID, error) {
-	if w.Value.IsZero() {
-		return "", m.fail("publishing", ref, fmt.Errorf("%w: the value has no fields", ErrInvalid))
+	if err := w.Value.storable(); err != nil {
+		return "", m.fail("publishing", ref, err)
 	}
 	return call(ctx, m, "publishing", ref, func(ctx context.Context) (VersionID, error) {
 		id, err := m.driver.Publish(ctx, ref, w)
@@ -177,6 +177,9 @@ type mountStager struct {
 }
 
 func (s mountStager) Stage(ctx context.Context, ref Ref, w Write) (VersionID, error) {
+	if err := w.Value.storable(); err != nil {
+		return "", s.mount.fail("staging", ref, err)
+	}
 	return call(ctx, s.mount, "staging", ref, func(ctx context.Context) (VersionID, error) {
 		return s.stager.Stage(ctx, ref, w)
 	})

@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sort"
+	"unicode/utf8"
 )
 
 const redacted = "(redacted)"
@@ -34,26 +34,47 @@ func (s SecretString) LogValue() slog.Value         { return slog.StringValue(re
 // Value is the content of one version of a secret: a small map of fields. It
 // is immutable and redacts itself like SecretString.
 type Value struct {
-	fields map[string]string
+	// fields is a closure because fmt calls no methods on what it finds in an
+	// unexported field of another struct: it would print a map there in clear.
+	fields func() map[string]string
 }
 
 // NewValue copies fields into a Value.
 func NewValue(fields map[string]string) Value {
-	return Value{fields: maps.Clone(fields)}
+	own := maps.Clone(fields)
+	return Value{fields: func() map[string]string { return own }}
+}
+
+// all returns the fields themselves, not to be changed.
+func (v Value) all() map[string]string {
+	if v.fields == nil {
+		return nil
+	}
+	return v.fields()
 }
 
 // Reveal returns a copy of the fields. Call it as late and in as few places as possible.
-func (v Value) Reveal() map[string]string { return maps.Clone(v.fields) }
+func (v Value) Reveal() map[string]string { return maps.Clone(v.all()) }
 
 // FieldNames returns the sorted names of the fields.
-func (v Value) FieldNames() []string {
-	names := slices.Collect(maps.Keys(v.fields))
-	sort.Strings(names)
-	return names
-}
+func (v Value) FieldNames() []string { return slices.Sorted(maps.Keys(v.all())) }
 
 // IsZero tells whether the value has no fields.
-func (v Value) IsZero() bool { return len(v.fields) == 0 }
+func (v Value) IsZero() bool { return len(v.all()) == 0 }
+
+// storable tells whether every vault gives the value back as it is: they all
+// keep JSON, which has no place for bytes that are not UTF-8.
+func (v Value) storable() error {
+	if v.IsZero() {
+		return fmt.Errorf("%w: the value has no fields", ErrInvalid)
+	}
+	for name, text := range v.all() {
+		if name == "" || !utf8.ValidString(name) || !utf8.ValidString(text) {
+			return fmt.Errorf("%w: a field of the value has no name or is not UTF-8 text", ErrInvalid)
+		}
+	}
+	return nil
+}
 
 // Equal compares two values without leaking by its duration where they differ.
 func (v Value) Equal(w Value) bool {
@@ -62,7 +83,7 @@ func (v Value) Equal(w Value) bool {
 
 // digest hashes the canonical form: field names sorted, JSON encoded.
 func (v Value) digest() []byte {
-	b, _ := json.Marshal(v.fields) // map keys are sorted; strings cannot fail
+	b, _ := json.Marshal(v.all()) // map keys are sorted; strings cannot fail
 	sum := sha256.Sum256(b)
 	return sum[:]
 }

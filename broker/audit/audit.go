@@ -112,13 +112,16 @@ const (
 func (l *Log) Pump(ctx context.Context, box Outbox, logger hclog.Logger) {
 	t := time.NewTicker(pumpEvery)
 	defer t.Stop()
-	for {
+	for last := false; ; {
 		if err := l.Drain(context.WithoutCancel(ctx), box); err != nil {
 			logger.Error("moving events to the audit log failed", "error", err)
 		}
+		if last {
+			return
+		}
 		select {
 		case <-ctx.Done():
-			return
+			last = true
 		case <-t.C:
 		}
 	}

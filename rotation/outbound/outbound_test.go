@@ -15,9 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/outbound"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const canary = "canary-7f3a9c"
 

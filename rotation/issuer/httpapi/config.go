@@ -49,7 +49,8 @@ type Create struct {
 	DefRange hcl.Range      `hcl:",def_range"`
 }
 
-// Find looks credentials up by their tag.
+// Find looks credentials up by their tag, on the first page of what the API
+// answers: give the path a filter by tag or a large enough page.
 type Find struct {
 	Method   string         `hcl:"method,optional"` // default GET
 	Path     *hcl.Attribute `hcl:"path"`
@@ -65,7 +66,7 @@ type Find struct {
 	TagRange   hcl.Range `hcl:"tag,attr_value_range"`
 }
 
-// Revoke turns a credential off.
+// Revoke turns a credential off. 404 and 410 count as success too.
 type Revoke struct {
 	Method   string         `hcl:"method,optional"` // default DELETE
 	Path     *hcl.Attribute `hcl:"path"`

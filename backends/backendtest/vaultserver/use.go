@@ -1,0 +1,116 @@
+package vaultserver
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-cleanhttp"
+	"github.com/hashicorp/vault/api"
+)
+
+type counter struct{ n atomic.Int64 }
+
+// name returns a name that this server has not used for anything.
+func (c *counter) name(kind string) string { return fmt.Sprintf("%s-%d", kind, c.n.Add(1)) }
+
+// Client returns Vault's own client with the root token. Nothing in it comes
+// from the environment.
+func (s *Server) Client(t testing.TB) *api.Client {
+	t.Helper()
+	client, err := s.client()
+	if err != nil {
+		t.Fatalf("making a Vault client: %v", err)
+	}
+	client.SetToken(s.RootToken)
+	return client
+}
+
+func (s *Server) client() (*api.Client, error) {
+	client, err := api.NewClient(&api.Config{
+		Address:    s.Addr,
+		HttpClient: &http.Client{Transport: cleanhttp.DefaultTransport()}, // no idle connections left to a leak test
+		Timeout:    time.Minute,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What NewClient took from the VAULT_* variables after all.
+	client.ClearToken()
+	client.ClearNamespace()
+	client.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
+	client.SetWrappingLookupFunc(func(string, string) string { return "" })
+	return client, nil
+}
+
+// KV mounts a fresh KV v2 engine and returns its path, such as "kv-1". It is
+// unmounted when the test ends.
+func (s *Server) KV(t testing.TB) string {
+	t.Helper()
+	client, path := s.Client(t), s.names.name("kv")
+	if err := mountKV(t.Context(), client, path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// Fails if the test has sealed or stopped the server, which is fine.
+		_ = client.Sys().UnmountWithContext(context.Background(), path)
+	})
+	return path
+}
+
+// AppRole describes a role that may log in.
+type AppRole struct {
+	Policy      string        // rules in HCL; the role also has Vault's "default" policy
+	TokenTTL    time.Duration // 0: the server's default, weeks
+	TokenMaxTTL time.Duration // 0: likewise; otherwise renewals end there
+}
+
+// Everything is a Policy for an AppRole that may do all.
+const Everything = `path "*" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }`
+
+// AppRole creates a role with a policy of its own and returns what logs in at
+// auth/approle/login.
+func (s *Server) AppRole(t testing.TB, role AppRole) (roleID, secretID string) {
+	t.Helper()
+	ctx, client, name := t.Context(), s.Client(t), s.names.name("role")
+	if err := client.Sys().PutPolicyWithContext(ctx, name, role.Policy); err != nil {
+		t.Fatalf("writing the policy of an AppRole: %v", err)
+	}
+	path := "auth/approle/role/" + name
+	_, err := client.Logical().WriteWithContext(ctx, path, map[string]any{
+		"token_policies": []string{name},
+		"token_ttl":      role.TokenTTL.String(),
+		"token_max_ttl":  role.TokenMaxTTL.String(),
+	})
+	if err != nil {
+		t.Fatalf("creating an AppRole: %v", err)
+	}
+	id, err := client.Logical().ReadWithContext(ctx, path+"/role-id")
+	if err != nil {
+		t.Fatalf("reading a role id: %v", err)
+	}
+	secret, err := client.Logical().WriteWithContext(ctx, path+"/secret-id", nil)
+	if err != nil {
+		t.Fatalf("creating a secret id: %v", err)
+	}
+	return id.Data["role_id"].(string), secret.Data["secret_id"].(string)
+}
+
+// Seal seals the server: until Unseal every call is answered 503.
+func (s *Server) Seal(t testing.TB) {
+	t.Helper()
+	if err := s.Client(t).Sys().SealWithContext(t.Context()); err != nil {
+		t.Fatalf("sealing: %v", err)
+	}
+}
+
+// Unseal ends what Seal began.
+func (s *Server) Unseal(t testing.TB) {
+	t.Helper()
+	if err := s.unseal(t.Context(), s.Client(t)); err != nil {
+		t.Fatal(err)
+	}
+}

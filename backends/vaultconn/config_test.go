@@ -1,0 +1,77 @@
+package vaultconn_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/vaultconn"
+)
+
+func TestConfigIsDecodedFromABlock(t *testing.T) {
+	t.Parallel()
+	body := `
+address         = "https://vault.example.com:8200"
+namespace       = "team"
+ca_cert_file    = "/etc/ca.pem"
+tls_server_name = "vault"
+auth "approle" {
+  role_id        = "r"
+  secret_id_file = "/run/secret-id"
+  mount          = "ci"
+}`
+	file, diags := hclparse.NewParser().ParseHCL([]byte(body), "config.hcl")
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	var got vaultconn.Config
+	if diags := gohcl.DecodeBody(file.Body, nil, &got); diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	if err := got.Validate(); err != nil {
+		t.Error(err)
+	}
+	if got.Address != "https://vault.example.com:8200" || got.Namespace != "team" || got.CACertFile != "/etc/ca.pem" ||
+		got.TLSServerName != "vault" || got.Auth[0].Method != "approle" || got.Auth[0].RoleID.Reveal() != "r" ||
+		got.Auth[0].SecretIDFile != "/run/secret-id" || got.Auth[0].Mount != "ci" {
+		t.Errorf("decoded as %+v", got)
+	}
+}
+
+func TestValidateReportsEveryMistake(t *testing.T) {
+	t.Parallel()
+	token := vaultconn.Auth{Method: "token", Token: canary}
+	tests := map[string]struct {
+		cfg  vaultconn.Config
+		says []string
+	}{
+		"nothing":            {vaultconn.Config{}, []string{"address must be a URL", "exactly one auth block"}},
+		"no scheme":          {vaultconn.Config{Address: "vault:8200", Auth: []vaultconn.Auth{token}}, []string{"address must be a URL"}},
+		"credentials in URL": {vaultconn.Config{Address: "https://u:" + canary + "@vault", Auth: []vaultconn.Auth{token}}, []string{"must not hold credentials"}},
+		"path in URL":        {vaultconn.Config{Address: "https://vault/v1", Auth: []vaultconn.Auth{token}}, []string{"end after the host"}},
+		"two logins":         {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{token, token}}, []string{"exactly one auth block"}},
+		"token with a break": {tokenConfig("https://vault", canary+"\n"), []string{"one printable line"}},
+		"unknown method":     {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "ldap"}}}, []string{`no auth method "ldap"`}},
+		"mixed": {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "approle", Token: canary, SecretID: canary, SecretIDFile: "f"}}},
+			[]string{"needs role_id", "either secret_id or secret_id_file", "takes no token"}},
+		"token with more": {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "token", Token: canary, Mount: "m"}}}, []string{"nothing but token"}},
+	}
+	for name, tt := range tests {
+		err := tt.cfg.Validate()
+		wantClass(t, err, backends.ErrInvalid)
+		for _, says := range tt.says {
+			if !strings.Contains(fmt.Sprint(err), says) {
+				t.Errorf("%s: %v, want it to say %q", name, err, says)
+			}
+		}
+		if _, dialErr := vaultconn.Dial(t.Context(), tt.cfg, hclog.NewNullLogger()); !errors.Is(dialErr, backends.ErrInvalid) {
+			t.Errorf("%s: dialled with %v", name, dialErr)
+		}
+	}
+}

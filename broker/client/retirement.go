@@ -1,0 +1,110 @@
+package client
+
+import (
+	"net/url"
+	"time"
+)
+
+// The states of a retirement.
+const (
+	Requested    = "requested"
+	Acknowledged = "acknowledged" // the issuer said yes
+	Rejecting    = "rejecting"    // contained: it was rejected at least once
+	ProvenDead   = "proven_dead"
+	Unconfirmed  = "unconfirmed" // the issuer's budget has passed without proof; probing goes on
+	Resurrected  = "resurrected" // accepted after it was proven dead
+	Unprovable   = "unprovable"  // no probe, or its bytes did not work before either
+)
+
+// The purposes of a try.
+const (
+	PurposeVerify  = "verify"
+	PurposeBefore  = "before"
+	PurposeControl = "control"
+	PurposeDeath   = "death"
+	PurposeRecheck = "recheck"
+)
+
+// The verdicts of a try.
+const (
+	Accepted     = "accepted"
+	Rejected     = "rejected"
+	Inconclusive = "inconclusive"
+)
+
+// Retirement turns one version off and proves it: this is the proof record.
+type Retirement struct {
+	ID                  string    `json:"id"`
+	Secret              string    `json:"secret,omitempty"`
+	Version             int       `json:"version,omitempty"`
+	Cause               string    `json:"cause,omitempty"` // rotated, emergency, revoked, failed, orphan
+	Reason              string    `json:"reason,omitempty"`
+	State               string    `json:"state"`
+	WaitingFor          string    `json:"waiting_for,omitempty"`
+	Error               string    `json:"error,omitempty"`
+	RotationID          string    `json:"rotation_id,omitempty"`
+	RequestedAt         time.Time `json:"requested_at,omitzero"`
+	AcknowledgedAt      time.Time `json:"acknowledged_at,omitzero"`
+	LastAcceptedAt      time.Time `json:"last_accepted_at,omitzero"`
+	ContainedAt         time.Time `json:"contained_at,omitzero"` // first rejected round
+	ProvenAt            time.Time `json:"proven_at,omitzero"`
+	ResurrectedAt       time.Time `json:"resurrected_at,omitzero"`
+	Control             string    `json:"control,omitempty"` // what showed that the probe itself works
+	AlreadyRejected     bool      `json:"already_rejected,omitempty"`
+	Scope               *Scope    `json:"scope,omitempty"`
+	RevocationLatencyMS int64     `json:"revocation_latency_ms,omitzero"` // from requested to contained
+	Rechecks            []Recheck `json:"rechecks,omitempty"`
+	NextAt              time.Time `json:"next_at,omitzero"`
+	Tries               []Try     `json:"tries,omitempty"` // only of a single retirement, not in lists
+}
+
+// Scope is what a proof is about.
+type Scope struct {
+	Endpoint        string `json:"endpoint,omitempty"` // "GET https://api.example/v1/me"
+	Node            string `json:"node,omitempty"`
+	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decided that the key is dead
+	DerivedSessions string `json:"derived_sessions,omitempty"` // whether sessions made from it were ended
+}
+
+// Recheck is one look after the proof.
+type Recheck struct {
+	DueAt   time.Time `json:"due_at"`
+	At      time.Time `json:"at,omitzero"`
+	Verdict string    `json:"verdict,omitempty"`
+}
+
+// Try is one try of a credential: a line of the proof.
+type Try struct {
+	Round     int       `json:"round"`
+	Purpose   string    `json:"purpose"`
+	Version   int       `json:"version"`
+	At        time.Time `json:"at"`
+	Probe     string    `json:"probe"`
+	Node      string    `json:"node"`
+	Address   string    `json:"address,omitempty"`
+	Verdict   string    `json:"verdict"`
+	Detail    string    `json:"detail,omitempty"`
+	LatencyMS int64     `json:"latency_ms"`
+}
+
+// Settled tells whether nothing more is going to be done before somebody looks
+// at it: it is proven dead, cannot be proven, or needs attention.
+func (r Retirement) Settled() bool {
+	switch r.State {
+	case ProvenDead, Unconfirmed, Resurrected, Unprovable:
+		return true
+	}
+	return r.State == Acknowledged && r.NextAt.IsZero() // proof = "none"
+}
+
+// RetirementQuery selects retirements, the latest first.
+type RetirementQuery struct {
+	Secret string
+	Page
+}
+
+func (q RetirementQuery) values() url.Values {
+	v := q.Page.values()
+	set(v, "secret", q.Secret)
+	return v
+}

@@ -1,0 +1,178 @@
+// Package config reads the HCL files of an operator into a Config, given a
+// registry of block types, and reports all mistakes in them at once, each with
+// its line and how to mend it.
+//
+// Secrets reach the configuration by env("NAME") and file("path") alone, and only
+// where an attribute's Go type is backends.SecretString; anything else there is
+// refused, and neither function can be used anywhere else. Their results never
+// pass through the HCL library, which prints values.
+//
+// Paths are relative to the directory of the configuration: data_dir, the
+// arguments of file(), and every attribute whose name ends in "_file".
+package config
+
+import (
+	"encoding/json"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/webhook"
+)
+
+// Config is a whole configuration without mistakes, defaults worked in. Lists are
+// in the order of the files. It is never changed once loaded.
+type Config struct {
+	DataDir          string
+	Listener         Listener
+	Storage          Storage
+	Seal             Seal
+	Backends         []*Backend
+	Issuers          []*Issuer
+	Probes           []*Probe
+	RotationPolicies []policy.RotationPolicy
+	Policies         []policy.Policy
+	Consumers        []*Consumer
+	Secrets          []*Secret
+	Triggers         []*Trigger
+
+	issuers map[string]*Issuer
+}
+
+// Listener is where the daemon is called.
+type Listener struct {
+	Address        string // host:port
+	TLSCertFile    string // with TLSKeyFile; both empty: plain HTTP
+	TLSKeyFile     string
+	AllowPlainHTTP bool // off loopback, too
+}
+
+// TLS tells whether the listener speaks HTTPS.
+func (l Listener) TLS() bool { return l.TLSCertFile != "" }
+
+// StorageType is a database.
+type StorageType string
+
+// The databases.
+const (
+	SQLite     StorageType = "sqlite"
+	PostgreSQL StorageType = "postgresql"
+)
+
+// Storage is where the broker keeps its state.
+type Storage struct {
+	Type StorageType
+	Path string                // of SQLite
+	URL  backends.SecretString // of PostgreSQL
+}
+
+// SealType is a keeper of the key that wraps the broker's own.
+type SealType string
+
+// SealFile keeps it in a file.
+const SealFile SealType = "file"
+
+// Seal is what wraps the broker's own data key.
+type Seal struct {
+	Type              SealType
+	Path              string // of the key file, created at first start
+	InsecureColocated bool   // it may lie beside the data although the listener is off loopback
+}
+
+// Named is what blocks of registered types have in common.
+type Named struct {
+	Type   string
+	Name   string
+	Config any       // what Type.New made, decoded
+	Range  hcl.Range // of the block's header
+
+	block  *hclsyntax.Block
+	broken bool // its block has a mistake
+}
+
+// Backend is a vault.
+type Backend struct {
+	Named
+	Environments []string // that its secrets may belong to by their label "environment"; empty: all
+	Limits       backends.Limits
+}
+
+// Issuer mints and revokes.
+type Issuer struct {
+	Named
+	Traits issuer.Traits
+
+	settings issuer.SettingsChecker // nil: it takes none
+}
+
+// Probe tries credentials.
+type Probe struct {
+	Named
+}
+
+// EnvironmentLabel is the label of a secret that a backend's environments are about.
+const EnvironmentLabel = "environment"
+
+// Secret is a secret of the configuration.
+type Secret struct {
+	Ref       backends.Ref
+	Backend   string
+	Issuer    string          // empty: nobody rotates it
+	Settings  json.RawMessage // of its issuer block, a JSON object; nil without an issuer
+	Probe     string          // empty: none
+	Consumers []string
+	Labels    map[string]string
+	Rotation  policy.Settings // its overrides, Proof among them
+	Range     hcl.Range       // of the block's header
+
+	block *hclsyntax.Block
+}
+
+// Consumer is an application that is told of new versions.
+type Consumer struct {
+	Name    string
+	Tenant  string
+	Webhook Webhook
+	Range   hcl.Range // of the block's header
+}
+
+// Webhook is how a consumer is told. Without SigningSecret and SigningSecretFile
+// the daemon makes a signing secret and keeps it sealed.
+type Webhook struct {
+	webhook.Endpoint
+	SigningSecret     backends.SecretString // as webhook.NewSigner takes it
+	SigningSecretFile string                // holds it; the daemon creates the file where it is missing
+}
+
+// Action is what a trigger does.
+type Action string
+
+// The actions.
+const (
+	ActionRotate    Action = "rotate"
+	ActionEmergency Action = "emergency"
+)
+
+// Trigger is an event from outside that may act on secrets.
+type Trigger struct {
+	Type    string // "api": an authenticated call of the native API
+	Name    string
+	Action  Action
+	Secrets []string  // patterns of the names that it may act on
+	Range   hcl.Range // of the block's header
+
+	acl *policy.ACL
+}
+
+// Covers tells whether the trigger may act on the secret called name.
+func (t *Trigger) Covers(name string) bool { return t.acl.Decide(name, policy.Rotate).Allowed }
+
+const (
+	defaultDataDir = "data"
+	defaultAddress = "127.0.0.1:8400"
+	databaseFile   = "keybroker.db"
+	sealKeyFile    = "seal.key"
+)

@@ -1,0 +1,107 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
+)
+
+// Definition resolves how a secret is kept and rotated: its own settings, the
+// rotation policy that matches it, the defaults, and what its issuer needs. The
+// secret need not stand in the configuration. ErrInvalid if its issuer does not,
+// or cannot rotate as is asked; the error names every reason.
+func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
+	d := rotation.Definition{
+		Backend:   s.Backend,
+		Issuer:    s.Issuer,
+		Settings:  s.Settings,
+		Probe:     s.Probe,
+		Consumers: s.Consumers,
+		Labels:    s.Labels,
+	}
+	r, _ := policy.Resolve(c.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
+	if s.Issuer == "" {
+		d.Plan = plan(r, issuer.Traits{})
+		return d, nil
+	}
+	i, ok := c.issuers[s.Issuer]
+	if !ok {
+		return rotation.Definition{}, fmt.Errorf("%w: secret %s: there is no issuer %q", backends.ErrInvalid, s.Ref, s.Issuer)
+	}
+	var errs []error
+	for _, text := range settingsProblems(i, s.Settings) {
+		errs = append(errs, fmt.Errorf("%w: secret %s: issuer %s: %s", backends.ErrInvalid, s.Ref, s.Issuer, text))
+	}
+	for _, p := range rotationProblems(r, s, i, timings{}) {
+		errs = append(errs, fmt.Errorf("%w: secret %s: %s", backends.ErrInvalid, s.Ref, p))
+	}
+	if len(errs) > 0 {
+		return rotation.Definition{}, errors.Join(errs...)
+	}
+	d.Schedule, d.TimeZone, d.Jitter = r.Schedule, r.TimeZone, r.Jitter
+	d.MinInterval = r.MinInterval
+	d.Plan = plan(r, i.Traits)
+	return d, nil
+}
+
+// plan is how r is carried out with an issuer of these traits.
+func plan(r policy.Rotation, traits issuer.Traits) rotation.Plan {
+	window := r.Confirm.Window
+	if window == 0 {
+		window = traits.RevocationBudget
+	}
+	return rotation.Plan{
+		Overlap:    r.Overlap,
+		MaxOverlap: max(r.MaxOverlap, r.Overlap),
+		Verify:     rotation.Verify(r.Verify),
+		Confirm: rotation.Confirm{
+			None:       r.Proof == policy.ProofNone,
+			Rejections: r.Confirm.Rejections,
+			Window:     window,
+			Budget:     traits.RevocationBudget,
+			Recheck:    r.Confirm.Recheck,
+		},
+		Acknowledgement: rotation.Acknowledgement{
+			Require: rotation.Requirement(r.Acknowledgement.Require),
+			Timeout: r.Acknowledgement.Timeout,
+			Hold:    r.Acknowledgement.OnTimeout == policy.Hold,
+		},
+		Emergency: rotation.Emergency{
+			RevokeFirst:   r.Emergency.Contain == policy.RevokeFirst,
+			ReplaceWithin: r.Emergency.ReplaceWithin,
+		},
+		Key: rotation.KeySpec(r.Key),
+	}
+}
+
+// rotationProblems returns what is wrong with rotating s by r with that issuer.
+func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) []policy.Problem {
+	problems := append(policy.Check(r), timing.of(r).problems...)
+	report := func(attribute, suggestion, format string, args ...any) {
+		problems = append(problems, policy.Problem{
+			Rule: -1, Attribute: attribute, Text: fmt.Sprintf(format, args...), Suggestion: suggestion,
+		})
+	}
+	if s.Probe == "" && r.Proof == policy.ProofByProbe {
+		report("probe", `name a probe, or forgo the proof with proof = "none"`,
+			"the secret rotates without a probe: nothing could prove that a revoked credential fails")
+	}
+	if r.Proof != policy.ProofNone && r.Confirm.Rejections == 1 {
+		report("confirm.rejections", "ask for at least 2: some servers reject while others still accept",
+			"one rejection proves nothing")
+	}
+	switch t := i.Traits; {
+	case r.Overlap <= 0:
+	case t.MaxOverlap < 0:
+		report("overlap", `write overlap = "0s"`, "the issuer %q cannot give an overlap: its old credential ends when the new one begins", i.Name)
+	case t.MaxOverlap > 0 && r.Overlap > t.MaxOverlap:
+		report("overlap", "shorten it", "the issuer %q cannot give an overlap of %s, only of %s", i.Name, r.Overlap, t.MaxOverlap)
+	case t.MaxLive == 1:
+		report("overlap", `write overlap = "0s"`, "the issuer %q allows one live credential, so it cannot give an overlap", i.Name)
+	}
+	return problems
+}

@@ -1,0 +1,114 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/keybroker/keybroker/rotation/issuer"
+)
+
+// Registry says which types of blocks there are, by the block's first label.
+type Registry struct {
+	Backends map[string]Type
+	Issuers  map[string]IssuerType
+	Probes   map[string]Type
+}
+
+// Type is one type of block.
+type Type struct {
+	// New returns a pointer to an empty struct with hcl tags, as package gohcl reads
+	// them, that the block is decoded into. In addition, attributes of the type
+	// time.Duration take texts such as "90s" or "7d", and those of the type
+	// backends.SecretString take env() or file().
+	New func() any
+	// Check returns the mistakes that the struct's tags cannot tell, each with its
+	// place. It opens nothing: no connection, no file. It may be nil, and is called
+	// only with what was decoded without a mistake.
+	Check func(cfg any, c CheckContext) hcl.Diagnostics
+}
+
+// IssuerType is one type of issuer.
+type IssuerType struct {
+	Type
+	// Describe says what an issuer with this configuration can do, and who checks
+	// the settings that secrets ask of it (nil: it takes none). It opens nothing and
+	// is called after Check found no mistake.
+	Describe func(cfg any) (issuer.Traits, issuer.SettingsChecker)
+}
+
+// CheckContext is what a Check needs to know beside the struct itself.
+type CheckContext struct {
+	// Offline: env() and file() were not read; secrets hold a placeholder that is
+	// neither empty nor has spaces.
+	Offline bool
+	// Dir is the configuration's directory.
+	Dir string
+
+	block *hclsyntax.Block
+}
+
+// At returns the place of an attribute, by its path in the block ("timeout",
+// "auth.token"), or the nearest thing to it that is written there.
+func (c CheckContext) At(path string) hcl.Range { return at(c.block, path) }
+
+// Mistake is one diagnostic at the attribute with that path. The summary says
+// what is wrong, the detail how to mend it.
+func (c CheckContext) Mistake(path, summary, detail string) *hcl.Diagnostic {
+	rng := c.At(path)
+	return &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail, Subject: &rng}
+}
+
+// typed decodes a block with the labels "type" and "name": what all types of the
+// kind have in common into generic, the rest into what the registered type makes.
+func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b *hclsyntax.Block, generic any) (Named, T, bool) {
+	var header struct {
+		Type string `hcl:"type,label"`
+		Name string `hcl:"name,label"`
+	}
+	var none T
+	known, ok := types[firstLabel(b)]
+	targets := []any{&header, generic}
+	var cfg any
+	if ok {
+		cfg = of(known).New()
+		targets = append(targets, cfg)
+	} else {
+		targets = append(targets, anything{})
+	}
+	good := l.block(b, targets...)
+	if len(b.Labels) != 2 {
+		return Named{}, none, false
+	}
+	n := Named{Type: header.Type, Name: header.Name, Config: cfg, Range: b.DefRange(), block: b, broken: !good || !ok}
+	if !ok {
+		l.mistake(b.LabelRanges[0], fmt.Sprintf("There is no %s %q", kind, header.Type),
+			suggest(header.Type, slices.Sorted(maps.Keys(types))))
+	}
+	if !l.declare(kind, n.Name, b, b.LabelRanges[1]) {
+		return n, known, false
+	}
+	if check := of(known).Check; check != nil && !n.broken {
+		diags := check(cfg, CheckContext{Offline: l.opts.Offline, Dir: l.opts.Dir, block: b})
+		for _, diag := range diags {
+			if diag.Subject == nil || diag.Subject.Filename == "" {
+				diag.Subject = &n.Range // of an attribute that is not written
+			}
+		}
+		l.diags = append(l.diags, diags...)
+		n.broken = diags.HasErrors()
+	}
+	return n, known, true
+}
+
+func itself(t Type) Type { return t }
+
+func firstLabel(b *hclsyntax.Block) string {
+	if len(b.Labels) == 0 {
+		return ""
+	}
+	return b.Labels[0]
+}

@@ -1,0 +1,7 @@
+backend "local" "b" {
+  limits {
+    timeout             = "-1s"  # ERROR: A limit cannot be negative
+    requests_per_second = -1     # ERROR: A limit cannot be negative
+    max_concurrent      = -1     # ERROR: A limit cannot be negative
+  }
+}

@@ -1,0 +1,3 @@
+listener "tcp" {
+  address = "8400"           # ERROR: it is not of the form HOST:PORT
+}

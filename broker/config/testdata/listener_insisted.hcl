@@ -1,0 +1,7 @@
+listener "tcp" {
+  address          = "0.0.0.0:8400"
+  allow_plain_http = true
+}
+seal "file" {
+  insecure_colocated = true
+}

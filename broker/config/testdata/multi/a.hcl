@@ -1,0 +1,6 @@
+data_dir = "a"
+backend "local" "b" {}
+seal "file" {}
+secret "x" {
+  backend = "c"
+}

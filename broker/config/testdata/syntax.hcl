@@ -1,0 +1,5 @@
+backend "local" "a" {}
+secret "x" {
+  backend = "nowhere"
+  labels  = { a = }          # ERROR: Invalid expression
+}

@@ -1,0 +1,17 @@
+backend "valut" "prod" {     # ERROR: There is no backend "valut". Did you mean "vault"?
+  address = "https://x"
+}
+issuer "carrier_pigeon" "p" {}  # ERROR: Known are api_key, http, set.
+probe "telepathy" "t" {}     # ERROR: Known is only http.
+storage "mysql" {            # ERROR: Known are sqlite, postgresql.
+  url = "x"
+}
+seal "awskms" {              # ERROR: Known is only file.
+  region = "eu-central-1"
+}
+listener "udp" {}            # ERROR: Did you mean "tcp"?
+trigger "webhook" "siem" {   # ERROR: There is no trigger "webhook"
+  action  = "rotate"
+  secrets = ["*"]
+  match {}
+}

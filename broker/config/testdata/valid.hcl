@@ -1,0 +1,108 @@
+data_dir = "state"
+listener "tcp" {
+  address = "127.0.0.1:0"
+}
+storage "sqlite" {
+  path = "state/x.db"
+}
+backend "vault" "prod" {
+  address      = "https://vault.example.com"
+  environments = ["production", ""]
+  renew        = "1d"
+  token        = env("TOKEN")
+  auth "approle" {
+    role_id        = "role-${env("TOKEN")}"
+    secret_id_file = "secret-id"
+  }
+  headers = { X = (env("TOKEN")) }
+  keys    = [file("token.txt")]
+  limits {
+    requests_per_second = 2.5
+    timeout             = "3s"
+    max_concurrent      = 4
+  }
+}
+issuer "http" "mailer" {
+  revocation_budget = "30m"
+}
+probe "http" "mailer" {
+  url     = "https://api.example.com/${field.key}"
+  headers = { Authorization = "Bearer ${field.key}" }
+  auth "bearer" {
+    token = file("token.txt")
+  }
+  accepted {
+    status = [200]
+  }
+}
+rotation_policy "monthly" {
+  match {
+    paths  = ["mail/*"]
+    labels = { risk = "high" }
+  }
+  schedule     = "0 3 1 * *"
+  time_zone    = "Europe/Berlin"
+  jitter       = "30m"
+  overlap      = "24h"
+  min_interval = "1h"
+  acknowledgement {
+    require    = "applied"
+    timeout    = "12h"
+    on_timeout = "hold"
+  }
+  verify {
+    successes = 3
+    interval  = "1s"
+    timeout   = "1m"
+  }
+  confirm {
+    rejections = 4
+    recheck    = ["1h", "7d"]
+  }
+  key {
+    length   = 40
+    alphabet = "base62"
+    prefix   = "pk"
+    checksum = true
+  }
+  emergency {
+    contain        = "revoke_first"
+    replace_within = "30s"
+  }
+  limits {
+    max_overlap = "36h"
+  }
+}
+policy "reader" {
+  path "mail/*" {
+    capabilities = ["read"]
+  }
+}
+consumer "newsletter" {
+  tenant = "acme"
+  webhook {
+    url                 = "https://example.com/hook"
+    signing_secret_file = "newsletter.whsec"
+  }
+}
+secret "mail/sender" {
+  tenant    = "acme"
+  backend   = "prod"
+  probe     = "mailer"
+  consumers = ["newsletter"]
+  labels    = { risk = "high", environment = "production" }
+  issuer "mailer" {
+    scopes = ["send"]
+    limits = { daily = 5 }
+  }
+  rotation {
+    overlap = "12h"
+  }
+}
+secret "mail/static" {
+  backend = "prod"
+}
+trigger "api" "ci" {
+  action  = "rotate"
+  secrets = ["mail/*"]
+}

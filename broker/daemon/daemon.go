@@ -1,0 +1,326 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/riverqueue/river"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/seal"
+	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/broker/audit"
+	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/httpapi"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation/engine"
+	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+)
+
+// Options are what a node is started with.
+type Options struct {
+	Config *config.Config
+	Logger hclog.Logger
+	// Listener replaces the one of the configuration; nil: listen there.
+	Listener net.Listener
+}
+
+// RootTokenFile is the name of the file in data_dir that the first start writes
+// the root token to.
+const RootTokenFile = "root-token"
+
+const (
+	auditFile       = "audit.jsonl"
+	rootTokenIssued = "root-token/issued"
+	workers         = 128 // mostly waiting: for answers, or out a short wait
+	jobTimeout      = time.Hour
+	stopTimeout     = 10 * time.Second
+	shutdownTimeout = 10 * time.Second
+)
+
+// Daemon is one node. Open it, Run it once, and it has closed itself.
+type Daemon struct {
+	opts     Options
+	log      hclog.Logger
+	db       *store.DB
+	sealer   *seal.Sealer
+	audit    *audit.Log
+	engine   *engine.Engine
+	broker   *broker.Broker
+	authn    *authn.Tokens
+	keys     *apikey.Checker
+	parts    *parts
+	metrics  *metrics
+	health   *health
+	listener net.Listener
+	closers  []func() error
+}
+
+// Open prepares a node: state opened and migrated, keys unsealed, secrets of the
+// configuration reconciled into rows, the address bound. Nothing is rotated or
+// served before Run. Its errors say how to mend what is wrong.
+func Open(ctx context.Context, opts Options) (_ *Daemon, err error) {
+	d := &Daemon{opts: opts, log: opts.Logger, metrics: newMetrics()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.reconcile, d.issueRootToken} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func (d *Daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+func (d *Daemon) close() error {
+	var errs []error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		errs = append(errs, d.closers[i]())
+	}
+	d.closers = nil
+	return errors.Join(errs...)
+}
+
+func (d *Daemon) openState(ctx context.Context) error {
+	cfg := d.opts.Config
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("making data_dir: %w", err)
+	}
+	sc := store.Config{Logger: d.log.Named("store")}
+	dataExists := false
+	switch cfg.Storage.Type {
+	case config.PostgreSQL:
+		sc.PostgresURL = cfg.Storage.URL
+	default:
+		sc.SQLitePath = cfg.Storage.Path
+		_, err := os.Stat(cfg.Storage.Path)
+		dataExists = err == nil
+	}
+	sealer, err := openSeal(cfg, dataExists)
+	if err != nil {
+		return err
+	}
+	d.sealer = sealer
+	if d.db, err = store.Open(ctx, sc); err != nil {
+		return fmt.Errorf("opening the store: %w", err)
+	}
+	d.onClose(func() error { return d.db.Close(context.WithoutCancel(ctx)) })
+	if d.audit, err = audit.Open(filepath.Join(cfg.DataDir, auditFile)); err != nil {
+		return err
+	}
+	d.onClose(d.audit.Close)
+	return nil
+}
+
+func (d *Daemon) openKeys(ctx context.Context) error {
+	own := map[string][]byte{}
+	for _, name := range []string{keyFingerprint, keyTokenPepper, keyAPIKeyPepper} {
+		key, err := ownKey(ctx, d.db, d.sealer, name)
+		if err != nil {
+			return err
+		}
+		own[name] = key
+	}
+	hasher, err := apikey.NewHasher(apikey.Pepper{Version: 1, Key: own[keyAPIKeyPepper]})
+	if err != nil {
+		return err
+	}
+	d.keys = apikey.NewChecker(d.db.APIKeys(), hasher)
+	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], time.Now)
+	d.parts = &parts{cfg: d.opts.Config, db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: time.Now}
+	d.engine = engine.New(engine.Config{Store: d.db.Engine(), Sealer: d.sealer, Fingerprint: fingerprinter(own[keyFingerprint]),
+		Node: nodeName(), Now: time.Now, Logger: d.log.Named("engine"), Observer: d.metrics})
+	return nil
+}
+
+func nodeName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "node"
+	}
+	return name
+}
+
+func (d *Daemon) openComponents(ctx context.Context) error {
+	cfg := d.opts.Config
+	d.onClose(func() error { d.parts.close(); return nil })
+	catalog, err := d.parts.catalog(ctx)
+	if err != nil {
+		return err
+	}
+	d.engine.SetCatalog(catalog)
+	d.health = &health{mounts: catalog.Backends, metrics: d.metrics, logger: d.log.Named("health"), problems: map[string]string{}}
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys,
+		Now: time.Now, Logger: d.log.Named("broker")})
+	rules := broker.Rules{Policies: cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: catalog.Backends}
+	for _, t := range cfg.Triggers {
+		rules.Triggers[t.Name] = broker.Trigger{Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
+	}
+	d.broker.SetRules(rules)
+	return nil
+}
+
+func (d *Daemon) reconcile(ctx context.Context) error {
+	if err := d.db.ReleaseLeases(ctx, d.engine.Owner()); err != nil {
+		return err
+	}
+	r := &reconciler{db: d.db, engine: d.engine, now: time.Now, logger: d.log.Named("config")}
+	return r.run(ctx, d.opts.Config)
+}
+
+// issueRootToken makes the root token at the first start and writes it to
+// data_dir, readable by its owner only. The file is written before the token is
+// valid, so that none is ever valid and lost.
+func (d *Daemon) issueRootToken(ctx context.Context) error {
+	err := d.db.View(ctx, func(tx *store.Tx) error {
+		_, err := tx.Setting(ctx, rootTokenIssued)
+		return err
+	})
+	if !errors.Is(err, backends.ErrNotFound) {
+		return err
+	}
+	rec, token := d.authn.Make("", "root", []string{broker.RootPolicy}, 0)
+	path := filepath.Join(d.opts.Config.DataDir, RootTokenFile)
+	if err := writePrivate(path, token); err != nil {
+		return fmt.Errorf("writing the root token: %w", err)
+	}
+	err = d.db.Update(ctx, func(tx *store.Tx) error {
+		kept, err := tx.PutSettingIfAbsent(ctx, rootTokenIssued, []byte(rec.ID))
+		if err != nil || string(kept) != rec.ID {
+			return err // another node was first
+		}
+		return tx.AddToken(ctx, rec)
+	})
+	if err != nil {
+		return err
+	}
+	d.log.Info("the root token was written; make tokens of your own with it and keep it safe", "file", path)
+	return nil
+}
+
+func (d *Daemon) listen(context.Context) error {
+	cfg := d.opts.Config.Listener
+	l := d.opts.Listener
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", cfg.Address); err != nil {
+			return fmt.Errorf("listening: %w", err)
+		}
+	}
+	d.onClose(func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	scheme := "http"
+	if cfg.TLS() {
+		cert, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
+		if err != nil {
+			return fmt.Errorf("loading the listener's certificate: %w", err)
+		}
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}})
+		scheme = "https"
+	}
+	d.listener = l
+	d.parts.source = scheme + "://" + l.Addr().String()
+	return nil
+}
+
+// Addr is the URL that the node is called at.
+func (d *Daemon) Addr() string { return d.parts.source }
+
+// Run works and serves until ctx ends, then stops in order: no new requests,
+// jobs finished or cut off with their intents kept, the audit log written, the
+// state closed. It returns nil after such a stop.
+func (d *Daemon) Run(ctx context.Context) error {
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	jobs := river.NewWorkers()
+	d.engine.AddWorkers(jobs)
+	if err := d.db.Start(work, jobs, store.StartOptions{MaxWorkers: workers, JobTimeout: jobTimeout, StopTimeout: stopTimeout}); err != nil {
+		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
+	}
+	var background sync.WaitGroup
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit} {
+		background.Go(func() { f(work) })
+	}
+	stopping := make(chan struct{})
+	srv := d.server(stopping)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(d.listener) }()
+	d.log.Info("keybroker is serving", "address", d.Addr(), "secrets", len(d.opts.Config.Secrets))
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+	}
+	d.log.Info("stopping")
+	close(stopping)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if shutErr := srv.Shutdown(grace); shutErr != nil {
+		_ = srv.Close()
+	}
+	stopErr := d.db.Stop(context.WithoutCancel(ctx))
+	stopWork()
+	background.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	return errors.Join(err, stopErr, d.close())
+}
+
+func (d *Daemon) pumpAudit(ctx context.Context) {
+	d.audit.Pump(ctx, auditOutbox{d.db}, d.log.Named("audit"))
+}
+
+func (d *Daemon) server(stopping <-chan struct{}) *http.Server {
+	handler := httpapi.New(httpapi.Config{Broker: d.broker, Authenticator: d.authn, Logger: d.log.Named("http"),
+		Ready:   func(context.Context) []string { return d.health.ready() },
+		Metrics: d.metrics.handler(), Observe: d.metrics.observeRequest, Stopping: stopping})
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          d.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+}
+
+// auditOutbox is the store as the audit log sees it.
+type auditOutbox struct{ db *store.DB }
+
+// Pending implements audit.Outbox.
+func (o auditOutbox) Pending(ctx context.Context, limit int) (out []audit.Entry, err error) {
+	err = o.db.View(ctx, func(tx *store.Tx) error {
+		found, err := tx.AuditOutbox(ctx, limit)
+		out = out[:0]
+		for _, e := range found {
+			out = append(out, audit.Entry{Seq: e.Seq, Event: e.Event})
+		}
+		return err
+	})
+	return out, err
+}
+
+// Written implements audit.Outbox.
+func (o auditOutbox) Written(ctx context.Context, seq int64) error {
+	return o.db.Update(ctx, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, seq) })
+}

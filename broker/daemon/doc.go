@@ -1,0 +1,2 @@
+// Package daemon wires one node together and runs it.
+package daemon

@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/keybroker/keybroker/backends/vault"
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
+	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
+
+	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+)
+
+// The types of blocks, by their first label. A new backend, issuer or probe is
+// named here and in catalog.go, nowhere else.
+const (
+	typeLocal  = "local"
+	typeVault  = "vault"
+	typeAPIKey = "api_key"
+	typeHTTP   = "http"
+)
+
+// nothing is the configuration of a type that has none.
+type nothing struct{}
+
+// Registry says which types of blocks a configuration can have.
+func Registry() config.Registry {
+	return config.Registry{
+		Backends: map[string]config.Type{
+			typeLocal: {New: func() any { return new(nothing) }},
+			typeVault: {New: func() any { return new(vault.Config) }, Check: checkVault},
+		},
+		Issuers: map[string]config.IssuerType{
+			typeAPIKey: {
+				Type:     config.Type{New: func() any { return new(nothing) }},
+				Describe: func(any) (issuer.Traits, issuer.SettingsChecker) { return (&apikey.Issuer{}).Traits(), nil },
+			},
+			typeHTTP: {
+				Type: config.Type{New: func() any { return new(issuerhttp.Config) }, Check: func(cfg any, _ config.CheckContext) hcl.Diagnostics {
+					_, diags := issuerhttp.New(*cfg.(*issuerhttp.Config))
+					return diags
+				}},
+				Describe: describeHTTP,
+			},
+		},
+		Probes: map[string]config.Type{
+			typeHTTP: {New: func() any { return new(httpprobe.Config) }, Check: func(cfg any, _ config.CheckContext) hcl.Diagnostics {
+				_, diags := httpprobe.New(*cfg.(*httpprobe.Config))
+				return diags
+			}},
+		},
+	}
+}
+
+func describeHTTP(cfg any) (issuer.Traits, issuer.SettingsChecker) {
+	is, _ := issuerhttp.New(*cfg.(*issuerhttp.Config))
+	checker, _ := is.(issuer.SettingsChecker)
+	return is.Traits(), checker
+}
+
+// checkVault turns what vault.Config finds wrong with itself into diagnostics.
+func checkVault(cfg any, c config.CheckContext) (diags hcl.Diagnostics) {
+	err := cfg.(*vault.Config).Validate()
+	if err == nil {
+		return nil
+	}
+	for _, text := range strings.Split(err.Error(), "\n") {
+		text = strings.TrimPrefix(text, "invalid: ")
+		attribute, _, _ := strings.Cut(text, " ")
+		diags = append(diags, c.Mistake(attribute, "The vault backend is not complete", strings.ToUpper(text[:1])+text[1:]+"."))
+	}
+	return diags
+}

@@ -1,0 +1,55 @@
+// Package httpapi serves the native API: it only translates between HTTP and the
+// Broker, which is who authorises, audits and acts.
+//
+// # Routes
+//
+// All but the last three are below /api/v1 and need a token (Authorization:
+// Bearer), except keys/check.
+//
+//	GET    secrets                      ?prefix= &limit= &after=
+//	GET    secrets/{name}
+//	GET    secrets/{name}/value         ?version=      ETag "g<generation>", If-None-Match
+//	POST   secrets/{name}/rotate        {reason}                    202 rotation
+//	POST   secrets/{name}/revoke        {version, reason}           202 retirement
+//	POST   secrets/{name}/emergency     {reason, contain}           202 rotation
+//	POST   secrets/{name}/pause         {reason}                    200 secret
+//	POST   secrets/{name}/resume                                    200 secret
+//	GET    rotations                    ?secret= &live= &limit= &after=
+//	GET    rotations/{id}
+//	GET    rotations/{id}/events        server-sent events
+//	GET    retirements                  ?secret= &limit= &after=
+//	GET    retirements/{id}
+//	GET    deliveries                   ?secret= &consumer= &state= &limit= &after=
+//	GET    deliveries/{id}
+//	POST   deliveries/{id}/ack          {generation}                200 delivery
+//	POST   events/{trigger}             {id, secret, reason}        202 rotation
+//	GET    tokens                       ?limit= &after=
+//	POST   tokens                       {name, policies, ttl}       201 token
+//	DELETE tokens/{id}                                              200 token
+//	POST   keys/check                   {key}, or the key as bearer 200 or 401
+//	GET    /healthz  /readyz  /metrics
+//
+// # Names in paths
+//
+// A secret's name contains slashes. As one percent-encoded segment it is never
+// ambiguous: secrets/payments%2Fstripe/value. Raw slashes are accepted too:
+// secrets/payments/stripe/value. Then the last segment is the sub-resource if it
+// is one of the words above (value, rotate, …) and not the only segment; a secret
+// whose own name ends in such a word is reached in the encoded form.
+//
+// # Errors
+//
+// Every error is a problem document (RFC 9457) of type about:blank, whose title
+// is that of its status and whose instance is urn:uuid:<request id>; the same id
+// is in X-Request-Id and in the log. What the broker did not expect is told to
+// the log alone. A parameter or JSON field that the API does not know is refused,
+// so that a misspelt ?version= never answers with another version.
+//
+// # Events
+//
+// rotations/{id}/events begins with the present state of the rotation and of the
+// retirements it waits for, sends each again whenever it changed (events
+// "rotation" and "retirement", each with the JSON of its object), ends with "end"
+// once the rotation has ended, and sends a comment every 15 s. A stream that ends
+// without "end" was interrupted: open it again.
+package httpapi

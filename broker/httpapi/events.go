@@ -1,0 +1,136 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/tmaxmax/go-sse"
+
+	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+// writeWithin is how long a reader of events may keep one write waiting.
+const writeWithin = 10 * time.Second
+
+// watch streams what becomes of a rotation.
+func (s *server) watch(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+	if err := bare(r, &struct{}{}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	events, err := s.Broker.WatchRotation(ctx, caller, r.PathValue("id"))
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer func() {
+		cancel()
+		for range events { // whoever sends them is done when this ends
+		}
+	}()
+
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold the events back
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	out := stream{w: w, conn: http.NewResponseController(w), now: s.now}
+	defer out.release()
+	if err := s.forward(ctx, &out, events); err != nil {
+		s.Logger.Debug("event stream broke", "request_id", requestID(w), "error", err)
+	}
+	return nil
+}
+
+// forward writes events until they end, the reader leaves or the server stops.
+func (s *server) forward(ctx context.Context, out *stream, events <-chan client.Event) error {
+	if err := out.comment("watching"); err != nil {
+		return err
+	}
+	beat := time.NewTicker(s.Heartbeat)
+	defer beat.Stop()
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				return nil
+			}
+			if err := out.event(e); err != nil || e.Type == client.EventEnd {
+				return err
+			}
+		case <-beat.C:
+			if err := out.comment("still here"); err != nil {
+				return err
+			}
+		case <-s.Stopping:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// stream writes server-sent events to one connection, each with a deadline of
+// its own: the server's write timeout is for whole answers.
+type stream struct {
+	w    http.ResponseWriter
+	conn *http.ResponseController
+	now  func() time.Time
+	sent int
+}
+
+func (o *stream) comment(text string) error {
+	var m sse.Message
+	m.AppendComment(text)
+	return o.write(&m)
+}
+
+func (o *stream) event(e client.Event) error {
+	o.sent++
+	if e.ID == "" {
+		e.ID = strconv.Itoa(o.sent)
+	}
+	var body any = struct{}{}
+	switch e.Type {
+	case client.EventRotation:
+		body = e.Rotation
+	case client.EventRetirement:
+		body = e.Retirement
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encoding event: %w", err)
+	}
+	m := sse.Message{}
+	if m.ID, err = sse.NewID(e.ID); err != nil {
+		return fmt.Errorf("naming event: %w", err)
+	}
+	if m.Type, err = sse.NewType(e.Type); err != nil {
+		return fmt.Errorf("naming event: %w", err)
+	}
+	m.AppendData(string(data))
+	return o.write(&m)
+}
+
+func (o *stream) write(m *sse.Message) error {
+	// Not every connection takes deadlines; one that does not is still written to.
+	_ = o.conn.SetReadDeadline(time.Time{})
+	_ = o.conn.SetWriteDeadline(o.now().Add(writeWithin))
+	if _, err := m.WriteTo(o.w); err != nil {
+		return fmt.Errorf("writing event: %w", err)
+	}
+	if err := o.conn.Flush(); err != nil {
+		return fmt.Errorf("writing event: %w", err)
+	}
+	return nil
+}
+
+// release takes the deadline away, so that the connection serves other requests.
+func (o *stream) release() { _ = o.conn.SetWriteDeadline(time.Time{}) }

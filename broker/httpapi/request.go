@@ -1,0 +1,161 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+const maxLimit = 1000
+
+// splitName takes the escaped path below secrets/ apart; the package's
+// documentation has the rule.
+func splitName(escaped string, subs map[string]endpoints) (name, sub string, ok bool) {
+	segments := strings.Split(escaped, "/")
+	if last := segments[len(segments)-1]; len(segments) > 1 && last != "" && subs[last] != nil {
+		sub, segments = last, segments[:len(segments)-1]
+	}
+	for i, s := range segments {
+		plain, err := url.PathUnescape(s)
+		if err != nil || plain == "" {
+			return "", "", false
+		}
+		segments[i] = plain
+	}
+	return strings.Join(segments, "/"), sub, true
+}
+
+// params are the query parameters of a request, each of which is taken once.
+// What is wrong with them is remembered; err also reports those that nobody took.
+type params struct {
+	values   url.Values
+	problems []string
+}
+
+func queryOf(r *http.Request) (*params, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, &failure{status: http.StatusBadRequest, detail: "the query is malformed"}
+	}
+	return &params{values: values}, nil
+}
+
+func (p *params) text(key string) string {
+	given := p.values[key]
+	delete(p.values, key)
+	if len(given) > 1 {
+		p.problems = append(p.problems, fmt.Sprintf("the parameter %s is given %d times", key, len(given)))
+	}
+	if len(given) == 0 {
+		return ""
+	}
+	return given[0]
+}
+
+// number returns a parameter from 1 to limit, or 0 if it is not given.
+func (p *params) number(key string, limit int) int {
+	text := p.text(key)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > limit {
+		p.problems = append(p.problems, fmt.Sprintf("the parameter %s is not a number from 1 to %d", key, limit))
+		return 0
+	}
+	return n
+}
+
+func (p *params) flag(key string) bool {
+	switch p.text(key) {
+	case "", "false":
+		return false
+	case "true":
+		return true
+	}
+	p.problems = append(p.problems, fmt.Sprintf("the parameter %s is neither true nor false", key))
+	return false
+}
+
+func (p *params) err() error {
+	problems := p.problems
+	for key := range p.values {
+		problems = append(problems, fmt.Sprintf("the parameter %q is unknown here", key))
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	slices.Sort(problems)
+	return &failure{status: http.StatusBadRequest, detail: strings.Join(problems, "; ")}
+}
+
+func page(p *params) client.Page {
+	return client.Page{Limit: p.number("limit", maxLimit), After: p.text("after")}
+}
+
+func secretQuery(p *params) client.SecretQuery {
+	return client.SecretQuery{Prefix: p.text("prefix"), Page: page(p)}
+}
+
+func rotationQuery(p *params) client.RotationQuery {
+	return client.RotationQuery{Secret: p.text("secret"), Live: p.flag("live"), Page: page(p)}
+}
+
+func retirementQuery(p *params) client.RetirementQuery {
+	return client.RetirementQuery{Secret: p.text("secret"), Page: page(p)}
+}
+
+func deliveryQuery(p *params) client.DeliveryQuery {
+	return client.DeliveryQuery{
+		Secret:   p.text("secret"),
+		Consumer: p.text("consumer"),
+		State:    p.text("state"),
+		Page:     page(p),
+	}
+}
+
+// readBody decodes the body, one JSON object of known fields, into into. No body
+// at all is the same as {}: whether something is missing is for the Broker to say.
+func readBody(r *http.Request, into any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return &failure{status: http.StatusUnsupportedMediaType, detail: "the body must be application/json"}
+	}
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil && !(err == io.EOF && r.ContentLength < 0) {
+		return badBody(err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		if err == nil {
+			err = errors.New("more than one value")
+		}
+		return badBody(err)
+	}
+	return nil
+}
+
+// badBody says what is wrong with a body without quoting it: it may hold a secret.
+func badBody(err error) error {
+	f := &failure{status: http.StatusBadRequest, detail: "the body is no single JSON object"}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		f.status = http.StatusRequestEntityTooLarge
+		f.detail = fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)
+	} else if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+		f.detail = fmt.Sprintf("in the body %s is not a %s", wrong.Field, wrong.Type.Kind())
+	} else if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		f.detail = "in the body the field " + field + " is unknown"
+	}
+	return f
+}

@@ -1,0 +1,212 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// sees tells whether p may know of the secret ref: of its own tenant, and listed
+// or read by one of its policies.
+func (b *Broker) sees(p authn.Principal, ref backends.Ref) bool {
+	if p.Tenant != "" && p.Tenant != ref.Tenant {
+		return false
+	}
+	return b.allows(p, ref.Name, policy.List).Allowed || b.allows(p, ref.Name, policy.Read).Allowed
+}
+
+// listOf serves one page of what belongs to secrets: what p may not see is left out.
+func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string,
+	read func(*store.Tx, string) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
+	list := client.List[W]{Items: []W{}}
+	if err := b.note(p, action, pathOf(secret)); err != nil {
+		return list, err
+	}
+	err := b.Store.View(ctx, func(tx *store.Tx) error {
+		id := ""
+		if secret != "" {
+			s, err := b.find(ctx, tx, p, secret)
+			if err == nil && !b.sees(p, s.Ref) {
+				err = fmt.Errorf("%w: there is no secret %q", backends.ErrNotFound, secret)
+			}
+			if err != nil {
+				return err
+			}
+			id = s.ID
+		}
+		found, next, err := read(tx, id)
+		if err != nil {
+			return err
+		}
+		list.Next = next
+		for _, item := range found {
+			if !b.sees(p, ref(item)) {
+				continue
+			}
+			w, err := view(tx, item)
+			if err != nil {
+				return err
+			}
+			list.Items = append(list.Items, w)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// one serves a single record of a secret: what p may not see is not there.
+func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, kind, id string,
+	read func(*store.Tx) (T, rotation.Secret, error), view func(*store.Tx, T, rotation.Secret) (W, error)) (out W, err error) {
+	var path string
+	err = b.Store.View(ctx, func(tx *store.Tx) error {
+		item, s, err := read(tx)
+		if err != nil {
+			return err
+		}
+		path = s.Ref.Name
+		if !b.sees(p, s.Ref) {
+			path = "sys/" + kind + "/" + id
+			return backends.ErrNotFound
+		}
+		out, err = view(tx, item, s)
+		return err
+	})
+	if errors.Is(err, backends.ErrNotFound) {
+		err = fmt.Errorf("%w: there is no %s %q", backends.ErrNotFound, kind, id)
+	}
+	return out, errors.Join(err, b.note(p, action, path))
+}
+
+// Rotations lists rotations, the newest first.
+func (b *Broker) Rotations(ctx context.Context, p authn.Principal, q client.RotationQuery) (client.List[client.Rotation], error) {
+	return listOf(ctx, b, p, "rotation.list", q.Secret,
+		func(tx *store.Tx, id string) ([]store.RotationOf, string, error) {
+			return tx.Rotations(ctx, store.RotationFilter{Tenant: p.Tenant, SecretID: id, Live: q.Live}, page(q.Page))
+		},
+		func(r store.RotationOf) backends.Ref { return r.Ref },
+		func(tx *store.Tx, r store.RotationOf) (client.Rotation, error) {
+			steps, err := tx.Steps(ctx, r.ID)
+			return viewRotation(r, steps), err
+		})
+}
+
+// Rotation returns one rotation with its steps.
+func (b *Broker) Rotation(ctx context.Context, p authn.Principal, id string) (client.Rotation, error) {
+	return one(ctx, b, p, "rotation.show", "rotation", id,
+		func(tx *store.Tx) (r rotation.Rotation, s rotation.Secret, err error) {
+			if r, err = tx.Rotation(ctx, id); err == nil {
+				s, err = tx.Secret(ctx, r.SecretID)
+			}
+			return r, s, err
+		},
+		func(tx *store.Tx, r rotation.Rotation, s rotation.Secret) (client.Rotation, error) {
+			steps, err := tx.Steps(ctx, r.ID)
+			return viewRotation(store.RotationOf{Rotation: r, Ref: s.Ref}, steps), err
+		})
+}
+
+// rotationIn reads a rotation in a transaction that is open, for one who was
+// authorised for its secret.
+func (b *Broker) rotationIn(ctx context.Context, tx *store.Tx, id string) (client.Rotation, error) {
+	r, err := tx.Rotation(ctx, id)
+	if err != nil {
+		return client.Rotation{}, err
+	}
+	s, err := tx.Secret(ctx, r.SecretID)
+	if err != nil {
+		return client.Rotation{}, err
+	}
+	steps, err := tx.Steps(ctx, id)
+	return viewRotation(store.RotationOf{Rotation: r, Ref: s.Ref}, steps), err
+}
+
+// Retirements lists retirements, the newest first, without their tries.
+func (b *Broker) Retirements(ctx context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error) {
+	return listOf(ctx, b, p, "retirement.list", q.Secret,
+		func(tx *store.Tx, id string) ([]store.RetirementOf, string, error) {
+			return tx.RetirementsPage(ctx, store.RetirementFilter{Tenant: p.Tenant, SecretID: id}, page(q.Page))
+		},
+		func(t store.RetirementOf) backends.Ref { return t.Ref },
+		func(_ *store.Tx, t store.RetirementOf) (client.Retirement, error) { return viewRetirement(t, nil), nil })
+}
+
+// Retirement returns one retirement with every try: the proof record.
+func (b *Broker) Retirement(ctx context.Context, p authn.Principal, id string) (client.Retirement, error) {
+	return one(ctx, b, p, "retirement.show", "retirement", id,
+		func(tx *store.Tx) (t rotation.Retirement, s rotation.Secret, err error) {
+			if t, err = tx.Retirement(ctx, id); err == nil {
+				s, err = tx.Secret(ctx, t.SecretID)
+			}
+			return t, s, err
+		},
+		func(tx *store.Tx, t rotation.Retirement, s rotation.Secret) (client.Retirement, error) {
+			tries, err := allTries(ctx, tx, t.ID)
+			return viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, tries), err
+		})
+}
+
+func allTries(ctx context.Context, tx *store.Tx, retirementID string) ([]rotation.Try, error) {
+	var all []rotation.Try
+	p := store.Page{Limit: 1000}
+	for {
+		tries, next, err := tx.TriesOfRetirement(ctx, retirementID, p)
+		all = append(all, tries...)
+		if err != nil || next == "" {
+			return all, err
+		}
+		p.After = next
+	}
+}
+
+// Deliveries lists deliveries, the newest first.
+func (b *Broker) Deliveries(ctx context.Context, p authn.Principal, q client.DeliveryQuery) (client.List[client.Delivery], error) {
+	return listOf(ctx, b, p, "delivery.list", q.Secret,
+		func(tx *store.Tx, id string) ([]rotation.Delivery, string, error) {
+			f := store.DeliveryFilter{Tenant: p.Tenant, SecretID: id, Consumer: q.Consumer, State: rotation.DeliveryState(q.State)}
+			return tx.DeliveriesPage(ctx, f, page(q.Page))
+		},
+		func(d rotation.Delivery) backends.Ref { return d.Ref },
+		func(_ *store.Tx, d rotation.Delivery) (client.Delivery, error) { return viewDelivery(d), nil })
+}
+
+// Delivery returns one delivery.
+func (b *Broker) Delivery(ctx context.Context, p authn.Principal, id string) (client.Delivery, error) {
+	return one(ctx, b, p, "delivery.show", "delivery", id,
+		func(tx *store.Tx) (d rotation.Delivery, s rotation.Secret, err error) {
+			if d, err = tx.Delivery(ctx, id); err == nil {
+				s, err = tx.Secret(ctx, d.SecretID)
+			}
+			return d, s, err
+		},
+		func(_ *store.Tx, d rotation.Delivery, _ rotation.Secret) (client.Delivery, error) {
+			return viewDelivery(d), nil
+		})
+}
+
+// Acknowledge records that a consumer uses what was delivered to it.
+func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (out client.Delivery, err error) {
+	path := "sys/deliveries/" + id
+	if err := b.authorize(p, policy.Update, request{action: "delivery.acknowledge", path: path, detail: map[string]string{"generation": fmt.Sprint(r.Generation)}}); err != nil {
+		return out, err
+	}
+	err = b.Store.Update(ctx, func(tx *store.Tx) error {
+		d, err := tx.Delivery(ctx, id)
+		if err == nil && p.Tenant != "" && d.Ref.Tenant != p.Tenant {
+			err = fmt.Errorf("%w: there is no delivery %q", backends.ErrNotFound, id)
+		}
+		if err != nil {
+			return err
+		}
+		d, err = b.Engine.Acknowledge(ctx, tx, id, r.Generation)
+		out = viewDelivery(d)
+		return err
+	})
+	return out, err
+}

@@ -1,0 +1,236 @@
+// Package store is the durable state: one set of queries for SQLite and
+// PostgreSQL, with River's jobs committed beside them.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/engine"
+)
+
+// Config says where the state is: exactly one of SQLitePath and PostgresURL.
+type Config struct {
+	SQLitePath  string                // created if missing, with mode 0600; its directory with 0700
+	PostgresURL backends.SecretString // postgres://user:password@host/database
+	Logger      hclog.Logger          // nil: none
+	Now         func() time.Time      // nil: time.Now
+}
+
+// DB is the open state. It is safe for concurrent use.
+type DB struct {
+	driver driver
+	now    func() time.Time
+	log    *slog.Logger
+
+	mu     sync.Mutex // guards runner and closed
+	runner runner     // nil: no jobs are worked
+	closed bool
+
+	commits broadcast
+}
+
+// driver is what truly differs between the two databases.
+type driver interface {
+	// migrate brings our schema and River's up to date; when they are, it does nothing.
+	migrate(ctx context.Context, log *slog.Logger) error
+	begin(ctx context.Context, readOnly bool) (transaction, error)
+	// newRunner makes a River client that works jobs; cfg lacks only what depends on the database.
+	newRunner(cfg *river.Config) (runner, error)
+	// exclusive tells whether no other process can have the data open.
+	exclusive() bool
+	close() error
+}
+
+// transaction is one transaction of a driver. Its errors carry a class of
+// package backends; errCollision marks those after which the whole transaction
+// may be run again.
+type transaction interface {
+	exec(ctx context.Context, query string, args ...any) (affected int64, err error)
+	query(ctx context.Context, each func(row) error, query string, args ...any) error
+	queryRow(ctx context.Context, query string, args ...any) row
+	enqueue(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
+	commit(ctx context.Context) error
+	rollback()
+	// byteOrder is put after a text column to compare it byte by byte.
+	byteOrder() string
+}
+
+type row interface{ Scan(dest ...any) error }
+
+// runner works jobs: a *river.Client of either database.
+type runner interface {
+	Start(ctx context.Context) error
+	Stop(ctx context.Context) error
+	StopAndCancel(ctx context.Context) error
+}
+
+// errCollision: the transaction met another one and left no trace.
+var errCollision = fmt.Errorf("%w: the transaction collided with others", backends.ErrUnavailable)
+
+// maxRuns is how often Update runs a transaction that keeps colliding.
+const maxRuns = 8
+
+// Open opens the state and brings its schema up to date. Opening SQLite data
+// that another process has open is ErrConflict; a database that does not answer
+// is ErrUnavailable.
+func Open(ctx context.Context, cfg Config) (*DB, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	db := &DB{now: cfg.Now, log: slog.New(slogHandler{logger: cfg.Logger})}
+
+	var err error
+	switch {
+	case (cfg.SQLitePath == "") == (cfg.PostgresURL == ""):
+		err = fmt.Errorf("%w: it takes either a SQLite path or a PostgreSQL url", backends.ErrInvalid)
+	case cfg.SQLitePath != "":
+		db.driver, err = openSQLite(ctx, cfg.SQLitePath, db.log)
+	default:
+		db.driver, err = openPostgres(ctx, cfg.PostgresURL, db.log)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening store: %w", err)
+	}
+	if err := db.driver.migrate(ctx, db.log); err != nil {
+		return nil, errors.Join(fmt.Errorf("migrating store: %w", err), db.driver.close())
+	}
+	return db, nil
+}
+
+// Close stops working jobs and closes the database. It is idempotent. If jobs
+// are still running when ctx ends, nothing is closed and ctx's error returned.
+func (db *DB) Close(ctx context.Context) error {
+	if err := db.Stop(ctx); err != nil {
+		return err
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return nil
+	}
+	db.closed = true
+	if err := db.driver.close(); err != nil {
+		return fmt.Errorf("closing store: %w", err)
+	}
+	return nil
+}
+
+// Check tells whether the database answers now.
+func (db *DB) Check(ctx context.Context) error {
+	return db.View(ctx, func(tx *Tx) error {
+		var one int
+		return tx.t.queryRow(ctx, "SELECT 1").Scan(&one)
+	})
+}
+
+// Update runs fn in one read-write transaction, committed if fn returns nil and
+// rolled back otherwise. It runs fn again, a bounded number of times, after a
+// collision with other transactions; fn therefore has no effect outside of tx.
+// A transaction that failed leaves no Revision increased.
+//
+// On SQLite there is one writer at a time: fn must not call Update itself.
+func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	for run := 1; ; run++ {
+		err := db.update(ctx, fn)
+		if !errors.Is(err, errCollision) || run == maxRuns {
+			return err
+		}
+		pause := time.Duration(rand.Int64N(int64(10*time.Millisecond) << run))
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (db *DB) update(ctx context.Context, fn func(*Tx) error) (err error) {
+	t, err := db.driver.begin(ctx, false)
+	if err != nil {
+		return fmt.Errorf("beginning a transaction: %w", err)
+	}
+	tx := &Tx{t: t, now: db.now}
+	committed := false
+	defer func() {
+		if !committed { // also when fn panics
+			t.rollback()
+			tx.undo()
+		}
+	}()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if err := tx.flush(ctx); err != nil {
+		return err
+	}
+	if err := t.commit(ctx); err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	committed = true
+	if tx.published {
+		db.commits.wake()
+	}
+	return nil
+}
+
+// View runs fn in one read-only transaction with one consistent snapshot.
+func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
+	t, err := db.driver.begin(ctx, true)
+	if err != nil {
+		return fmt.Errorf("beginning a transaction: %w", err)
+	}
+	defer t.rollback()
+	return fn(&Tx{t: t, now: db.now})
+}
+
+// Engine returns the store as the engine sees it.
+func (db *DB) Engine() engine.Store { return engineStore{db} }
+
+type engineStore struct{ db *DB }
+
+func (s engineStore) Update(ctx context.Context, fn func(engine.Tx) error) error {
+	return s.db.Update(ctx, func(tx *Tx) error { return fn(tx) })
+}
+
+func (s engineStore) View(ctx context.Context, fn func(engine.Tx) error) error {
+	return s.db.View(ctx, func(tx *Tx) error { return fn(tx) })
+}
+
+// broadcast wakes everybody who waits.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next returns a channel that the next wake closes.
+func (b *broadcast) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}

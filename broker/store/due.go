@@ -1,0 +1,37 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/rotation/engine"
+)
+
+// Due returns what should be looked at by now and is not leased, at most limit
+// of each, the longest due first.
+func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, error) {
+	const (
+		secrets = `SELECT s.id FROM secrets s WHERE s.next_due_at <= $1 AND s.state = 'active'
+			AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.secret_id = s.id AND r.occupies = 1)
+			ORDER BY s.next_due_at, s.id LIMIT $2`
+		rotations = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id LIMIT $2`
+		retirements = `SELECT id FROM retirements WHERE next_at <= $1
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id LIMIT $2`
+		deliveries = `SELECT id FROM deliveries WHERE next_attempt_at <= $1 AND state = 'pending'
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_attempt_at, id LIMIT $2`
+	)
+	var due engine.Due
+	for _, of := range []struct {
+		ids   *[]string
+		query string
+	}{{&due.Secrets, secrets}, {&due.Rotations, rotations}, {&due.Retirements, retirements}, {&due.Deliveries, deliveries}} {
+		ids, err := all(ctx, tx, scanString, of.query, micros(now), limit)
+		if err != nil {
+			return engine.Due{}, fmt.Errorf("looking for what is due: %w", err)
+		}
+		*of.ids = ids
+	}
+	return due, nil
+}

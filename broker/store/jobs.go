@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
+
+	"github.com/keybroker/keybroker/backends"
+)
+
+// River's settings. A job is only a wake-up: the row is the truth and a sweep
+// enqueues again what was lost, so jobs are kept for a short time and tried a
+// few times only.
+const (
+	fetchCooldown   = 20 * time.Millisecond // least time between two fetches
+	jobRetention    = 5 * time.Minute       // of finished jobs, for people who look
+	jobAttempts     = 5
+	defaultTimeout  = 5 * time.Minute
+	defaultSoftStop = 10 * time.Second
+	// soon is how far ahead a job is put straight into the queue, where it is
+	// found within the poll interval. River moves the others there every 5 s.
+	soon = time.Minute
+)
+
+// StartOptions are how jobs are worked.
+type StartOptions struct {
+	MaxWorkers  int           // jobs at once; 0: 16 on SQLite, 32 on PostgreSQL
+	JobTimeout  time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
+	StopTimeout time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s
+}
+
+// Start begins to work jobs, until Stop. Starting what is started does nothing.
+func (db *DB) Start(ctx context.Context, workers *river.Workers, opts StartOptions) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.closed {
+		return fmt.Errorf("starting workers: %w: the store is closed", backends.ErrUnavailable)
+	}
+	if db.runner != nil {
+		return nil
+	}
+	timeout := orDefault(opts.JobTimeout, defaultTimeout)
+	r, err := db.driver.newRunner(&river.Config{
+		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: opts.MaxWorkers}},
+		Workers:                     workers,
+		Logger:                      db.log,
+		FetchCooldown:               fetchCooldown,
+		MaxAttempts:                 jobAttempts,
+		JobTimeout:                  timeout,
+		RescueStuckJobsAfter:        timeout + time.Minute,
+		SoftStopTimeout:             orDefault(opts.StopTimeout, defaultSoftStop),
+		CompletedJobRetentionPeriod: jobRetention,
+		CancelledJobRetentionPeriod: jobRetention,
+		DiscardedJobRetentionPeriod: time.Hour,
+	})
+	if err != nil {
+		return fmt.Errorf("starting workers: %w: %w", backends.ErrInvalid, err)
+	}
+	// River would take the end of ctx for an order to stop.
+	if err := r.Start(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("starting workers: %w: %w", backends.ErrUnavailable, err)
+	}
+	db.runner = r
+	return nil
+}
+
+// Stop takes no more jobs and waits for those that run: their contexts end
+// after StopTimeout, or at once when ctx ends, which is then the error.
+// Stopping what is stopped does nothing; Start may follow.
+func (db *DB) Stop(ctx context.Context) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.runner == nil {
+		return nil
+	}
+	err := db.runner.Stop(ctx)
+	if err != nil && ctx.Err() != nil {
+		// The jobs are told; whoever calls Stop again can see them end.
+		if again := db.runner.StopAndCancel(ctx); again == nil {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("stopping workers: %w: %w", backends.ErrUnavailable, err)
+	}
+	db.runner = nil
+	return nil
+}
+
+// Enqueue inserts River jobs with the transaction.
+func (tx *Tx) Enqueue(ctx context.Context, jobs ...river.InsertManyParams) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	params := make([]river.InsertManyParams, len(jobs))
+	for i, job := range jobs {
+		params[i] = river.InsertManyParams{Args: job.Args, InsertOpts: wholeMilliseconds(job.InsertOpts)}
+	}
+	results, err := tx.t.enqueue(ctx, params)
+	if err != nil {
+		return fmt.Errorf("enqueuing jobs: %w", err)
+	}
+	for _, r := range results {
+		if r.UniqueSkippedAsDuplicate || r.Job.State != rivertype.JobStateScheduled || r.Job.ScheduledAt.After(tx.now().Add(soon)) {
+			continue
+		}
+		if _, err := tx.t.exec(ctx, "UPDATE river_job SET state = 'available' WHERE id = $1 AND state = 'scheduled'", r.Job.ID); err != nil {
+			return fmt.Errorf("enqueuing jobs: %w", err)
+		}
+	}
+	return nil
+}
+
+// wholeMilliseconds rounds a job's time up to what riversqlite can store, so
+// that no job comes before its row is due.
+func wholeMilliseconds(o *river.InsertOpts) *river.InsertOpts {
+	if o == nil || o.ScheduledAt.IsZero() {
+		return o
+	}
+	up := *o
+	if up.ScheduledAt = o.ScheduledAt.UTC().Truncate(time.Millisecond); up.ScheduledAt.Before(o.ScheduledAt) {
+		up.ScheduledAt = up.ScheduledAt.Add(time.Millisecond)
+	}
+	return &up
+}
+
+// ReleaseLeases ends the leases of intents that do not belong to owner, and
+// hands the jobs that were being worked to whoever comes. It is called once,
+// before Start, by a process that has just opened the store: on SQLite it is the
+// only one, so everything under way belongs to a predecessor that is dead. On
+// PostgreSQL other nodes may be alive and ReleaseLeases does nothing: leases run
+// out by themselves. Intents stay: what was begun must be recovered.
+func (db *DB) ReleaseLeases(ctx context.Context, owner string) error {
+	if !db.driver.exclusive() {
+		return nil
+	}
+	err := db.Update(ctx, func(tx *Tx) error {
+		return errors.Join(
+			tx.releaseRotations(ctx, owner),
+			tx.releaseRetirements(ctx, owner),
+			tx.execOnly(ctx, "UPDATE deliveries SET lease_until = NULL, revision = revision + 1 WHERE lease_until IS NOT NULL"),
+			tx.execOnly(ctx, "UPDATE river_job SET state = 'available' WHERE state = 'running'"),
+		)
+	})
+	if err != nil {
+		return fmt.Errorf("releasing leases: %w", err)
+	}
+	return nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}

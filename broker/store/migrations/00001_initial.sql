@@ -1,0 +1,240 @@
+-- One schema for SQLite and PostgreSQL. Times are microseconds since 1970 UTC, 0 or NULL = none.
+-- JSON is text. A column of sealed bytes is bound to its tenant, secret, version and column name.
+
+-- +goose Up
+CREATE TABLE settings (            -- of the installation: its id, its sealed keys
+    name  TEXT PRIMARY KEY,
+    value BYTEA NOT NULL
+);
+
+CREATE TABLE secrets (
+    id          TEXT PRIMARY KEY,
+    tenant      TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    origin      TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    backend     TEXT NOT NULL,
+    issuer      TEXT NOT NULL,
+    probe       TEXT NOT NULL,
+    definition  TEXT NOT NULL,
+    current     BIGINT NOT NULL,
+    generation  BIGINT NOT NULL,
+    next_due_at BIGINT,
+    created_at  BIGINT NOT NULL,
+    updated_at  BIGINT NOT NULL,
+    revision    BIGINT NOT NULL,
+    last_version BIGINT NOT NULL DEFAULT 0, -- number given to its newest version; never given twice
+    last_try    BIGINT NOT NULL DEFAULT 0,  -- seq given to its newest try
+    UNIQUE (tenant, name)
+);
+CREATE INDEX secrets_due ON secrets (next_due_at) WHERE next_due_at IS NOT NULL AND state = 'active';
+
+CREATE TABLE versions (
+    secret_id       TEXT NOT NULL REFERENCES secrets (id),
+    number          BIGINT NOT NULL,
+    tenant          TEXT NOT NULL,
+    stage           TEXT NOT NULL,
+    rotation_id     TEXT NOT NULL,
+    attempt         BIGINT NOT NULL,
+    tag             TEXT NOT NULL,
+    backend         TEXT NOT NULL,
+    issuer          TEXT NOT NULL,
+    probe           TEXT NOT NULL,
+    settings        TEXT NOT NULL,
+    handle          TEXT NOT NULL,
+    backend_version TEXT NOT NULL,
+    sealed          BYTEA,
+    created_at      BIGINT NOT NULL,
+    published_at    BIGINT,
+    overlap_until   BIGINT,
+    not_after       BIGINT,
+    PRIMARY KEY (secret_id, number)
+);
+CREATE UNIQUE INDEX versions_tag ON versions (tag) WHERE tag <> '';
+CREATE UNIQUE INDEX versions_current ON versions (secret_id) WHERE stage = 'current';
+
+CREATE TABLE fingerprints (        -- of every field of every version ever, kept for ever
+    tenant      TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    secret_id   TEXT NOT NULL REFERENCES secrets (id),
+    number      BIGINT NOT NULL,
+    field       TEXT NOT NULL,
+    PRIMARY KEY (secret_id, number, field)
+);
+CREATE INDEX fingerprints_lookup ON fingerprints (tenant, fingerprint);
+
+CREATE TABLE rotations (
+    id          TEXT PRIMARY KEY,
+    tenant      TEXT NOT NULL,
+    secret_id   TEXT NOT NULL REFERENCES secrets (id),
+    trigger_kind TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    occupies    BIGINT NOT NULL,
+    record      TEXT NOT NULL,
+    started_at  BIGINT NOT NULL,
+    ended_at    BIGINT,
+    next_at     BIGINT,
+    lease_until BIGINT,
+    revision    BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX rotations_one_per_secret ON rotations (secret_id) WHERE occupies = 1;
+CREATE INDEX rotations_due ON rotations (next_at) WHERE next_at IS NOT NULL AND ended_at IS NULL;
+CREATE INDEX rotations_by_secret ON rotations (secret_id, started_at);
+CREATE INDEX rotations_by_start ON rotations (started_at, id);
+
+CREATE TABLE rotation_steps (
+    rotation_id TEXT NOT NULL REFERENCES rotations (id),
+    seq         BIGINT NOT NULL,
+    step        TEXT NOT NULL,
+    started_at  BIGINT NOT NULL,
+    ended_at    BIGINT,
+    outcome     TEXT NOT NULL,
+    detail      TEXT NOT NULL,
+    PRIMARY KEY (rotation_id, seq)
+);
+
+CREATE TABLE retirements (
+    id          TEXT PRIMARY KEY,
+    tenant      TEXT NOT NULL,
+    secret_id   TEXT NOT NULL REFERENCES secrets (id),
+    version     BIGINT NOT NULL,
+    rotation_id TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    record      TEXT NOT NULL,
+    requested_at BIGINT NOT NULL,
+    next_at     BIGINT,
+    lease_until BIGINT,
+    revision    BIGINT NOT NULL,
+    UNIQUE (secret_id, version)
+);
+CREATE INDEX retirements_due ON retirements (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX retirements_by_request ON retirements (requested_at, id);
+
+CREATE TABLE tries (               -- every verdict: the lines of a proof
+    secret_id     TEXT NOT NULL REFERENCES secrets (id),
+    seq           BIGINT NOT NULL, -- per secret
+    tenant        TEXT NOT NULL,
+    rotation_id   TEXT NOT NULL,
+    retirement_id TEXT NOT NULL,
+    version       BIGINT NOT NULL,
+    at            BIGINT NOT NULL,
+    record        TEXT NOT NULL,
+    PRIMARY KEY (secret_id, seq)
+);
+CREATE INDEX tries_by_retirement ON tries (retirement_id, seq);
+CREATE INDEX tries_by_rotation ON tries (rotation_id, seq);
+
+CREATE TABLE deliveries (
+    id              TEXT PRIMARY KEY,
+    tenant          TEXT NOT NULL,
+    secret_id       TEXT NOT NULL REFERENCES secrets (id),
+    consumer        TEXT NOT NULL,
+    version         BIGINT NOT NULL,
+    generation      BIGINT NOT NULL,
+    event           TEXT NOT NULL,
+    trigger_kind    TEXT NOT NULL,
+    reason          TEXT NOT NULL,
+    state           TEXT NOT NULL,
+    attempts        BIGINT NOT NULL,
+    error           TEXT NOT NULL,
+    created_at      BIGINT NOT NULL,
+    next_attempt_at BIGINT,
+    lease_until     BIGINT,
+    received_at     BIGINT,
+    applied_at      BIGINT,
+    revision        BIGINT NOT NULL
+);
+CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
+CREATE INDEX deliveries_order ON deliveries (secret_id, consumer, generation);
+CREATE INDEX deliveries_by_creation ON deliveries (created_at, id);
+
+-- The feed of changes. Its sequence is taken from change_counter inside the transaction: the counter's
+-- row lock is held until commit, so the order of seq is the order of commits and no reader skips a late one.
+CREATE TABLE change_counter (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
+INSERT INTO change_counter (id, last) VALUES (1, 0);
+CREATE TABLE changes (
+    seq        BIGINT PRIMARY KEY,
+    tenant     TEXT NOT NULL,
+    secret     TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    object_id  TEXT NOT NULL,
+    generation BIGINT NOT NULL,
+    at         BIGINT NOT NULL
+);
+
+CREATE TABLE audit_counter (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
+INSERT INTO audit_counter (id, last) VALUES (1, 0);
+CREATE TABLE audit_outbox (        -- committed with the change it tells of, until the log has it
+    seq    BIGINT PRIMARY KEY,
+    record TEXT NOT NULL
+);
+
+CREATE TABLE tokens (
+    id           TEXT PRIMARY KEY, -- public: shown, logged
+    tenant       TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    hash         BYTEA NOT NULL UNIQUE,
+    policies     TEXT NOT NULL,    -- JSON array
+    created_at   BIGINT NOT NULL,
+    expires_at   BIGINT,
+    last_used_at BIGINT,
+    revoked_at   BIGINT
+);
+
+CREATE TABLE api_keys (            -- issued by the api_key issuer
+    id             TEXT PRIMARY KEY,
+    tenant         TEXT NOT NULL,
+    secret         TEXT NOT NULL,
+    version        BIGINT NOT NULL,
+    tag            TEXT NOT NULL,
+    pepper_version BIGINT NOT NULL,
+    hash           BYTEA NOT NULL UNIQUE,
+    created_at     BIGINT NOT NULL,
+    revoked_at     BIGINT,
+    UNIQUE (tenant, tag)
+);
+CREATE INDEX api_keys_tag ON api_keys (tag);
+
+CREATE TABLE events (              -- inbound events seen, so that a repeated one is one
+    trigger_name TEXT NOT NULL,
+    event_id     TEXT NOT NULL,
+    received_at  BIGINT NOT NULL,
+    rotation_id  TEXT NOT NULL,
+    PRIMARY KEY (trigger_name, event_id)
+);
+
+CREATE TABLE local_secrets (       -- the embedded backend
+    tenant  TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    current BIGINT NOT NULL,
+    PRIMARY KEY (tenant, name)
+);
+CREATE TABLE local_versions (
+    tenant       TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    number       BIGINT NOT NULL,
+    sealed       BYTEA,
+    created_at   BIGINT NOT NULL,
+    destroyed_at BIGINT,
+    PRIMARY KEY (tenant, name, number)
+);
+
+-- +goose Down
+DROP TABLE local_versions;
+DROP TABLE local_secrets;
+DROP TABLE events;
+DROP TABLE api_keys;
+DROP TABLE tokens;
+DROP TABLE audit_outbox;
+DROP TABLE audit_counter;
+DROP TABLE changes;
+DROP TABLE change_counter;
+DROP TABLE deliveries;
+DROP TABLE tries;
+DROP TABLE retirements;
+DROP TABLE rotation_steps;
+DROP TABLE rotations;
+DROP TABLE fingerprints;
+DROP TABLE versions;
+DROP TABLE secrets;
+DROP TABLE settings;

@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+func scanRetirement(r row) (t rotation.Retirement, err error) {
+	var revision int64
+	err = r.Scan(fromJSON{&t}, &revision)
+	t.Revision = revision
+	return t, err
+}
+
+// RetirementOf is a retirement with the name of its secret.
+type RetirementOf struct {
+	rotation.Retirement
+	Ref backends.Ref
+}
+
+func scanRetirementOf(r row) (t RetirementOf, err error) {
+	var revision int64
+	err = r.Scan(fromJSON{&t.Retirement}, &revision, &t.Ref.Tenant, &t.Ref.Name)
+	t.Revision = revision
+	return t, err
+}
+
+// Retirement returns a retirement by its id.
+func (tx *Tx) Retirement(ctx context.Context, id string) (rotation.Retirement, error) {
+	t, err := scanRetirement(tx.t.queryRow(ctx, "SELECT record, revision FROM retirements WHERE id = $1", id))
+	if err != nil {
+		return rotation.Retirement{}, fmt.Errorf("reading retirement %s: %w", id, err)
+	}
+	return t, nil
+}
+
+// Retirements returns those of a secret, ordered by version; a version has at most one.
+func (tx *Tx) Retirements(ctx context.Context, secretID string) ([]rotation.Retirement, error) {
+	items, err := all(ctx, tx, scanRetirement,
+		"SELECT record, revision FROM retirements WHERE secret_id = $1 ORDER BY version", secretID)
+	if err != nil {
+		return nil, fmt.Errorf("reading retirements of %s: %w", secretID, err)
+	}
+	return items, nil
+}
+
+// RetirementFilter chooses retirements; what is empty matches all.
+type RetirementFilter struct {
+	Tenant   string
+	SecretID string
+	State    rotation.RetirementState
+}
+
+// RetirementsPage lists retirements, the newest first.
+func (tx *Tx) RetirementsPage(ctx context.Context, by RetirementFilter, p Page) ([]RetirementOf, string, error) {
+	var f filter
+	f.equal("t.tenant", by.Tenant)
+	f.equal("t.secret_id", by.SecretID)
+	f.equal("t.state", string(by.State))
+	if err := f.before("t.requested_at", "t.id", p); err != nil {
+		return nil, "", fmt.Errorf("listing retirements: %w", err)
+	}
+	items, err := all(ctx, tx, scanRetirementOf,
+		"SELECT t.record, t.revision, s.tenant, s.name FROM retirements t JOIN secrets s ON s.id = t.secret_id"+f.where()+
+			" ORDER BY t.requested_at DESC, t.id DESC LIMIT "+f.arg(p.limit()+1), f.args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing retirements: %w", err)
+	}
+	items, next := cut(items, p, func(t RetirementOf) string { return cursor(micros(t.RequestedAt), t.ID) })
+	return items, next, nil
+}
+
+// AddRetirement inserts t at revision 1; ErrConflict if the version has one already.
+func (tx *Tx) AddRetirement(ctx context.Context, t *rotation.Retirement) error {
+	tenant, err := tx.tenantOf(ctx, t.SecretID)
+	if err != nil {
+		return fmt.Errorf("adding retirement %s: %w", t.ID, err)
+	}
+	record := *t
+	record.Revision = 1
+	err = tx.insert(ctx, `INSERT INTO retirements (id, tenant, secret_id, version, rotation_id, state, record,
+			requested_at, next_at, lease_until, revision)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1) ON CONFLICT DO NOTHING`,
+		t.ID, tenant, t.SecretID, t.Version, t.RotationID, t.State, asJSON{record},
+		micros(t.RequestedAt), nullMicros(t.NextAt), lease(t.Intent))
+	if err != nil {
+		return fmt.Errorf("adding retirement %s: %w", t.ID, err)
+	}
+	t.Revision = 1
+	tx.publish(ChangeRetirement, t.ID, t.SecretID)
+	return nil
+}
+
+// SaveRetirement compares and swaps.
+func (tx *Tx) SaveRetirement(ctx context.Context, t *rotation.Retirement) error {
+	record := *t
+	record.Revision++
+	err := tx.swap(ctx, &t.Revision, `UPDATE retirements SET rotation_id = $1, state = $2, record = $3,
+			next_at = $4, lease_until = $5, revision = revision + 1
+		WHERE id = $6 AND revision = $7`,
+		t.RotationID, t.State, asJSON{record}, nullMicros(t.NextAt), lease(t.Intent), t.ID, t.Revision)
+	if err != nil {
+		return fmt.Errorf("saving retirement %s: %w", t.ID, err)
+	}
+	tx.publish(ChangeRetirement, t.ID, t.SecretID)
+	return nil
+}
+
+func (tx *Tx) releaseRetirements(ctx context.Context, owner string) error {
+	held, err := all(ctx, tx, scanRetirement, "SELECT record, revision FROM retirements WHERE lease_until IS NOT NULL")
+	for i := range held {
+		if release(held[i].Intent, owner, tx.now()) {
+			err = errors.Join(err, tx.SaveRetirement(ctx, &held[i]))
+		}
+	}
+	return err
+}

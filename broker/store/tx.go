@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
+)
+
+var _ engine.Tx = (*Tx)(nil)
+
+// Tx is one transaction; it is valid until the function that got it returns and
+// must not be used by several goroutines at once. Its methods return errors of
+// the classes ErrNotFound, ErrConflict, ErrInvalid and ErrUnavailable; after one
+// that came from the database the transaction can only be given up.
+type Tx struct {
+	t   transaction
+	now func() time.Time
+
+	// Written by flush, just before the commit, so that the locks on the counters
+	// are held briefly and always in the same order.
+	changes   []change
+	audit     []rotation.AuditEvent
+	published bool
+
+	swapped []*int64 // revisions increased in records, taken back by undo
+}
+
+type change struct{ kind, id, secretID string }
+
+// publish puts an object into the feed of changes, once per transaction.
+func (tx *Tx) publish(kind, id, secretID string) {
+	c := change{kind, id, secretID}
+	for _, have := range tx.changes {
+		if have == c {
+			return
+		}
+	}
+	tx.changes = append(tx.changes, c)
+}
+
+func (tx *Tx) flush(ctx context.Context) error {
+	if err := tx.flushAudit(ctx); err != nil {
+		return fmt.Errorf("writing the audit outbox: %w", err)
+	}
+	if err := tx.flushChanges(ctx); err != nil {
+		return fmt.Errorf("publishing changes: %w", err)
+	}
+	tx.published = len(tx.changes)+len(tx.audit) > 0
+	return nil
+}
+
+// undo takes back what a transaction that was not committed did to records.
+func (tx *Tx) undo() {
+	for _, revision := range tx.swapped {
+		*revision--
+	}
+}
+
+// swap runs the UPDATE of a compare-and-swap on *revision.
+func (tx *Tx) swap(ctx context.Context, revision *int64, query string, args ...any) error {
+	n, err := tx.t.exec(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: it is not at revision %d any more", backends.ErrConflict, *revision)
+	}
+	*revision++
+	tx.swapped = append(tx.swapped, revision)
+	return nil
+}
+
+// insert runs an INSERT … ON CONFLICT DO NOTHING: a refused row is ErrConflict
+// and, unlike a violated constraint, leaves a PostgreSQL transaction usable.
+func (tx *Tx) insert(ctx context.Context, query string, args ...any) error {
+	n, err := tx.t.exec(ctx, query, args...)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%w: there is one already", backends.ErrConflict)
+	}
+	return err
+}
+
+func (tx *Tx) execOnly(ctx context.Context, query string, args ...any) error {
+	_, err := tx.t.exec(ctx, query, args...)
+	return err
+}
+
+// tenantOf returns the tenant of a secret, or ErrNotFound.
+func (tx *Tx) tenantOf(ctx context.Context, secretID string) (tenant string, err error) {
+	err = tx.t.queryRow(ctx, "SELECT tenant FROM secrets WHERE id = $1", secretID).Scan(&tenant)
+	if err != nil {
+		return "", fmt.Errorf("secret %s: %w", secretID, err)
+	}
+	return tenant, nil
+}
+
+// all collects the rows of a query.
+func all[T any](ctx context.Context, tx *Tx, scan func(row) (T, error), query string, args ...any) ([]T, error) {
+	var items []T
+	err := tx.t.query(ctx, func(r row) error {
+		item, err := scan(r)
+		items = append(items, item)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+func scanString(r row) (s string, err error) {
+	err = r.Scan(&s)
+	return s, err
+}

@@ -1,0 +1,143 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keybroker/keybroker/rotation"
+)
+
+const versionColumns = `v.secret_id, v.tenant, s.name, v.number, v.stage, v.rotation_id, v.attempt, v.tag,
+	v.backend, v.issuer, v.probe, v.settings, v.handle, v.backend_version, v.sealed,
+	v.created_at, v.published_at, v.overlap_until, v.not_after`
+
+const versionTables = " FROM versions v JOIN secrets s ON s.id = v.secret_id "
+
+func scanVersion(r row) (v rotation.Version, err error) {
+	err = r.Scan(&v.SecretID, &v.Ref.Tenant, &v.Ref.Name, &v.Number, &v.Stage, &v.RotationID, &v.Attempt, &v.Tag,
+		&v.Backend, &v.Issuer, &v.Probe, fromJSON{&v.Settings}, fromJSON{&v.Handle}, &v.BackendVersion, &v.Sealed,
+		instant{&v.CreatedAt}, instant{&v.PublishedAt}, instant{&v.OverlapUntil}, instant{&v.NotAfter})
+	return v, err
+}
+
+// Versions returns a secret's versions, the oldest first.
+func (tx *Tx) Versions(ctx context.Context, secretID string) ([]rotation.Version, error) {
+	versions, err := all(ctx, tx, scanVersion,
+		"SELECT "+versionColumns+versionTables+"WHERE v.secret_id = $1 ORDER BY v.number", secretID)
+	if err != nil {
+		return nil, fmt.Errorf("reading versions of %s: %w", secretID, err)
+	}
+	if err := tx.addFingerprints(ctx, secretID, 0, versions); err != nil {
+		return nil, fmt.Errorf("reading versions of %s: %w", secretID, err)
+	}
+	return versions, nil
+}
+
+// Version returns one version, or ErrNotFound.
+func (tx *Tx) Version(ctx context.Context, secretID string, number int) (rotation.Version, error) {
+	v, err := scanVersion(tx.t.queryRow(ctx,
+		"SELECT "+versionColumns+versionTables+"WHERE v.secret_id = $1 AND v.number = $2", secretID, number))
+	if err != nil {
+		return rotation.Version{}, fmt.Errorf("reading version %d of %s: %w", number, secretID, err)
+	}
+	one := []rotation.Version{v}
+	if err := tx.addFingerprints(ctx, secretID, number, one); err != nil {
+		return rotation.Version{}, fmt.Errorf("reading version %d of %s: %w", number, secretID, err)
+	}
+	return one[0], nil
+}
+
+// addFingerprints fills in those of one version of the secret, or with number 0 of all.
+func (tx *Tx) addFingerprints(ctx context.Context, secretID string, number int, versions []rotation.Version) error {
+	at := map[int]*rotation.Version{}
+	for i := range versions {
+		at[versions[i].Number] = &versions[i]
+	}
+	var f filter
+	f.and("secret_id = $?", secretID)
+	if number != 0 {
+		f.and("number = $?", number)
+	}
+	return tx.t.query(ctx, func(r row) error {
+		var n int
+		var field, fingerprint string
+		if err := r.Scan(&n, &field, &fingerprint); err != nil {
+			return err
+		}
+		if v := at[n]; v != nil {
+			if v.Fingerprints == nil {
+				v.Fingerprints = map[string]string{}
+			}
+			v.Fingerprints[field] = fingerprint
+		}
+		return nil
+	}, "SELECT number, field, fingerprint FROM fingerprints"+f.where(), f.args...)
+}
+
+// AddVersion gives v the number after the highest that its secret ever used,
+// and inserts it.
+func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
+	var tenant string
+	var number int
+	err := tx.t.queryRow(ctx, "UPDATE secrets SET last_version = last_version + 1 WHERE id = $1 RETURNING last_version, tenant",
+		v.SecretID).Scan(&number, &tenant)
+	if err != nil {
+		return fmt.Errorf("adding a version to %s: %w", v.SecretID, err)
+	}
+	err = tx.insert(ctx, `INSERT INTO versions (secret_id, number, tenant, stage, rotation_id, attempt, tag,
+			backend, issuer, probe, settings, handle, backend_version, sealed,
+			created_at, published_at, overlap_until, not_after)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT DO NOTHING`,
+		v.SecretID, number, tenant, v.Stage, v.RotationID, v.Attempt, v.Tag,
+		v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
+		micros(v.CreatedAt), nullMicros(v.PublishedAt), nullMicros(v.OverlapUntil), nullMicros(v.NotAfter))
+	if err != nil {
+		return fmt.Errorf("adding version %d to %s: %w", number, v.SecretID, err)
+	}
+	v.Number, v.Ref.Tenant = number, tenant
+	return tx.saveFingerprints(ctx, v)
+}
+
+// SaveVersion writes v over what is there. Stage changes that make another
+// version current save the old one as previous first: at any moment at most one
+// version is current, and a second one is ErrConflict.
+func (tx *Tx) SaveVersion(ctx context.Context, v *rotation.Version) error {
+	n, err := tx.t.exec(ctx, `UPDATE versions SET stage = $1, rotation_id = $2, attempt = $3, tag = $4,
+			backend = $5, issuer = $6, probe = $7, settings = $8, handle = $9, backend_version = $10, sealed = $11,
+			published_at = $12, overlap_until = $13, not_after = $14
+		WHERE secret_id = $15 AND number = $16`,
+		v.Stage, v.RotationID, v.Attempt, v.Tag,
+		v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
+		nullMicros(v.PublishedAt), nullMicros(v.OverlapUntil), nullMicros(v.NotAfter), v.SecretID, v.Number)
+	if err == nil && n == 0 {
+		err = errMissing
+	}
+	if err != nil {
+		return fmt.Errorf("saving version %d of %s: %w", v.Number, v.SecretID, err)
+	}
+	return tx.saveFingerprints(ctx, v)
+}
+
+// saveFingerprints inserts those that are missing; they are kept for ever.
+func (tx *Tx) saveFingerprints(ctx context.Context, v *rotation.Version) error {
+	for field, fingerprint := range v.Fingerprints {
+		err := tx.execOnly(ctx, `INSERT INTO fingerprints (tenant, fingerprint, secret_id, number, field)
+			VALUES ((SELECT tenant FROM secrets WHERE id = $1), $2, $1, $3, $4) ON CONFLICT DO NOTHING`,
+			v.SecretID, fingerprint, v.Number, field)
+		if err != nil {
+			return fmt.Errorf("saving fingerprints of version %d of %s: %w", v.Number, v.SecretID, err)
+		}
+	}
+	return nil
+}
+
+// FingerprintKnown tells whether any version of any secret of the tenant had a
+// field with this keyed fingerprint.
+func (tx *Tx) FingerprintKnown(ctx context.Context, tenant, fingerprint string) (known bool, err error) {
+	err = tx.t.queryRow(ctx, "SELECT EXISTS (SELECT 1 FROM fingerprints WHERE tenant = $1 AND fingerprint = $2)",
+		tenant, fingerprint).Scan(&known)
+	if err != nil {
+		return false, fmt.Errorf("looking a fingerprint up: %w", err)
+	}
+	return known, nil
+}

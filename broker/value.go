@@ -1,0 +1,179 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// held is what a read of a value needs, from one snapshot.
+type held struct {
+	secret      rotation.Secret
+	versions    []rotation.Version
+	retirements []rotation.Retirement
+}
+
+func (h *held) version(n int) *rotation.Version {
+	for i := range h.versions {
+		if h.versions[i].Number == n {
+			return &h.versions[i]
+		}
+	}
+	return nil
+}
+
+// revoked tells whether version n is being turned off already: a key that may be
+// dead is handed to nobody.
+func (h *held) revoked(n int) bool {
+	for _, t := range h.retirements {
+		if t.Version == n {
+			return !t.AcknowledgedAt.IsZero() || (t.Intent != nil && t.Intent.Effect == rotation.Revoke)
+		}
+	}
+	return false
+}
+
+var capabilityOf = map[rotation.VersionStage]policy.Capability{
+	rotation.StageCurrent:  policy.Read,
+	rotation.StagePrevious: policy.ReadPrevious,
+	rotation.StagePending:  policy.ReadPending,
+}
+
+// Value returns the value of a version; 0 is the current one, and with it comes
+// the previous one while it is valid, where p may read that.
+func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, number int) (client.Value, error) {
+	var out client.Value
+	h, err := b.hold(ctx, p, name)
+	if err != nil && !errors.Is(err, backends.ErrNotFound) {
+		return out, err
+	}
+	v, c, missing := wanted(h, err, name, number)
+	if err := b.authorize(p, c, request{action: "secret.read", path: pathOf(name), detail: readDetail(v)}); err != nil {
+		return out, err
+	}
+	if missing != nil {
+		return out, missing
+	}
+	value, err := b.read(ctx, *v)
+	if err != nil {
+		return out, err
+	}
+	out = client.Value{Name: h.secret.Ref.Name, Version: v.Number, Generation: h.secret.Generation,
+		Fields: client.Fields(value.Reveal()), PublishedAt: utc(v.PublishedAt)}
+	if h.secret.State == rotation.SecretActive {
+		out.NextRotationAt = utc(h.secret.NextDueAt)
+	}
+	if v.Stage == rotation.StageCurrent {
+		out.Previous, err = b.previous(ctx, p, h)
+	}
+	return out, err
+}
+
+func readDetail(v *rotation.Version) map[string]string {
+	if v == nil {
+		return nil
+	}
+	return map[string]string{"version": fmt.Sprint(v.Number)}
+}
+
+func (b *Broker) hold(ctx context.Context, p authn.Principal, name string) (*held, error) {
+	h := &held{}
+	err := b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if h.secret, err = b.find(ctx, tx, p, name); err != nil {
+			return err
+		}
+		if h.versions, err = tx.Versions(ctx, h.secret.ID); err != nil {
+			return err
+		}
+		h.retirements, err = tx.Retirements(ctx, h.secret.ID)
+		return err
+	})
+	return h, err
+}
+
+// wanted picks the version that is asked for and the capability that reading it
+// takes. Where there is none to give, missing says why; the caller is told only
+// after it was authorised.
+func wanted(h *held, notThere error, name string, number int) (v *rotation.Version, c policy.Capability, missing error) {
+	if notThere != nil {
+		return nil, policy.Read, notThere
+	}
+	n := number
+	if n == 0 {
+		n = h.secret.Current
+	}
+	v = h.version(n)
+	switch {
+	case v == nil && number == 0:
+		return nil, policy.Read, fmt.Errorf("%w: %s has no current version yet; `keybroker secret rotate %s` makes one", backends.ErrNotFound, name, name)
+	case v == nil:
+		return nil, policy.Read, fmt.Errorf("%w: %s has no version %d", backends.ErrNotFound, name, number)
+	}
+	c, readable := capabilityOf[v.Stage]
+	switch {
+	case !readable:
+		return v, policy.Read, fmt.Errorf("%w: version %d of %s is retired", backends.ErrNotFound, n, name)
+	case h.revoked(n):
+		return v, c, fmt.Errorf("%w: version %d of %s is being revoked, and there is no replacement yet", backends.ErrUnavailable, n, name)
+	}
+	return v, c, nil
+}
+
+func (b *Broker) previous(ctx context.Context, p authn.Principal, h *held) (*client.PreviousValue, error) {
+	for i := len(h.versions) - 1; i >= 0; i-- {
+		v := h.versions[i]
+		if v.Stage != rotation.StagePrevious || h.revoked(v.Number) || !b.Now().Before(v.OverlapUntil) {
+			continue
+		}
+		if !b.allows(p, h.secret.Ref.Name, policy.ReadPrevious).Allowed {
+			return nil, nil
+		}
+		value, err := b.read(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		return &client.PreviousValue{Version: v.Number, Fields: client.Fields(value.Reveal()), Until: utc(v.OverlapUntil)}, nil
+	}
+	return nil, nil
+}
+
+// read takes a published value from its vault. While that cannot be used, or has
+// lost the version, the sealed copy serves that the broker keeps for the proof:
+// an outage of the vault is none of the applications' (rule 20).
+func (b *Broker) read(ctx context.Context, v rotation.Version) (backends.Value, error) {
+	m := b.rules.Load().Backends[v.Backend]
+	if v.BackendVersion == "" || m == nil {
+		return b.Engine.Open(ctx, v)
+	}
+	value, _, err := m.Read(ctx, v.Ref, v.BackendVersion)
+	if err == nil {
+		return value, nil
+	}
+	b.Logger.Warn("reading from the vault failed; the sealed copy serves", "backend", v.Backend, "secret", v.Ref, "error", err)
+	copied, openErr := b.Engine.Open(ctx, v)
+	if openErr != nil {
+		return backends.Value{}, err
+	}
+	return copied, nil
+}
+
+// CheckKey tells whether a key that the broker issued works. It is not audited:
+// gateways ask for every request of theirs.
+func (b *Broker) CheckKey(ctx context.Context, _ netip.Addr, key backends.SecretString) (client.KeyCheck, error) {
+	rec, err := b.Keys.Check(ctx, key.Reveal())
+	switch {
+	case err == nil:
+		return client.KeyCheck{Active: true, Secret: rec.Secret, Tenant: rec.Tenant, Version: rec.Version}, nil
+	case errors.Is(err, backends.ErrNotFound) || errors.Is(err, backends.ErrDenied):
+		return client.KeyCheck{}, nil
+	}
+	return client.KeyCheck{}, err
+}

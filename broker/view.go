@@ -1,0 +1,114 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// The wire forms of what the store holds. Nothing here reveals a value.
+
+func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, occupied bool) client.Secret {
+	d := s.Definition
+	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Labels: d.Labels, Issuer: d.Issuer,
+		Probe: d.Probe, Consumers: d.Consumers, Schedule: d.Schedule, State: string(s.State), Generation: s.Generation,
+		Versions: []client.Version{}}
+	if s.State == rotation.SecretActive {
+		out.NextRotationAt = s.NextDueAt.UTC()
+		if s.NextDueAt.IsZero() {
+			out.NextRotationAt = time.Time{}
+		}
+	}
+	if occupied && s.State == rotation.SecretActive {
+		out.State = client.SecretRotating
+	}
+	for _, v := range versions {
+		w := client.Version{Number: v.Number, Stage: string(v.Stage), CreatedAt: utc(v.CreatedAt),
+			PublishedAt: utc(v.PublishedAt), OverlapUntil: utc(v.OverlapUntil)}
+		for _, t := range retirements {
+			if t.Version == v.Number {
+				r := viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, nil)
+				w.Retirement = &r
+			}
+		}
+		out.Versions = append(out.Versions, w)
+	}
+	return out
+}
+
+func utc(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+func viewRotation(r store.RotationOf, steps []rotation.Step) client.Rotation {
+	out := client.Rotation{ID: r.ID, Secret: r.Ref.Name, Tenant: r.Ref.Tenant, Trigger: string(r.Trigger), Reason: r.Reason,
+		State: string(r.State), WaitingFor: r.WaitingFor, Error: r.Error, FromVersion: r.From, ToVersion: r.To,
+		Compromised: r.Compromised, StartedAt: utc(r.CreatedAt), PublishedAt: utc(r.PublishedAt),
+		OverlapUntil: utc(r.OverlapUntil), EndedAt: utc(r.EndedAt), NextAt: utc(r.NextAt), Steps: []client.Step{}}
+	for _, s := range steps {
+		out.Steps = append(out.Steps, client.Step{Step: s.Step, StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt),
+			Outcome: s.Outcome, Detail: s.Detail})
+	}
+	return out
+}
+
+func viewRetirement(t store.RetirementOf, tries []rotation.Try) client.Retirement {
+	out := client.Retirement{ID: t.ID, Secret: t.Ref.Name, Version: t.Version, Cause: string(t.Cause), Reason: t.Reason,
+		State: string(t.State), WaitingFor: t.WaitingFor, Error: t.Why(), RotationID: t.RotationID,
+		RequestedAt: utc(t.RequestedAt), AcknowledgedAt: utc(t.AcknowledgedAt), LastAcceptedAt: utc(t.LastAcceptedAt),
+		ContainedAt: utc(t.ContainedAt), ProvenAt: utc(t.ProvenAt), ResurrectedAt: utc(t.ResurrectedAt),
+		Control: string(t.Control), AlreadyRejected: t.AlreadyRejected, NextAt: utc(t.NextAt), Rechecks: viewRechecks(t.Retirement, tries)}
+	if t.Scope != (rotation.Scope{}) {
+		scope := client.Scope(t.Scope)
+		out.Scope = &scope
+	}
+	if !t.ContainedAt.IsZero() {
+		out.RevocationLatencyMS = t.ContainedAt.Sub(t.RequestedAt).Milliseconds()
+	}
+	for _, l := range tries {
+		out.Tries = append(out.Tries, client.Try{Round: l.Round, Purpose: string(l.Purpose), Version: l.Version, At: utc(l.At),
+			Probe: l.Probe, Node: l.Node, Address: l.Address, Verdict: string(l.Verdict), Detail: l.Detail,
+			LatencyMS: l.Latency.Milliseconds()})
+	}
+	return out
+}
+
+// viewRechecks lists the re-checks due after the proof; those made carry their
+// time and verdict where the tries are at hand.
+func viewRechecks(t rotation.Retirement, tries []rotation.Try) []client.Recheck {
+	if t.ProvenAt.IsZero() {
+		return nil
+	}
+	var made []rotation.Try
+	for _, l := range tries {
+		if l.Purpose == rotation.PurposeRecheck && l.Verdict != rotation.Inconclusive && l.At.After(t.ProvenAt) {
+			if len(made) == 0 || made[len(made)-1].Round != l.Round {
+				made = append(made, l)
+			}
+		}
+	}
+	out := make([]client.Recheck, 0, len(t.Confirm.Recheck))
+	for i, after := range t.Confirm.Recheck {
+		r := client.Recheck{DueAt: utc(t.ProvenAt.Add(after))}
+		if i < len(made) {
+			r.At, r.Verdict = utc(made[i].At), string(made[i].Verdict)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func viewDelivery(d rotation.Delivery) client.Delivery {
+	out := client.Delivery{ID: d.ID, Consumer: d.Consumer, Secret: d.Ref.Name, Version: d.Version, Generation: d.Generation,
+		Event: d.Event, State: string(d.State), Attempts: d.Attempts, Error: d.Error, ReceivedAt: utc(d.ReceivedAt),
+		AppliedAt: utc(d.AppliedAt)}
+	if d.State == rotation.DeliveryPending {
+		out.NextAttemptAt = utc(d.NextAttemptAt)
+	}
+	return out
+}

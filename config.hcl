@@ -1,0 +1,99 @@
+# keybroker's configuration: it runs as it stands (`keybroker server --config config.hcl`),
+# needs no other system, and rotates one demo secret every minute. `keybroker validate`
+# reports every mistake with its line. Paths are relative to this file. Credentials never
+# stand here: write env("NAME") or file("path") where one belongs.
+
+data_dir = "data" # state, the seal's key, the root token of the first start
+
+listener "tcp" {
+  address = "127.0.0.1:8400" # off loopback: with tls_cert_file and tls_key_file
+}
+
+# Where values are kept: here sealed in our own database; or a vault, such as
+#   backend "vault" "prod" { … }
+backend "local" "embedded" {}
+
+# Who makes credentials and turns them off: here the broker's own API keys.
+issuer "api_key" "internal" {}
+
+# How to tell whether a credential works. What is neither accepted nor rejected
+# (a timeout, a 500) is inconclusive and proves nothing.
+probe "http" "internal" {
+  method  = "POST"
+  url     = "http://127.0.0.1:8400/api/v1/keys/check"
+  headers = { Authorization = "Bearer ${field.key}" }
+
+  allow_private_network = true # loopback and private addresses are refused otherwise
+
+  accepted {
+    status = [200]
+  }
+  rejected {
+    status = [401]
+  }
+}
+
+# How the secrets that it matches rotate. Real life has longer times:
+# schedule = "0 3 1 * *", overlap = "24h", window = "30m".
+rotation_policy "demo" {
+  match {
+    paths = ["demo/*"]
+  }
+  schedule = "* * * * *" # cron: every minute
+  overlap  = "20s"       # old and new key both work for so long
+
+  verify { # before the new key is published
+    successes = 2
+    interval  = "500ms"
+  }
+  confirm { # after the old key was revoked
+    rejections = 3
+    window     = "8s"
+    recheck    = ["1h", "24h", "7d"]
+  }
+}
+
+secret "demo/api-key" {
+  backend   = "embedded"
+  probe     = "internal"
+  consumers = ["demo-app"]
+  issuer "internal" {}
+}
+
+# Who is told of a new key: examples/consumer listens there. A payload "plain" carries
+# the key itself, only to loopback or over https; "reference", the default, makes the
+# consumer fetch it.
+consumer "demo-app" {
+  webhook {
+    url                   = "http://127.0.0.1:8410/hooks/keybroker"
+    payload               = "plain"
+    allow_private_network = true
+    signing_secret_file   = "data/demo-app.whsec" # made at the first start
+  }
+}
+
+# `POST /api/v1/events/leak-scanner` may declare an emergency for these secrets.
+trigger "api" "leak-scanner" {
+  action  = "emergency"
+  secrets = ["demo/*"]
+}
+
+# Who may do what: `keybroker token create --policy demo-reader` makes a token. "*" never
+# matches sys/, where everything lives that is no secret.
+policy "demo-reader" {
+  path "demo/*" {
+    capabilities = ["read", "read_previous", "list"]
+  }
+}
+
+policy "operator" {
+  path "*" {
+    capabilities = ["list", "rotate"]
+  }
+}
+
+policy "responder" {
+  path "*" {
+    capabilities = ["list", "emergency", "revoke"]
+  }
+}
