@@ -349,11 +349,11 @@ func TestPathsAreOfTheConfigurationsDirectory(t *testing.T) {
 // TestOutsizedSources: what the HCL library would die of is a mistake like any other.
 func TestOutsizedSources(t *testing.T) {
 	for name, source := range map[string]string{
-		"brackets":  "data_dir = " + strings.Repeat("(", 200_000),
-		"lists":     "data_dir = " + strings.Repeat("[\n", 200_000),
-		"blocks":    strings.Repeat("a {\n", 200_000),
-		"templates": "data_dir = " + strings.Repeat(`"${`, 200_000),
-		"operators": "data_dir = " + strings.Repeat("!", 200_000) + "true",
+		"brackets":  "data_dir = " + strings.Repeat("(", 20_000),
+		"lists":     "data_dir = " + strings.Repeat("[\n", 20_000),
+		"blocks":    strings.Repeat("a {\n", 20_000),
+		"templates": "data_dir = " + strings.Repeat(`"${`, 20_000),
+		"operators": "data_dir = " + strings.Repeat("!", 20_000) + "true",
 		"exponent":  "data_dir = 1e99999999",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -91,6 +91,8 @@ func (l *layout) add(v reflect.Value) {
 			l.blocks[name] = f
 		case "label":
 			l.labels = append(l.labels, f)
+		case "remain": // of a struct: its attributes and blocks stand in the same block
+			l.add(f.value)
 		case "def_range":
 			l.ranges = append(l.ranges, f.value)
 		case "attr_range", "attr_name_range", "attr_value_range":

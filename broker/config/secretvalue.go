@@ -55,9 +55,7 @@ func (d *decoder) secret(name string, expr hclsyntax.Expression) (string, bool) 
 func (d *decoder) secretText(expr hclsyntax.Expression) (string, bool) {
 	switch e := expr.(type) {
 	case *hclsyntax.ParenthesesExpr:
-		if inner, ok := e.Expression.(hclsyntax.Expression); ok {
-			return d.secretText(inner)
-		}
+		return d.secretText(e.Expression)
 	case *hclsyntax.TemplateWrapExpr:
 		return d.secretText(e.Wrapped)
 	case *hclsyntax.TemplateExpr:

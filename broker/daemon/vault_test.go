@@ -1,0 +1,217 @@
+package daemon_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/backends/backendtest/vaultserver"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
+)
+
+// inVault keeps a secret in a real Vault; a third party's API, described in HCL,
+// mints and revokes it.
+const inVault = `
+listener "tcp" {
+  address = "ADDR"
+}
+backend "vault" "prod" {
+  address     = "VAULT_ADDR"
+  mount       = "secret"
+  path_prefix = "keybroker/"
+  auth "approle" {
+    role_id   = env("VAULT_ROLE_ID")
+    secret_id = env("VAULT_SECRET_ID")
+  }
+}
+issuer "http" "mailer" {
+  base_url              = "API_URL"
+  allow_private_network = true
+  auth "bearer" {
+    token = env("MAILER_ADMIN")
+  }
+  create {
+    method = "POST"
+    path   = "/v1/keys"
+    body   = jsonencode({ name = rotation.tag, scopes = secret.issuer.scopes })
+    handle = { id = "$.id" }
+    fields = { key = "$.secret" }
+  }
+  find {
+    method = "GET"
+    path   = "/v1/keys?name=${rotation.tag}"
+    items  = "$.data"
+    tag    = "$.name"
+    handle = { id = "$.id" }
+  }
+  revoke {
+    method = "DELETE"
+    path   = "/v1/keys/${handle.id}"
+  }
+  max_live          = 5
+  show_once         = true
+  revocation_budget = "3s"
+}
+probe "http" "mailer" {
+  method                = "GET"
+  url                   = "API_URL/v1/me"
+  headers               = { Authorization = "Bearer ${field.key}" }
+  allow_private_network = true
+  accepted {
+    status = [200]
+  }
+  rejected {
+    status = [401]
+  }
+}
+rotation_policy "quick" {
+  match {
+    paths = ["mail/*"]
+  }
+  overlap = "1s"
+  verify {
+    successes = 2
+    interval  = "50ms"
+  }
+}
+secret "mail/sender" {
+  backend = "prod"
+  probe   = "mailer"
+  issuer "mailer" {
+    scopes = ["send"]
+  }
+CONSUMERS}
+`
+
+type vaultSite struct {
+	*site
+	vault *vaultserver.Server
+	api   *keyserver.Server
+	app   *consumer
+}
+
+func newVaultSite(t *testing.T) *vaultSite {
+	t.Helper()
+	vault, api := vaultserver.Start(t), keyserver.Start(t)
+	roleID, secretID := vault.AppRole(t, vaultserver.AppRole{Policy: `
+path "secret/data/keybroker/*" { capabilities = ["create", "read", "update"] }
+path "secret/metadata/keybroker/*" { capabilities = ["read", "list", "create", "update"] }
+path "secret/destroy/keybroker/*" { capabilities = ["update"] }`})
+	signing := newSigningSecret()
+	app := newConsumer(t, signing)
+	hcl := strings.NewReplacer("VAULT_ADDR", vault.Addr, "API_URL", api.URL).Replace(withConsumer(inVault, app))
+	s := newSite(t, strings.Replace(hcl, "VAULT_ADDR", vault.Addr, 1))
+	s.env = map[string]string{"VAULT_ROLE_ID": roleID, "VAULT_SECRET_ID": secretID, "MAILER_ADMIN": api.AdminToken, "SIGNING_SECRET": signing.Reveal()}
+	return &vaultSite{s, vault, api, app}
+}
+
+// direct reads the secret with Vault's own client.
+func (s *vaultSite) direct(t *testing.T) string {
+	t.Helper()
+	kv, err := s.vault.Client(t).KVv2("secret").Get(context.Background(), "keybroker/mail/sender")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kv.Data["key"].(string)
+}
+
+func TestRotationInVaultByAThirdPartysAPI(t *testing.T) {
+	s := newVaultSite(t)
+	s.api.SetRevocationLatency(500 * time.Millisecond)
+	n := s.start()
+	if rot, _ := n.rotate(t, "mail/sender"); rot.State != client.RotationDone {
+		t.Fatalf("first rotation: %s: %s", rot.State, rot.Error)
+	}
+	old := s.direct(t)
+	if !s.api.Works(old) {
+		t.Fatal("the first key does not work")
+	}
+	rot, retirements := n.rotate(t, "mail/sender")
+	if rot.State != client.RotationDone {
+		t.Fatalf("second rotation: %s: %s", rot.State, rot.Error)
+	}
+	now := s.direct(t)
+	if now == old || !s.api.Works(now) || s.api.Works(old) {
+		t.Errorf("new value %v, new key works %v, old key works %v", now != old, s.api.Works(now), s.api.Works(old))
+	}
+	if key, generation := s.app.key("mail/sender"); key != now || generation != 2 {
+		t.Errorf("the consumer holds generation %d; the current key: %v", generation, key == now)
+	}
+	if v := n.value(t, "mail/sender"); v.Fields["key"] != now {
+		t.Error("the broker gives another value than the vault")
+	}
+	proof := retirements[1]
+	if proof.State != client.ProvenDead || proof.Control != "current_version" || proof.Scope == nil || proof.Scope.SelfAttested || proof.ContainedAt.Before(proof.AcknowledgedAt) {
+		t.Errorf("proof: %+v", proof)
+	}
+	if got := proof.ProvenAt.Sub(proof.ContainedAt); got < 3*time.Second {
+		t.Errorf("proven %s after it was contained: less than the issuer's revocation budget", got)
+	}
+	if live := s.api.Live(); len(live) != 1 {
+		t.Errorf("the API holds %d live keys, want 1", len(live))
+	}
+}
+
+func TestLostAnswerOfAMintLeavesNoOrphan(t *testing.T) {
+	s := newVaultSite(t)
+	n := s.start()
+	s.api.DropCreates(1)
+	rot, _ := n.rotate(t, "mail/sender")
+	if rot.State != client.RotationDone {
+		t.Fatalf("%s: %s", rot.State, rot.Error)
+	}
+	eventually(t, "the orphan's end", func() bool { return len(s.api.Live()) == 1 })
+	if !s.api.Works(s.direct(t)) {
+		t.Error("the key in the vault does not work")
+	}
+}
+
+func TestAnUnreachableVaultMakesRotationsWait(t *testing.T) {
+	s := newVaultSite(t)
+	s.vault.Seal(t)
+	n := s.start()
+	r, err := n.Rotate(t.Context(), "mail/sender", client.RotateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "waiting for the backend", func() bool {
+		now, err := n.Rotation(t.Context(), r.ID)
+		return err == nil && now.State == "queued" && now.WaitingFor == "backend"
+	})
+	if len(s.api.Live()) != 0 {
+		t.Error("a key was minted although its vault cannot be used")
+	}
+	s.vault.Unseal(t)
+	if rot, _ := n.follow(t, r.ID); rot.State != client.RotationDone {
+		t.Fatalf("%s: %s", rot.State, rot.Error)
+	}
+}
+
+func TestReadsOutliveTheVault(t *testing.T) {
+	s := newVaultSite(t)
+	n := s.start()
+	n.rotate(t, "mail/sender")
+	want := s.direct(t)
+	s.vault.Seal(t)
+	if v := n.value(t, "mail/sender"); v.Fields["key"] != want {
+		t.Error("another value while the vault is sealed")
+	}
+}
+
+func TestRotationWaitsForAKeyThatIsRevokedSlowly(t *testing.T) {
+	s := newVaultSite(t)
+	n := s.start()
+	n.rotate(t, "mail/sender")
+	s.api.SetRevocationLatency(4 * time.Second)
+	s.api.SetFlapping(3)
+	rot, retirements := n.rotate(t, "mail/sender")
+	proof := retirements[1]
+	if rot.State != client.RotationDone || proof.State != client.ProvenDead {
+		t.Fatalf("%s, %s", rot.State, proof.State)
+	}
+	if proof.ProvenAt.Sub(proof.AcknowledgedAt) < 4*time.Second {
+		t.Errorf("proven %s after the acknowledgement, while the key still worked", proof.ProvenAt.Sub(proof.AcknowledgedAt))
+	}
+}
