@@ -78,11 +78,17 @@ trigger "api" "leak-scanner" {
   secrets = ["demo/*"]
 }
 
-# Who may do what: `keybroker token create --policy demo-reader` makes a token. "*" never
+# Who may do what: `keybroker token create NAME --policy POLICY` makes a token. "*" never
 # matches sys/, where everything lives that is no secret.
 policy "demo-reader" {
   path "demo/*" {
     capabilities = ["read", "read_previous", "list"]
+  }
+}
+
+policy "leak-scanner" {
+  path "sys/events/leak-scanner" {
+    capabilities = ["create"]
   }
 }
 

@@ -140,12 +140,15 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 		return err
 	}
 	d.keys = apikey.NewChecker(d.db.APIKeys(), hasher)
-	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], time.Now)
-	d.parts = &parts{cfg: d.opts.Config, db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: time.Now}
+	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now)
+	d.parts = &parts{cfg: d.opts.Config, db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: now}
 	d.engine = engine.New(engine.Config{Store: d.db.Engine(), Sealer: d.sealer, Fingerprint: fingerprinter(own[keyFingerprint]),
-		Node: nodeName(), Now: time.Now, Logger: d.log.Named("engine"), Observer: d.metrics})
+		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
 	return nil
 }
+
+// now is the clock of the node: UTC, to the microsecond, as the store keeps it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
 func nodeName() string {
 	name, err := os.Hostname()
@@ -165,7 +168,7 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	d.engine.SetCatalog(catalog)
 	d.health = &health{mounts: catalog.Backends, metrics: d.metrics, logger: d.log.Named("health"), problems: map[string]string{}}
 	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys,
-		Now: time.Now, Logger: d.log.Named("broker")})
+		Now: now, Logger: d.log.Named("broker")})
 	rules := broker.Rules{Policies: cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: catalog.Backends}
 	for _, t := range cfg.Triggers {
 		rules.Triggers[t.Name] = broker.Trigger{Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
@@ -178,7 +181,7 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	if err := d.db.ReleaseLeases(ctx, d.engine.Owner()); err != nil {
 		return err
 	}
-	r := &reconciler{db: d.db, engine: d.engine, now: time.Now, logger: d.log.Named("config")}
+	r := &reconciler{db: d.db, engine: d.engine, now: now, logger: d.log.Named("config")}
 	return r.run(ctx, d.opts.Config)
 }
 
@@ -256,7 +259,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.prune} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})
@@ -284,6 +287,32 @@ func (d *Daemon) Run(ctx context.Context) error {
 		err = nil
 	}
 	return errors.Join(err, stopErr, d.close())
+}
+
+// How long the feed of changes and the ids of inbound events are kept.
+const (
+	pruneEvery  = time.Hour
+	keepChanges = 7 * 24 * time.Hour
+	keepEvents  = 30 * 24 * time.Hour
+)
+
+// prune forgets what is older than anybody looks back.
+func (d *Daemon) prune(ctx context.Context) {
+	t := time.NewTicker(pruneEvery)
+	defer t.Stop()
+	for {
+		err := d.db.Update(ctx, func(tx *store.Tx) error {
+			return errors.Join(tx.PruneChanges(ctx, now().Add(-keepChanges)), tx.PruneEvents(ctx, now().Add(-keepEvents)))
+		})
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("pruning failed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
 }
 
 func (d *Daemon) pumpAudit(ctx context.Context) {

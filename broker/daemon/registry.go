@@ -39,24 +39,36 @@ func Registry() config.Registry {
 				Describe: func(any) (issuer.Traits, issuer.SettingsChecker) { return (&apikey.Issuer{}).Traits(), nil },
 			},
 			typeHTTP: {
-				Type: config.Type{New: func() any { return new(issuerhttp.Config) }, Check: func(cfg any, _ config.CheckContext) hcl.Diagnostics {
-					_, diags := issuerhttp.New(*cfg.(*issuerhttp.Config))
+				Type: config.Type{New: func() any { return new(issuerhttp.Config) }, Check: func(cfg any, c config.CheckContext) hcl.Diagnostics {
+					checked := *cfg.(*issuerhttp.Config)
+					if c.Offline {
+						checked.CAFile = "" // no file is read then
+					}
+					_, diags := issuerhttp.New(checked)
 					return diags
 				}},
 				Describe: describeHTTP,
 			},
 		},
 		Probes: map[string]config.Type{
-			typeHTTP: {New: func() any { return new(httpprobe.Config) }, Check: func(cfg any, _ config.CheckContext) hcl.Diagnostics {
-				_, diags := httpprobe.New(*cfg.(*httpprobe.Config))
+			typeHTTP: {New: func() any { return new(httpprobe.Config) }, Check: func(cfg any, c config.CheckContext) hcl.Diagnostics {
+				checked := *cfg.(*httpprobe.Config)
+				if c.Offline {
+					checked.CAFile = ""
+				}
+				_, diags := httpprobe.New(checked)
 				return diags
 			}},
 		},
 	}
 }
 
+// describeHTTP makes an issuer that is only asked what it can do: its
+// certificates are not needed for that.
 func describeHTTP(cfg any) (issuer.Traits, issuer.SettingsChecker) {
-	is, _ := issuerhttp.New(*cfg.(*issuerhttp.Config))
+	described := *cfg.(*issuerhttp.Config)
+	described.CAFile = ""
+	is, _ := issuerhttp.New(described)
 	checker, _ := is.(issuer.SettingsChecker)
 	return is.Traits(), checker
 }

@@ -149,7 +149,7 @@ func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 		if !errors.Is(err, errCollision) || run == maxRuns {
 			return err
 		}
-		pause := time.Duration(rand.Int64N(int64(10*time.Millisecond) << run))
+		pause := time.Duration(rand.Int64N(int64(10*time.Millisecond) << run)) //nolint:gosec // jitter is no secret
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

@@ -1,0 +1,75 @@
+SHELL         := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := $(CURDIR)/.build/bin
+
+# Tools come through the module proxy, pinned, each under its version's name.
+GOLANGCI_LINT := $(BIN)/golangci-lint-v2.15.0
+GOTESTSUM     := $(BIN)/gotestsum-v1.13.0
+
+# PKG narrows make test, and TESTFLAGS reaches go test:
+# make test PKG=./backends/... TESTFLAGS='-run TestMount -count=1'
+PKG       ?= ./...
+TESTFLAGS ?=
+# ONLY keeps make bench to one group of figures.
+ONLY ?=
+# FUZZTIME is how long make fuzz stays on each target.
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## Show what can be made (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+# The version is what Go itself records: the tag or commit of the checkout.
+.PHONY: build
+build: ## Build .build/bin/keybroker
+	go build -trimpath -buildvcs=auto -o $(BIN)/keybroker ./cmd/keybroker
+
+.PHONY: deps
+deps: ## Install or build what the tests need: PostgreSQL, a Vault core
+	@.ci/postgresql
+	@echo 'Vault core (some minutes the first time):'
+	@go run ./backends/backendtest/vaultserver/build
+
+# Vet builds with -race as well, so that both share every compiled package. Two
+# packages at a time: the tests start real servers, which need cores too.
+.PHONY: test
+test: deps $(GOTESTSUM) ## Vet and test everything with the race detector (about 15 minutes when nothing is built yet)
+	go vet -race $(PKG)
+	@$(GOTESTSUM) --format pkgname-and-test-fails --format-icons text -- -race -p 2 -timeout 15m $(TESTFLAGS) $(PKG)
+
+# The figures are ordinary Go benchmarks. One of group G is called BenchmarkG…,
+# in whatever package it measures, and reports each figure with
+# b.ReportMetric(value, "G.figure/unit"), which comes out as "G.figure value unit".
+.PHONY: bench
+bench: ## Measure: one line "name value unit" per figure; ONLY=policy for one group
+	@.ci/bench '$(ONLY)'
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s) each
+	@.ci/fuzz '$(FUZZTIME)'
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run the linters: code, formatting, and the floors of the architecture
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: format
+format: $(GOLANGCI_LINT) ## Format every Go file as lint wants it
+	$(GOLANGCI_LINT) fmt ./...
+
+.PHONY: clean
+clean: ## Remove what was built here
+	rm -rf .build
+
+# tool installs module path $(1), whose version is the end of the target's name.
+define tool
+	@echo "building $(@F) (once)"
+	@GOBIN=$(BIN)/install go install $(1)@$(lastword $(subst -, ,$(@F)))
+	@mv $(BIN)/install/$(notdir $(1)) $@
+endef
+
+$(GOLANGCI_LINT):
+	$(call tool,github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+
+$(GOTESTSUM):
+	$(call tool,gotest.tools/gotestsum)

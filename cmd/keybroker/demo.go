@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keybroker/keybroker"
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/daemon"
+	"github.com/keybroker/keybroker/examples/consumer/receiver"
+)
+
+// What the demo takes from config.hcl.
+const (
+	demoSecret   = "demo/api-key"
+	demoNode     = "127.0.0.1:8400"
+	demoConsumer = "127.0.0.1:8410"
+	demoSigning  = "data/demo-app.whsec"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	var once bool
+	var logs logFlags
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "See a key rotated, pushed, revoked and proven dead, in half a minute",
+		Long: "Start a node with the configuration that keybroker comes with, in a temporary\n" +
+			"directory, and an application on loopback that is told of new keys. Rotate the\n" +
+			"application's key and show what happens until the old one is proven dead. Then the\n" +
+			"node stays up to be looked at, until it is interrupted. Needs no other system.",
+		Args: takes(),
+		RunE: a.does(func(ctx context.Context, _ []string) error {
+			logger, err := logs.logger(a)
+			if err != nil {
+				return err
+			}
+			d, err := openDemo(ctx, daemon.Options{Logger: logger})
+			if err != nil {
+				return fmt.Errorf("starting the demo: %w", err)
+			}
+			return errors.Join(a.runDemo(ctx, d, once), d.close())
+		}),
+	}
+	cmd.Flags().BoolVar(&once, "once", false, "exit after the proof: 0 if everything was proven, else 1")
+	logs.declare(cmd, "error")
+	return cmd
+}
+
+// demo is a node and an application, both in this process.
+type demo struct {
+	dir   string
+	node  *daemon.Daemon
+	app   *receiver.Receiver
+	where string // of the application
+
+	stop    context.CancelFunc
+	servers sync.WaitGroup
+	mu      sync.Mutex
+	errs    []error
+}
+
+// openDemo starts both. Ports of the configuration that are taken are replaced
+// by free ones.
+func openDemo(ctx context.Context, opts daemon.Options) (_ *demo, err error) {
+	d := &demo{}
+	if d.dir, err = os.MkdirTemp("", "keybroker-demo-*"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	nodeListener, err := listenNear(demoNode)
+	if err != nil {
+		return nil, err
+	}
+	appListener, err := listenNear(demoConsumer)
+	if err != nil {
+		return nil, errors.Join(err, nodeListener.Close())
+	}
+	d.where = "http://" + appListener.Addr().String()
+	text := bytes.ReplaceAll(keybroker.DefaultConfig, []byte(demoNode), []byte(nodeListener.Addr().String()))
+	text = bytes.ReplaceAll(text, []byte(demoConsumer), []byte(appListener.Addr().String()))
+	cfg, diags := config.Parse(map[string][]byte{"config.hcl": text}, daemon.Registry(), config.Options{Dir: d.dir})
+	if err := diags.Err(); err != nil {
+		return nil, errors.Join(err, nodeListener.Close(), appListener.Close())
+	}
+	opts.Config, opts.Listener = cfg, nodeListener
+	if d.node, err = daemon.Open(ctx, opts); err != nil {
+		return nil, errors.Join(err, appListener.Close())
+	}
+	return d, d.serve(ctx, appListener)
+}
+
+// listenNear listens at addr, or at a free port of the same host if it is taken.
+func listenNear(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		return l, nil
+	}
+	host, _, _ := net.SplitHostPort(addr)
+	return net.Listen("tcp", net.JoinHostPort(host, "0"))
+}
+
+// serve runs the application and the node until close.
+func (d *demo) serve(ctx context.Context, l net.Listener) error {
+	signing, err := os.ReadFile(filepath.Join(d.dir, demoSigning))
+	if err == nil {
+		d.app, err = receiver.New(backends.SecretString(strings.TrimSpace(string(signing))), receiver.Options{})
+	}
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
+	app := &http.Server{Handler: d.app, ReadHeaderTimeout: 10 * time.Second}
+	d.run(func() error {
+		if err := app.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	d.run(func() error {
+		err := d.node.Run(ctx)
+		return errors.Join(err, app.Close())
+	})
+	return nil
+}
+
+func (d *demo) run(f func() error) {
+	d.servers.Go(func() {
+		if err := f(); err != nil {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.errs = append(d.errs, err)
+		}
+	})
+}
+
+// close stops both and removes what they left.
+func (d *demo) close() error {
+	if d.stop != nil {
+		d.stop()
+		d.servers.Wait()
+	}
+	return errors.Join(append(d.errs, os.RemoveAll(d.dir))...)
+}
+
+func (d *demo) tokenFile() string { return filepath.Join(d.dir, "data", daemon.RootTokenFile) }
+
+// runDemo rotates the demo's secret and shows it.
+func (a *app) runDemo(ctx context.Context, d *demo, once bool) error {
+	token, err := os.ReadFile(d.tokenFile())
+	if err != nil {
+		return err
+	}
+	c, err := client.New(d.node.Addr(), strings.TrimSpace(string(token)), client.Options{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	a.note("A node is serving at %s, and an application at %s.", d.node.Addr(), d.where)
+	if err := a.firstKey(ctx, c); err != nil {
+		return err
+	}
+	old, err := c.Value(ctx, demoSecret, 0)
+	if err != nil {
+		return err
+	}
+	a.note("The application's key, %s version %d, is being rotated:\n", demoSecret, old.Version)
+	id, err := rotateNow(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := a.watchRotation(ctx, c, id); err != nil {
+		return err
+	}
+	if err := a.checkDemo(ctx, c, d, old); err != nil || once {
+		return err
+	}
+	a.explore(d)
+	<-ctx.Done()
+	return nil
+}
+
+// firstKey waits until the secret has its first version, which a new node makes
+// at once.
+func (a *app) firstKey(ctx context.Context, c *client.Client) error {
+	const patience = 30 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		s, err := c.Secret(ctx, demoSecret)
+		if err == nil && s.Current() > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errors.New("the first key was not made in time"), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// rotateNow starts a rotation, or takes the one that the schedule has started.
+func rotateNow(ctx context.Context, c *client.Client) (string, error) {
+	for {
+		r, err := c.Rotate(ctx, demoSecret, client.RotateRequest{Reason: "demo"})
+		if client.Status(err) != http.StatusConflict {
+			return r.ID, err
+		}
+		live, err := c.Rotations(ctx, client.RotationQuery{Secret: demoSecret, Live: true, Page: client.Page{Limit: 1}})
+		if err != nil {
+			return "", err
+		}
+		if len(live.Items) > 0 && live.Items[0].FromVersion > 0 {
+			return live.Items[0].ID, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// checkDemo tries both keys once more, and looks at what the application holds.
+func (a *app) checkDemo(ctx context.Context, c *client.Client, d *demo, old client.Value) error {
+	now, err := c.Value(ctx, demoSecret, 0)
+	if err != nil {
+		return err
+	}
+	for _, try := range []struct {
+		v    client.Value
+		want bool
+	}{{old, false}, {now, true}} {
+		check, err := c.CheckKey(ctx, client.SecretText(try.v.Fields["key"]))
+		if err != nil {
+			return err
+		}
+		if check.Active != try.want {
+			return fmt.Errorf("the key of version %d: active is %v, not %v", try.v.Version, check.Active, try.want)
+		}
+	}
+	held, _ := d.app.Current(demoSecret)
+	if held.Reveal()["key"] != now.Fields["key"] {
+		return errors.New("the application does not hold the current key")
+	}
+	a.note("\nTried once more: the key of version %d is refused, that of version %d works, and the application has it.", old.Version, now.Version)
+	return nil
+}
+
+// explore says how to look around.
+func (a *app) explore(d *demo) {
+	a.note(`
+The node stays up, rotates every minute, and can be looked at:
+
+  export KEYBROKER_ADDR=%s KEYBROKER_TOKEN_FILE=%s
+  keybroker secret show %s
+  keybroker rotation watch %s
+  keybroker retirement list
+  keybroker emergency %s --reason "seen in a public repository" --wait
+
+("keybroker" is: go run ./cmd/keybroker.) Ctrl-C ends it and removes its data.`,
+		d.node.Addr(), d.tokenFile(), demoSecret, demoSecret, demoSecret)
+}

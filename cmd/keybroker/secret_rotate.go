@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+func (a *app) secretRotateCommand() *cobra.Command {
+	var reason string
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "rotate NAME",
+		Short: "Rotate a secret now",
+		Long: "Rotate a secret now: a new version is minted, verified and published, and after the\n" +
+			"overlap the version that it replaces is revoked and proven dead.",
+		Args:              takes("NAME"),
+		ValidArgsFunction: a.completeSecrets,
+		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			r, err := c.Rotate(ctx, args[0], client.RotateRequest{Reason: reason})
+			if err != nil {
+				return err
+			}
+			return a.rotationBegun(ctx, c, r, wait)
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	cmd.Flags().BoolVar(&wait, "wait", false, "follow it; exit 1 unless everything is proven")
+	return cmd
+}
+
+// rotationBegun tells of a rotation that has begun, or follows it to its end.
+func (a *app) rotationBegun(ctx context.Context, c *client.Client, r client.Rotation, wait bool) error {
+	if wait {
+		return a.watchRotation(ctx, c, r.ID)
+	}
+	if a.json() {
+		return a.showJSON(r)
+	}
+	a.note("rotation %s of %s is %s", r.ID, r.Secret, r.State)
+	a.note("follow it with: keybroker rotation watch %s", r.ID)
+	return nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/daemon"
+)
+
+// logFlags say how the daemon logs.
+type logFlags struct {
+	level string
+	json  bool
+}
+
+func (f *logFlags) declare(cmd *cobra.Command, level string) {
+	cmd.Flags().StringVar(&f.level, "log-level", level, "least level to log: trace, debug, info, warn, error or off")
+	cmd.Flags().BoolVar(&f.json, "log-json", false, "log JSON lines")
+	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(logLevels, cobra.ShellCompDirectiveNoFileComp))
+}
+
+var logLevels = []string{"trace", "debug", "info", "warn", "error", "off"}
+
+func (f *logFlags) logger(a *app) (hclog.Logger, error) {
+	if err := oneOf("log-level", f.level, logLevels...); err != nil {
+		return nil, err
+	}
+	return hclog.New(&hclog.LoggerOptions{Name: "keybroker", Level: hclog.LevelFromString(f.level), JSONFormat: f.json, Output: a.err}), nil
+}
+
+func (a *app) serverCommand() *cobra.Command {
+	var path string
+	var logs logFlags
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run the daemon",
+		Long: "Run the daemon until it is interrupted (SIGINT or SIGTERM).\n\n" +
+			"The first start makes data_dir, the seal key and the root token, which is written\n" +
+			"to <data_dir>/root-token. Whatever was under way when the daemon last stopped,\n" +
+			"however it stopped, is continued.",
+		Example: "  keybroker server --config config.hcl\n  keybroker server --config /etc/keybroker.d",
+		Args:    cobra.NoArgs,
+		RunE: a.does(func(ctx context.Context, _ []string) error {
+			logger, err := logs.logger(a)
+			if err != nil {
+				return err
+			}
+			cfg, diags := config.Load(path, daemon.Registry(), config.Options{})
+			if err := a.report(diags); err != nil {
+				return err
+			}
+			d, err := daemon.Open(ctx, daemon.Options{Config: cfg, Logger: logger})
+			if err != nil {
+				return fmt.Errorf("starting: %w", err)
+			}
+			return d.Run(ctx)
+		}),
+	}
+	cmd.Flags().StringVar(&path, "config", "config.hcl", "configuration: a file, or a directory of *.hcl files")
+	logs.declare(cmd, "info")
+	return cmd
+}
+
+// report prints what is wrong with a configuration, and warnings; it is an error
+// if the configuration cannot be used.
+func (a *app) report(diags *config.Diagnostics) error {
+	_, color := terminal(a.err)
+	if err := diags.WriteText(a.err, color); err != nil {
+		return err
+	}
+	if diags.HasErrors() {
+		return errors.New("the configuration cannot be used")
+	}
+	return nil
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+// timeline shows what becomes of a rotation, or of a lone retirement: a line for
+// each fact as it becomes known. On a terminal a last line says what is being
+// waited for; anywhere else there are no control codes.
+//
+// Facts that reach it together are put in the order of their times: a stream
+// begins with all that has happened already, object by object.
+type timeline struct {
+	out   io.Writer // nil: nothing is drawn
+	width int       // of the terminal; 0: it is none
+	color bool
+	now   func() time.Time
+	each  func(client.Event) error // is given every event; may be nil
+
+	rotation    *client.Rotation
+	retirements map[string]*client.Retirement
+	shown       map[string]bool // keys of the facts
+	pending     []fact
+	status      string // drawn now, below the facts
+}
+
+// fact is one line of a timeline.
+type fact struct {
+	key    string // the same fact again is not shown again
+	at     time.Time
+	label  string
+	detail string
+	tone   tone
+}
+
+func newTimeline(out io.Writer, now func() time.Time) *timeline {
+	width, isTerminal := terminal(out)
+	return &timeline{
+		out:         out,
+		width:       width,
+		color:       isTerminal && os.Getenv("NO_COLOR") == "",
+		now:         now,
+		retirements: map[string]*client.Retirement{},
+		shown:       map[string]bool{},
+	}
+}
+
+// tick is how often the last line is drawn, and how long facts are collected
+// before they are put in order.
+const tick = 200 * time.Millisecond
+
+// follow shows events until they end. It returns nil only if the rotation is done
+// and everything that it revoked is proven dead.
+func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.Seq2[client.Event, error]) error {
+	type received struct {
+		event client.Event
+		err   error
+	}
+	events := make(chan received)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reader.Go(func() {
+		defer close(events)
+		for e, err := range watch(ctx) {
+			select {
+			case events <- received{e, err}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+
+	ticks := time.NewTicker(tick)
+	defer ticks.Stop()
+	defer t.flush(true)
+	for {
+		select {
+		case r, ok := <-events:
+			switch {
+			case !ok && ctx.Err() != nil:
+				return context.Cause(ctx)
+			case !ok:
+				return t.verdict()
+			case r.err != nil:
+				return r.err
+			}
+			if err := t.take(r.event); err != nil {
+				return err
+			}
+		case <-ticks.C:
+			t.flush(false)
+		}
+	}
+}
+
+// take works one event in.
+func (t *timeline) take(e client.Event) error {
+	switch e.Type {
+	case client.EventRotation:
+		first := t.rotation == nil
+		t.rotation = e.Rotation
+		if first {
+			t.title(rotationTitle(*e.Rotation))
+		}
+		t.add(rotationFacts(*e.Rotation, t.now())...)
+	case client.EventRetirement:
+		if t.rotation == nil && len(t.retirements) == 0 {
+			t.title(retirementTitle(*e.Retirement))
+		}
+		t.retirements[e.Retirement.ID] = e.Retirement
+		t.add(proofFacts(*e.Retirement)...)
+		if e.Retirement.RotationID == "" || t.rotation == nil { // else the rotation's own steps say it
+			t.add(retirementFacts(*e.Retirement)...)
+		}
+	case client.EventInterrupted:
+		t.add(fact{key: "interrupted " + e.Err.Error(), at: t.now(), label: "disconnected", detail: e.Err.Error() + "; trying again", tone: warning})
+	}
+	if t.each != nil {
+		return t.each(e)
+	}
+	return nil
+}
+
+func (t *timeline) add(facts ...fact) {
+	for _, f := range facts {
+		if !t.shown[f.key] {
+			t.shown[f.key] = true
+			t.pending = append(t.pending, f)
+		}
+	}
+}
+
+// began is where the timeline's zero is.
+func (t *timeline) began() time.Time {
+	if t.rotation != nil {
+		return t.rotation.StartedAt
+	}
+	for _, r := range t.retirements {
+		return r.RequestedAt
+	}
+	return t.now()
+}
+
+// verdict says what is not as it should be at the end.
+func (t *timeline) verdict() error {
+	if r := t.rotation; r != nil && r.State != client.RotationDone {
+		if r.Error != "" {
+			return fmt.Errorf("rotation %s is %s: %s", r.ID, r.State, r.Error)
+		}
+		return fmt.Errorf("rotation %s is %s", r.ID, r.State)
+	}
+	if t.rotation == nil && len(t.retirements) == 0 {
+		return errors.New("the server told nothing")
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.retirements)) {
+		if r := t.retirements[id]; r.State != client.ProvenDead {
+			return &hintError{
+				fmt.Errorf("version %d is not proven dead: it is %s", r.Version, r.State),
+				"keybroker retirement show " + r.ID,
+			}
+		}
+	}
+	return nil
+}
+
+// flush draws what is new, in the order of time; last: the status goes away.
+func (t *timeline) flush(last bool) {
+	if t.out == nil {
+		return
+	}
+	slices.SortStableFunc(t.pending, func(a, b fact) int { return a.at.Compare(b.at) })
+	var text strings.Builder
+	for _, f := range t.pending {
+		after := fmt.Sprintf("+%.1fs", max(0, f.at.Sub(t.began()).Seconds()))
+		label := t.paint(f.tone, fmt.Sprintf("%-12s", f.label))
+		text.WriteString(strings.TrimRight(fmt.Sprintf("%9s  %s  %s", after, label, printable(f.detail)), " ") + "\n")
+	}
+	t.pending = nil
+	status := ""
+	if t.width > 0 && !last {
+		status = t.waiting()
+	}
+	if text.Len() == 0 && status == t.status {
+		return
+	}
+	t.draw(text.String(), status)
+}
+
+// title is the first line.
+func (t *timeline) title(text string) {
+	if t.out != nil {
+		t.draw(t.paint(strong, printable(text))+"\n", "")
+	}
+}
+
+// waiting says what the rotation is at, for the line that is drawn over again.
+func (t *timeline) waiting() string {
+	r := t.rotation
+	switch {
+	case r == nil || r.State == "retiring":
+		return t.proving()
+	case r.Ended():
+		return ""
+	case r.State == "overlap" && r.WaitingFor == "overlap":
+		left := r.OverlapUntil.Sub(t.now())
+		return fmt.Sprintf("version %d stays valid for %s", r.FromVersion, short(max(0, left.Truncate(time.Second))))
+	case r.WaitingFor != "":
+		return r.State + ", waiting for " + r.WaitingFor
+	}
+	return r.State
+}
+
+func (t *timeline) proving() string {
+	var open []string
+	for _, id := range slices.Sorted(maps.Keys(t.retirements)) {
+		if r := t.retirements[id]; r.State != client.ProvenDead {
+			text := fmt.Sprintf("version %d is %s", r.Version, r.State)
+			if left := r.NextAt.Sub(t.now()); left > time.Second {
+				text += ", next look in " + short(left.Truncate(time.Second))
+			}
+			open = append(open, text)
+		}
+	}
+	return strings.Join(open, "; ")
+}
