@@ -21,7 +21,7 @@ import (
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/engine"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 // RootPolicy is the name of the built-in policy that allows everything.
@@ -56,7 +56,7 @@ type Config struct {
 	Engine *engine.Engine
 	Audit  *audit.Log
 	Authn  *authn.Tokens
-	Keys   *apikey.Checker
+	Keys   *keys.Checker
 	Now    func() time.Time
 	Logger hclog.Logger
 }

@@ -160,7 +160,8 @@ func (b *Broker) read(ctx context.Context, v rotation.Version) (backends.Value, 
 	b.Logger.Warn("reading from the vault failed; the sealed copy serves", "backend", v.Backend, "secret", v.Ref, "error", err)
 	copied, openErr := b.Engine.Open(ctx, v)
 	if openErr != nil {
-		return backends.Value{}, err
+		// Whatever the vault said to us, its refusals too, is not about the caller.
+		return backends.Value{}, fmt.Errorf("%w: the value cannot be read from its vault now: %s", backends.ErrUnavailable, err.Error())
 	}
 	return copied, nil
 }

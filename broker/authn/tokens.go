@@ -15,7 +15,7 @@ import (
 	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 // TokenPrefix begins every token of keybroker, for scanners and people.
@@ -45,7 +45,7 @@ func NewTokens(db *store.DB, log *audit.Log, pepper []byte, now func() time.Time
 // Make makes a token and the record to be stored for it, which has only its
 // hash. A ttl of 0 is none.
 func (t *Tokens) Make(tenant, name string, policies []string, ttl time.Duration) (store.Token, backends.SecretString) {
-	token := apikey.Generate(TokenPrefix)
+	token := keys.Generate(TokenPrefix, keys.MinLength)
 	now := t.now()
 	rec := store.Token{ID: "tok_" + uuid.Must(uuid.NewV7()).String(), Tenant: tenant, Name: name, Hash: t.hash(token),
 		Policies: policies, CreatedAt: now}
@@ -82,7 +82,7 @@ func (t *Tokens) find(ctx context.Context, token string) (rec store.Token, why s
 	if token == "" {
 		return rec, "no token", nil
 	}
-	if !apikey.Valid(token) {
+	if !keys.Valid(token) {
 		return rec, "no token of ours", nil
 	}
 	err = t.db.View(ctx, func(tx *store.Tx) (err error) {

@@ -91,12 +91,7 @@ func (c *Client) readEvents(ctx context.Context, id string, handle func(Event) b
 	if t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); t != "text/event-stream" {
 		return true, errors.New("the server answered with no event stream; is the address right?")
 	}
-	body := readerFunc(func(p []byte) (int, error) {
-		n, err := resp.Body.Read(p)
-		quiet.Reset(silence)
-		return n, err
-	})
-	for raw, err := range sse.Read(body, &sse.ReadConfig{MaxEventSize: maxEventSize}) {
+	for raw, err := range sse.Read(&wakeful{resp.Body, quiet}, &sse.ReadConfig{MaxEventSize: maxEventSize}) {
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
@@ -136,8 +131,14 @@ func parseEvent(raw sse.Event) (e Event, known bool, err error) {
 	return e, true, nil
 }
 
-type readerFunc func(p []byte) (int, error)
+// wakeful is a reader that starts a timer anew whenever something comes.
+type wakeful struct {
+	io.Reader
+	quiet *time.Timer
+}
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
-var _ io.Reader = readerFunc(nil)
+func (w *wakeful) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	w.quiet.Reset(silence)
+	return n, err
+}

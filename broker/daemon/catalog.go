@@ -20,6 +20,7 @@ import (
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/issuer/apikey"
 	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
+	"github.com/keybroker/keybroker/rotation/keys"
 	"github.com/keybroker/keybroker/rotation/outbound"
 	"github.com/keybroker/keybroker/rotation/probe"
 	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
@@ -31,7 +32,7 @@ type parts struct {
 	cfg    *config.Config
 	db     *store.DB
 	sealer *seal.Sealer
-	hasher apikey.Hasher
+	hasher keys.Hasher
 	logger hclog.Logger
 	now    func() time.Time
 	source string // of events: this broker's URL

@@ -24,7 +24,7 @@ import (
 	"github.com/keybroker/keybroker/broker/httpapi"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation/engine"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 // Options are what a node is started with.
@@ -58,7 +58,7 @@ type Daemon struct {
 	engine   *engine.Engine
 	broker   *broker.Broker
 	authn    *authn.Tokens
-	keys     *apikey.Checker
+	keys     *keys.Checker
 	parts    *parts
 	metrics  *metrics
 	health   *health
@@ -135,11 +135,11 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 		}
 		own[name] = key
 	}
-	hasher, err := apikey.NewHasher(apikey.Pepper{Version: 1, Key: own[keyAPIKeyPepper]})
+	hasher, err := keys.NewHasher(keys.Pepper{Version: 1, Key: own[keyAPIKeyPepper]})
 	if err != nil {
 		return err
 	}
-	d.keys = apikey.NewChecker(d.db.APIKeys(), hasher)
+	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
 	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now)
 	d.parts = &parts{cfg: d.opts.Config, db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: now}
 	d.engine = engine.New(engine.Config{Store: d.db.Engine(), Sealer: d.sealer, Fingerprint: fingerprinter(own[keyFingerprint]),

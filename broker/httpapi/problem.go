@@ -47,9 +47,8 @@ var (
 // refusal is the answer to a token that the Authenticator did not accept. Why is
 // not told to those whom we do not know.
 func refusal(token string, err error) error {
-	class := backends.Class(err)
 	switch {
-	case class == backends.ErrUnavailable || class == nil:
+	case backends.Retryable(err): // it cannot tell now, or its failure is unknown
 		return err
 	case token == "":
 		return errNoToken

@@ -134,10 +134,10 @@ func readBody(r *http.Request, into any) error {
 	}
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil && !(err == io.EOF && r.ContentLength < 0) {
+	if err := d.Decode(into); err != nil && !(errors.Is(err, io.EOF) && r.ContentLength < 0) {
 		return badBody(err)
 	}
-	if _, err := d.Token(); err != io.EOF {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		if err == nil {
 			err = errors.New("more than one value")
 		}

@@ -7,15 +7,15 @@ import (
 	"fmt"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 // APIKeys keeps what the api_key issuer mints, one transaction per call.
 type APIKeys struct{ db *DB }
 
 var (
-	_ apikey.Keys   = APIKeys{}
-	_ apikey.Lookup = APIKeys{}
+	_ keys.Keys   = APIKeys{}
+	_ keys.Lookup = APIKeys{}
 )
 
 // APIKeys returns the records of the api_key issuer.
@@ -23,14 +23,14 @@ func (db *DB) APIKeys() APIKeys { return APIKeys{db} }
 
 const apiKeyColumns = "id, tenant, secret, version, tag, pepper_version, hash, created_at, revoked_at"
 
-func scanAPIKey(r row) (k apikey.Record, err error) {
+func scanAPIKey(r row) (k keys.Record, err error) {
 	err = r.Scan(&k.ID, &k.Tenant, &k.Secret, &k.Version, &k.Tag, &k.PepperVersion, &k.Hash,
 		instant{&k.CreatedAt}, instant{&k.RevokedAt})
 	return k, err
 }
 
-// Create implements apikey.Keys.
-func (a APIKeys) Create(ctx context.Context, k apikey.Record) error {
+// Create implements keys.Keys.
+func (a APIKeys) Create(ctx context.Context, k keys.Record) error {
 	err := a.db.Update(ctx, func(tx *Tx) error {
 		err := tx.insert(ctx, "INSERT INTO api_keys ("+apiKeyColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
 			k.ID, k.Tenant, k.Secret, k.Version, k.Tag, k.PepperVersion, k.Hash, micros(k.CreatedAt), nullMicros(k.RevokedAt))
@@ -46,7 +46,7 @@ func (a APIKeys) Create(ctx context.Context, k apikey.Record) error {
 }
 
 // checkSameAPIKey returns nil if the record of k's tag is of the same key, else conflict.
-func (tx *Tx) checkSameAPIKey(ctx context.Context, k apikey.Record, conflict error) error {
+func (tx *Tx) checkSameAPIKey(ctx context.Context, k keys.Record, conflict error) error {
 	have, err := scanAPIKey(tx.t.queryRow(ctx,
 		"SELECT "+apiKeyColumns+" FROM api_keys WHERE tenant = $1 AND tag = $2", k.Tenant, k.Tag))
 	switch {
@@ -58,7 +58,7 @@ func (tx *Tx) checkSameAPIKey(ctx context.Context, k apikey.Record, conflict err
 	return err
 }
 
-// Revoke implements apikey.Keys.
+// Revoke implements keys.Keys.
 func (a APIKeys) Revoke(ctx context.Context, id string) error {
 	err := a.db.Update(ctx, func(tx *Tx) error {
 		n, err := tx.t.exec(ctx, "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, $1) WHERE id = $2", micros(tx.now()), id)
@@ -73,8 +73,8 @@ func (a APIKeys) Revoke(ctx context.Context, id string) error {
 	return nil
 }
 
-// FindByTag implements apikey.Keys.
-func (a APIKeys) FindByTag(ctx context.Context, tag string) (found []apikey.Record, err error) {
+// FindByTag implements keys.Keys.
+func (a APIKeys) FindByTag(ctx context.Context, tag string) (found []keys.Record, err error) {
 	err = a.db.View(ctx, func(tx *Tx) (err error) {
 		found, err = all(ctx, tx, scanAPIKey, "SELECT "+apiKeyColumns+" FROM api_keys WHERE tag = $1 ORDER BY created_at, id", tag)
 		return err
@@ -85,14 +85,14 @@ func (a APIKeys) FindByTag(ctx context.Context, tag string) (found []apikey.Reco
 	return found, nil
 }
 
-// FindByHash implements apikey.Lookup.
-func (a APIKeys) FindByHash(ctx context.Context, hash []byte) (k apikey.Record, err error) {
+// FindByHash implements keys.Lookup.
+func (a APIKeys) FindByHash(ctx context.Context, hash []byte) (k keys.Record, err error) {
 	err = a.db.View(ctx, func(tx *Tx) (err error) {
 		k, err = scanAPIKey(tx.t.queryRow(ctx, "SELECT "+apiKeyColumns+" FROM api_keys WHERE hash = $1", hash))
 		return err
 	})
 	if err != nil {
-		return apikey.Record{}, fmt.Errorf("looking an API key up: %w", err)
+		return keys.Record{}, fmt.Errorf("looking an API key up: %w", err)
 	}
 	return k, nil
 }

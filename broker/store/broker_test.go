@@ -13,7 +13,7 @@ import (
 	"github.com/keybroker/keybroker/backends/local/localtest"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 func TestListSecrets(t *testing.T) {
@@ -266,7 +266,7 @@ func TestAPIKeys(t *testing.T) {
 		ctx := t.Context()
 		cfg.Now = func() time.Time { return now }
 		keys := open(t, cfg).APIKeys()
-		want := apikey.Record{
+		want := keys.Record{
 			ID: "key_1", Tenant: "acme", Secret: "a", Version: 3, Tag: "kb-1", PepperVersion: 2, Hash: []byte{1, 2}, CreatedAt: now.UTC(),
 		}
 		for range 2 { // the second finds the first
@@ -278,7 +278,7 @@ func TestAPIKeys(t *testing.T) {
 		otherHash.ID, otherHash.Hash = "key_2", []byte{3}
 		otherTag.ID, otherTag.Tag = "key_3", "kb-2"
 		foreign.ID, foreign.Tenant, foreign.Hash = "key_4", "other", []byte{4}
-		for name, k := range map[string]apikey.Record{"another hash under the tag": otherHash, "the hash under another tag": otherTag} {
+		for name, k := range map[string]keys.Record{"another hash under the tag": otherHash, "the hash under another tag": otherTag} {
 			if err := keys.Create(ctx, k); !errors.Is(err, backends.ErrConflict) {
 				t.Errorf("%s: %v", name, err)
 			}

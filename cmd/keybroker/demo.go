@@ -172,7 +172,7 @@ func (a *app) runDemo(ctx context.Context, d *demo, once bool) error {
 		return err
 	}
 	defer c.Close()
-	a.note("A node is serving at %s, and an application at %s.", d.node.Addr(), d.where)
+	a.tell("A node is serving at %s, and an application at %s.", d.node.Addr(), d.where)
 	if err := a.firstKey(ctx, c); err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (a *app) runDemo(ctx context.Context, d *demo, once bool) error {
 	if err != nil {
 		return err
 	}
-	a.note("The application's key, %s version %d, is being rotated:\n", demoSecret, old.Version)
+	a.tell("The application's key, %s version %d, is being rotated:\n", demoSecret, old.Version)
 	id, err := rotateNow(ctx, c)
 	if err != nil {
 		return err
@@ -194,6 +194,15 @@ func (a *app) runDemo(ctx context.Context, d *demo, once bool) error {
 	a.explore(d)
 	<-ctx.Done()
 	return nil
+}
+
+// tell says something to people beside the timeline; for programs it is no result.
+func (a *app) tell(format string, args ...any) {
+	if a.json() {
+		a.note(format, args...)
+		return
+	}
+	fmt.Fprintf(a.out, format+"\n", args...)
 }
 
 // firstKey waits until the secret has its first version, which a new node makes
@@ -259,13 +268,13 @@ func (a *app) checkDemo(ctx context.Context, c *client.Client, d *demo, old clie
 	if held.Reveal()["key"] != now.Fields["key"] {
 		return errors.New("the application does not hold the current key")
 	}
-	a.note("\nTried once more: the key of version %d is refused, that of version %d works, and the application has it.", old.Version, now.Version)
+	a.tell("\nTried once more: the key of version %d is refused, that of version %d works, and the application has it.", old.Version, now.Version)
 	return nil
 }
 
 // explore says how to look around.
 func (a *app) explore(d *demo) {
-	a.note(`
+	a.tell(`
 The node stays up, rotates every minute, and can be looked at:
 
   export KEYBROKER_ADDR=%s KEYBROKER_TOKEN_FILE=%s

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,7 +20,9 @@ func (a *app) emergencyCommand() *cobra.Command {
 		Short: "Contain and replace a compromised secret at once",
 		Long: "Declare every live version of a secret compromised: they are revoked and proven\n" +
 			"dead, while a replacement is minted, published and pushed beside it. It does not\n" +
-			"ask, and repeating it does no harm.",
+			"ask, and repeating it does no harm: while the emergency lasts, it is the same one.\n" +
+			"With --version only those versions are compromised; naming the replacement of an\n" +
+			"emergency that is under way begins another.",
 		Example:           "  keybroker emergency payments/stripe --reason 'key found in a public repository' --wait",
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeSecrets,
@@ -31,7 +34,7 @@ func (a *app) emergencyCommand() *cobra.Command {
 				request.Contain = client.RevokeFirst
 			}
 			if s, known := a.preview(ctx, c, args[0]); known {
-				a.note("%s", printable(announcement(s)))
+				a.note("%s", printable(announcement(s, request.Versions)))
 			}
 			r, err := c.Emergency(ctx, args[0], request)
 			if err != nil {
@@ -42,16 +45,17 @@ func (a *app) emergencyCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&request.Reason, "reason", "", "what happened, for the record")
+	f.IntSliceVar(&request.Versions, "version", nil, "compromised version; can be repeated; default: every one that may be alive")
 	f.BoolVar(&revokeFirst, "revoke-first", false, "do not wait for the replacement, whatever the policy says")
 	f.BoolVar(&wait, "wait", false, "follow it; exit 1 unless everything is proven dead")
 	return cmd
 }
 
 // announcement says what an emergency is going to hit.
-func announcement(s client.Secret) string {
+func announcement(s client.Secret, pinned []int) string {
 	var live []string
 	for _, v := range s.Versions {
-		if v.Stage != client.StageRetired {
+		if slices.Contains(pinned, v.Number) || len(pinned) == 0 && v.Stage != client.StageRetired {
 			live = append(live, fmt.Sprintf("%d (%s)", v.Number, v.Stage))
 		}
 	}

@@ -33,6 +33,7 @@ type timeline struct {
 	retirements map[string]*client.Retirement
 	shown       map[string]bool // keys of the facts
 	pending     []fact
+	lost        bool   // the server cannot be reached
 	status      string // drawn now, below the facts
 }
 
@@ -62,7 +63,7 @@ func newTimeline(out io.Writer, now func() time.Time) *timeline {
 const tick = 200 * time.Millisecond
 
 // follow shows events until they end. It returns nil only if the rotation is done
-// and everything that it revoked is proven dead.
+// and everything that it revoked is proven dead, or its policy waives the proof.
 func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.Seq2[client.Event, error]) error {
 	type received struct {
 		event client.Event
@@ -109,6 +110,7 @@ func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.
 
 // take works one event in.
 func (t *timeline) take(e client.Event) error {
+	t.connection(e)
 	switch e.Type {
 	case client.EventRotation:
 		first := t.rotation == nil
@@ -126,13 +128,26 @@ func (t *timeline) take(e client.Event) error {
 		if e.Retirement.RotationID == "" || t.rotation == nil { // else the rotation's own steps say it
 			t.add(retirementFacts(*e.Retirement)...)
 		}
-	case client.EventInterrupted:
-		t.add(fact{key: "interrupted " + e.Err.Error(), at: t.now(), label: "disconnected", detail: e.Err.Error() + "; trying again", tone: warning})
 	}
 	if t.each != nil {
 		return t.each(e)
 	}
 	return nil
+}
+
+// connection tells when the server is lost, and when it is back.
+func (t *timeline) connection(e client.Event) {
+	lost := e.Type == client.EventInterrupted
+	if lost == t.lost {
+		return
+	}
+	t.lost = lost
+	f := fact{at: t.now(), label: "connected", tone: warning}
+	if lost {
+		f.label, f.detail = "disconnected", e.Err.Error()+"; trying again"
+	}
+	f.key = f.label + f.at.String()
+	t.add(f)
 }
 
 func (t *timeline) add(facts ...fact) {
@@ -167,7 +182,8 @@ func (t *timeline) verdict() error {
 		return errors.New("the server told nothing")
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.retirements)) {
-		if r := t.retirements[id]; r.State != client.ProvenDead {
+		r := t.retirements[id]
+		if waived := r.State == client.Acknowledged && r.Settled(); r.State != client.ProvenDead && !waived {
 			return &hintError{
 				fmt.Errorf("version %d is not proven dead: it is %s", r.Version, r.State),
 				"keybroker retirement show " + r.ID,

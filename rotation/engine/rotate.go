@@ -165,6 +165,9 @@ func (e *Engine) saveRotation(ctx context.Context, x *rotating, fn func(Tx) erro
 		}
 		return tx.SaveRotation(ctx, &x.r)
 	})
+	if err == nil && x.r.State != before.State {
+		e.Logger.Info("rotation", "secret", x.secret.Ref, "rotation", x.r.ID, "from", before.State, "to", x.r.State)
+	}
 	if err == nil && x.r.State.Ended() && e.Observer != nil {
 		e.Observer.RotationEnded(x.r.Trigger, x.r.State, x.r.EndedAt.Sub(x.r.CreatedAt))
 	}

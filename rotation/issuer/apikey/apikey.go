@@ -3,6 +3,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base32"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 // Field is the name of the value's one field, IDName that of the handle.
@@ -21,37 +23,13 @@ const (
 	IDName = "id"
 )
 
-// Record is what is kept of an issued key; the key itself is not.
-type Record struct {
-	ID            string // public; derived from the tag, never from the key
-	Tenant        string
-	Secret        string // name of the secret it is a version of
-	Version       int
-	Tag           string
-	PepperVersion int
-	Hash          []byte // HMAC-SHA-256 of the key under that pepper; unique
-	CreatedAt     time.Time
-	RevokedAt     time.Time // zero while it is live
-}
-
-// Keys keeps records. The methods are safe for concurrent use and wrap errors in
-// the classes of package backends; each is durable when it returns.
-type Keys interface {
-	// Create stores a new record. A record with the same tenant and tag and the same hash
-	// is left as it is; with another hash, or a hash that another record has, it is
-	// ErrConflict.
-	Create(ctx context.Context, r Record) error
-	// Revoke marks a record as revoked now, unless it is already; ErrNotFound if
-	// there is none.
-	Revoke(ctx context.Context, id string) error
-	// FindByTag returns the records with exactly this tag, revoked ones too.
-	FindByTag(ctx context.Context, tag string) ([]Record, error)
-}
+// DefaultPrefix begins a key unless its secret asks for another.
+const DefaultPrefix = "kb"
 
 // Issuer mints API keys.
 type Issuer struct {
-	keys   Keys
-	hasher Hasher
+	keys   keys.Keys
+	hasher keys.Hasher
 	now    func() time.Time
 }
 
@@ -61,9 +39,9 @@ var (
 	_ issuer.Finder   = (*Issuer)(nil)
 )
 
-// New returns an issuer that keeps its records in keys.
-func New(keys Keys, hasher Hasher, now func() time.Time) *Issuer {
-	return &Issuer{keys: keys, hasher: hasher, now: now}
+// New returns an issuer that keeps its records in records.
+func New(records keys.Keys, hasher keys.Hasher, now func() time.Time) *Issuer {
+	return &Issuer{keys: records, hasher: hasher, now: now}
 }
 
 // Traits implements issuer.Issuer. Revocation is one row in the store that every
@@ -79,21 +57,31 @@ func (i *Issuer) Prepare(req issuer.Request) (backends.Value, error) {
 	if err != nil {
 		return backends.Value{}, fmt.Errorf("preparing an API key: %w", err)
 	}
-	return backends.NewValue(map[string]string{Field: generate(prefix, length)}), nil
+	return backends.NewValue(map[string]string{Field: keys.Generate(prefix, length)}), nil
+}
+
+// checkSpec returns the prefix and length asked for; ErrInvalid if a key cannot
+// be made so.
+func checkSpec(spec issuer.KeySpec) (prefix string, length int, err error) {
+	if spec.Alphabet != "" && spec.Alphabet != "base62" {
+		return "", 0, fmt.Errorf("%w: the alphabet of an API key is base62, not %q", backends.ErrInvalid, spec.Alphabet)
+	}
+	prefix, length = cmp.Or(spec.Prefix, DefaultPrefix), cmp.Or(spec.Length, keys.MinLength)
+	return prefix, length, keys.CheckFormat(prefix, length)
 }
 
 // Issue implements issuer.Issuer: it makes the prepared key valid. The same
 // request again gives the same key; another key under the tag is ErrConflict.
 func (i *Issuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
 	key := req.Prepared.Reveal()[Field]
-	if !Valid(key) {
+	if !keys.Valid(key) {
 		return issuer.Credential{}, fmt.Errorf("issuing an API key: %w: the prepared value is no API key", backends.ErrInvalid)
 	}
 	ref := req.Subject.Ref
-	current := i.hasher.current()
-	r := Record{
+	hash, pepper := i.hasher.Hash(key)
+	r := keys.Record{
 		ID: publicID(ref.Tenant, req.Tag), Tenant: ref.Tenant, Secret: ref.Name, Version: req.Version, Tag: req.Tag,
-		PepperVersion: current.version, Hash: current.hash(key), CreatedAt: i.now(),
+		PepperVersion: pepper, Hash: hash, CreatedAt: i.now(),
 	}
 	err := i.keys.Create(ctx, r)
 	if errors.Is(err, backends.ErrConflict) && i.issuedBefore(ctx, r, key) {
@@ -107,13 +95,13 @@ func (i *Issuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credenti
 
 // issuedBefore tells whether the tag's record is of the same key under an older
 // pepper: the pepper may have been changed between two attempts.
-func (i *Issuer) issuedBefore(ctx context.Context, r Record, key string) bool {
+func (i *Issuer) issuedBefore(ctx context.Context, r keys.Record, key string) bool {
 	records, err := i.keys.FindByTag(ctx, r.Tag)
 	if err != nil {
 		return false
 	}
 	for _, old := range records {
-		if old.ID == r.ID && i.hasher.matches(old, key) {
+		if old.ID == r.ID && i.hasher.Matches(old, key) {
 			return true
 		}
 	}

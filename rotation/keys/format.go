@@ -1,4 +1,4 @@
-package apikey
+package keys
 
 import (
 	"crypto/rand"
@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 // A key is "<prefix>_<random><checksum>": the random part of base62 characters,
@@ -20,9 +19,8 @@ const (
 	base62         = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	checksumLength = 6
 
-	DefaultPrefix = "kb"
-	DefaultLength = 30  // characters of the random part: 178 bits
-	MaxLength     = 128 // of the random part
+	MinLength = 30  // characters of the random part: 178 bits
+	MaxLength = 128 // of the random part
 )
 
 var prefixFormat = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*$`)
@@ -36,27 +34,18 @@ var foreign = []string{
 	"sk", "sk_live", "sk_test", "rk_live", "rk_test", "xoxb", "xoxp", "npm", "pypi", "dop_v1",
 }
 
-// checkSpec returns the prefix and length asked for; ErrInvalid if a key cannot
-// be made so.
-func checkSpec(spec issuer.KeySpec) (prefix string, length int, err error) {
-	prefix, length = spec.Prefix, spec.Length
-	if prefix == "" {
-		prefix = DefaultPrefix
-	}
-	if length == 0 {
-		length = DefaultLength
-	}
+// CheckFormat returns ErrInvalid if no key can have this prefix and this many
+// random characters, or should not: the prefix may be known as another's.
+func CheckFormat(prefix string, length int) error {
 	switch {
-	case spec.Alphabet != "" && spec.Alphabet != "base62":
-		err = fmt.Errorf("%w: the alphabet of an API key is base62, not %q", backends.ErrInvalid, spec.Alphabet)
-	case length < DefaultLength || length > MaxLength:
-		err = fmt.Errorf("%w: the random part of an API key has %d to %d characters, not %d", backends.ErrInvalid, DefaultLength, MaxLength, length)
+	case length < MinLength || length > MaxLength:
+		return fmt.Errorf("%w: the random part of a key has %d to %d characters, not %d", backends.ErrInvalid, MinLength, MaxLength, length)
 	case len(prefix) > maxPrefix || !prefixFormat.MatchString(prefix):
-		err = fmt.Errorf("%w: the prefix %q is not a letter and at most %d letters, digits and single inner underscores", backends.ErrInvalid, prefix, maxPrefix-1)
+		return fmt.Errorf("%w: the prefix %q is not a letter and at most %d letters, digits and single inner underscores", backends.ErrInvalid, prefix, maxPrefix-1)
 	case isForeign(prefix):
-		err = fmt.Errorf("%w: the prefix %q marks the keys of another service", backends.ErrInvalid, prefix)
+		return fmt.Errorf("%w: the prefix %q marks the keys of another service", backends.ErrInvalid, prefix)
 	}
-	return prefix, length, err
+	return nil
 }
 
 func isForeign(prefix string) bool {
@@ -68,7 +57,9 @@ func isForeign(prefix string) bool {
 	return false
 }
 
-func generate(prefix string, length int) string {
+// Generate makes a key with length random characters. It is Valid if CheckFormat
+// takes prefix and length.
+func Generate(prefix string, length int) string {
 	random := randomBase62(length)
 	return prefix + "_" + random + checksum(random)
 }
@@ -102,7 +93,7 @@ func checksum(random string) string {
 	return string(text[:])
 }
 
-// Valid tells whether key has the form of an API key and the right checksum. It
+// Valid tells whether key has the form of a key of ours and the right checksum. It
 // says nothing of whether the key was ever issued.
 func Valid(key string) bool {
 	i := strings.LastIndexByte(key, '_')
@@ -111,12 +102,8 @@ func Valid(key string) bool {
 	}
 	rest := key[i+1:]
 	n := len(rest) - checksumLength
-	if n < DefaultLength || n > MaxLength || strings.Trim(rest, base62) != "" {
+	if n < MinLength || n > MaxLength || strings.Trim(rest, base62) != "" {
 		return false
 	}
 	return checksum(rest[:n]) == rest[n:]
 }
-
-// Generate makes a key of the default length with the given prefix, for others
-// who keep keys of this format: the broker's own tokens.
-func Generate(prefix string) string { return generate(prefix, DefaultLength) }

@@ -1,10 +1,8 @@
-package apikey
+package keys
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -69,59 +67,19 @@ func NewHasher(peppers ...Pepper) (Hasher, error) {
 	return h, nil
 }
 
-func (h Hasher) current() keyed { return h.peppers[0] }
+// Hash returns the hash of a key and the version of the pepper it is under.
+func (h Hasher) Hash(key string) (hash []byte, pepperVersion int) {
+	newest := h.peppers[0]
+	return newest.hash(key), newest.version
+}
 
-// matches compares without leaking by its duration where the hashes differ.
-func (h Hasher) matches(r Record, key string) bool {
+// Matches tells whether r is of this key, under whichever pepper it was hashed.
+// It compares without leaking by its duration where the hashes differ.
+func (h Hasher) Matches(r Record, key string) bool {
 	for _, p := range h.peppers {
 		if p.version == r.PepperVersion {
 			return hmac.Equal(p.hash(key), r.Hash)
 		}
 	}
 	return false
-}
-
-// Lookup finds records by hash, through a unique index.
-type Lookup interface {
-	// FindByHash returns the record with this hash, revoked or not; ErrNotFound if
-	// there is none.
-	FindByHash(ctx context.Context, hash []byte) (Record, error)
-}
-
-// Checker tells whether a presented key is valid.
-type Checker struct {
-	records Lookup
-	hasher  Hasher
-}
-
-// NewChecker returns a checker. Safe for concurrent use.
-func NewChecker(records Lookup, hasher Hasher) *Checker {
-	return &Checker{records: records, hasher: hasher}
-}
-
-// Check returns the record of a presented key: ErrNotFound if it is not ours
-// (one without the right checksum never reaches the store), ErrDenied together
-// with its record if it was revoked. The lookup goes by the key's HMAC, which
-// nobody without the pepper can steer, so the index's timing tells nothing.
-func (c *Checker) Check(ctx context.Context, presented string) (Record, error) {
-	if !Valid(presented) {
-		return Record{}, fmt.Errorf("checking an API key: %w: it has not the form or checksum of one", backends.ErrNotFound)
-	}
-	for _, p := range c.hasher.peppers {
-		r, err := c.records.FindByHash(ctx, p.hash(presented))
-		if errors.Is(err, backends.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return Record{}, fmt.Errorf("checking an API key: %w", err)
-		}
-		if !c.hasher.matches(r, presented) {
-			continue
-		}
-		if !r.RevokedAt.IsZero() {
-			return r, fmt.Errorf("checking an API key: %w: %s was revoked", backends.ErrDenied, r.ID)
-		}
-		return r, nil
-	}
-	return Record{}, fmt.Errorf("checking an API key: %w", backends.ErrNotFound)
 }
