@@ -41,5 +41,5 @@ func Retryable(err error) bool {
 		return false
 	}
 	c := Class(err)
-	return c == nil || c == ErrUnavailable
+	return c == nil || errors.Is(c, ErrUnavailable)
 }

@@ -130,8 +130,8 @@ func wanted(h *held, notThere error, name string, number int) (v *rotation.Versi
 func (b *Broker) previous(ctx context.Context, p authn.Principal, h *held) (*client.PreviousValue, error) {
 	for i := len(h.versions) - 1; i >= 0; i-- {
 		v := h.versions[i]
-		if v.Stage != rotation.StagePrevious || h.revoked(v.Number) || !b.Now().Before(v.OverlapUntil) {
-			continue
+		if v.Stage != rotation.StagePrevious || h.revoked(v.Number) {
+			continue // also after OverlapUntil, while consumers that have not acknowledged hold it
 		}
 		if !b.allows(p, h.secret.Ref.Name, policy.ReadPrevious).Allowed {
 			return nil, nil

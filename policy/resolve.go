@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 )
@@ -160,7 +161,7 @@ func (m *merge) run() (Rotation, []Origin) {
 	pick(m, "time_zone", &r.TimeZone, s.TimeZone, p.TimeZone)
 	pick(m, "jitter", &r.Jitter, s.Jitter, p.Jitter)
 	pick(m, "overlap", &r.Overlap, s.Overlap, p.Overlap)
-	r.MaxOverlap = 2 * r.Overlap
+	r.MaxOverlap = twice(r.Overlap)
 	pick(m, "max_overlap", &r.MaxOverlap, s.MaxOverlap, p.MaxOverlap)
 	pick(m, "min_interval", &r.MinInterval, s.MinInterval, p.MinInterval)
 	pick(m, "verify.successes", &r.Verify.Successes, s.Verify.Successes, p.Verify.Successes)
@@ -181,6 +182,12 @@ func (m *merge) run() (Rotation, []Origin) {
 	pick(m, "proof", &r.Proof, s.Proof, p.Proof)
 	r.Confirm.Recheck = slices.Clone(r.Confirm.Recheck) // the policy's list is not shared
 	return r, m.origins
+}
+
+// twice doubles an overlap. One that is negative or too long to be doubled is a
+// mistake of the overlap alone: what follows from it is in order.
+func twice(overlap time.Duration) time.Duration {
+	return 2 * min(max(overlap, 0), math.MaxInt64/2)
 }
 
 // pick sets dst to what the secret says, or else the policy, or leaves the default.

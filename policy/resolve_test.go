@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -219,6 +220,26 @@ func TestCheck(t *testing.T) {
 		if len(problems) != 1 || problems[0].Attribute != c.attribute || !strings.Contains(problems[0].String(), c.within) {
 			t.Errorf("%s %q: got %+v", c.attribute, c.within, problems)
 		}
+	}
+}
+
+// A maximum that follows from a wrong overlap is not a second mistake.
+func TestWrongOverlapIsOneProblem(t *testing.T) {
+	for _, overlap := range []time.Duration{-time.Hour, math.MinInt64} {
+		r, _ := policy.Resolve(nil, "a", nil, policy.Settings{Overlap: &overlap})
+		if problems := policy.Check(r); len(problems) != 1 || problems[0].Attribute != "overlap" {
+			t.Errorf("%s: got %+v", overlap, problems)
+		}
+	}
+	long := time.Duration(math.MaxInt64)/2 + time.Hour
+	r, _ := policy.Resolve(nil, "a", nil, policy.Settings{Overlap: &long})
+	if problems := policy.Check(r); len(problems) > 0 || r.MaxOverlap < long {
+		t.Errorf("%s: a maximum of %s, %+v", long, r.MaxOverlap, problems)
+	}
+	negative := -time.Hour
+	r, _ = policy.Resolve(nil, "a", nil, policy.Settings{MaxOverlap: &negative})
+	if problems := policy.Check(r); len(problems) != 1 || problems[0].Attribute != "max_overlap" {
+		t.Errorf("a negative maximum: got %+v", problems)
 	}
 }
 

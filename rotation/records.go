@@ -110,7 +110,7 @@ type Step struct {
 	Detail     string
 }
 
-// Delivery states.
+// DeliveryState is how far a delivery has come.
 type DeliveryState string
 
 const (

@@ -58,6 +58,7 @@ type Retirement struct {
 	Intent          *Intent         `json:"intent,omitzero"`
 	Failures        int             `json:"failures,omitzero"`
 	Error           string          `json:"error,omitzero"`
+	NeverMade       bool            `json:"never_made,omitzero"`       // the mint's answer was lost, and the issuer has nothing under its tag
 	AlreadyRejected bool            `json:"already_rejected,omitzero"` // the bytes did not work before revoking: never a proof
 	Before          Verdict         `json:"before,omitzero"`           // of the try before revoking; empty: there was none
 
@@ -85,9 +86,10 @@ type Retirement struct {
 func (t *Retirement) Emergency() bool { return t.Cause == CauseEmergency }
 
 // Settled tells whether whoever waits for the retirement may go on: the version
-// is proven dead, or its plan asks for no proof and the issuer has acknowledged.
+// is proven dead, or never existed, or its plan asks for no proof and the issuer
+// has acknowledged.
 func (t *Retirement) Settled() bool {
-	return t.State == ProvenDead || (t.Confirm.None && !t.AcknowledgedAt.IsZero() && t.State != Resurrected)
+	return t.State == ProvenDead || t.NeverMade || (t.Confirm.None && !t.AcknowledgedAt.IsZero() && t.State != Resurrected)
 }
 
 // Next says what is due now for the retirement when owner looks at it.
@@ -123,7 +125,7 @@ func (t *Retirement) Next(owner string, now time.Time) Action {
 		}
 		return Action{Effect: Purge}
 	default: // Acknowledged, Rejecting, Unconfirmed
-		if t.Confirm.None && !t.HasProbe {
+		if t.NeverMade || t.Confirm.None && !t.HasProbe {
 			return Action{Effect: Purge}
 		}
 		return Action{Effect: DeathRound}
@@ -187,6 +189,18 @@ func (t *Retirement) RevokeFailed(why string, now time.Time) {
 		limit = 15 * time.Second
 	}
 	t.NextAt = now.Add(Backoff(t.Failures, limit))
+}
+
+// FoundNothing records that the issuer has nothing under the version's tag, long
+// enough after the mint: there is nothing to revoke or to prove.
+func (t *Retirement) FoundNothing(now time.Time) {
+	t.Revoked(now)
+	t.State, t.NeverMade = Acknowledged, true
+}
+
+// MayLive tells whether the version may be alive as far as the retirement knows.
+func (t *Retirement) MayLive() bool {
+	return t.State != ProvenDead && t.State != Unprovable && !t.NeverMade && t.PurgedAt.IsZero()
 }
 
 func (t *Retirement) resetSeries() {
@@ -316,7 +330,7 @@ func (t *Retirement) Purged(now time.Time) {
 
 // Reopen starts a retirement over: what was thought never made was made after all.
 func (t *Retirement) Reopen(hasProbe bool, now time.Time) {
-	t.State, t.HasProbe, t.AlreadyRejected, t.Before = Requested, hasProbe, false, ""
+	t.State, t.HasProbe, t.AlreadyRejected, t.NeverMade, t.Before = Requested, hasProbe, false, false, ""
 	t.AcknowledgedAt, t.ContainedAt, t.ProvenAt, t.PurgedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	t.resetSeries()
 	t.Intent, t.NextAt, t.WaitingFor = nil, now, ""
@@ -327,6 +341,8 @@ func (t *Retirement) Why() string {
 	switch {
 	case t.State == ProvenDead:
 		return ""
+	case t.NeverMade:
+		return "nothing was ever made: the issuer has nothing under its tag"
 	case t.AlreadyRejected:
 		return "its bytes were rejected before it was revoked"
 	case !t.HasProbe:

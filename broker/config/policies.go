@@ -92,9 +92,6 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 		p.Settings.MaxOverlap = spec.Limits.MaxOverlap
 	}
 	for _, problem := range policy.ValidateRotation(p) {
-		if problem.Attribute == "max_overlap" && p.Settings.MaxOverlap == nil {
-			continue // it follows from the overlap, which is reported
-		}
 		l.problem(settingAt(b, problem.Attribute), problem)
 	}
 	effective, _ := policy.Resolve([]policy.RotationPolicy{{Settings: p.Settings}}, anyName, nil, policy.Settings{})

@@ -177,9 +177,6 @@ func (l *loader) plan(s *Secret) {
 	}
 	effective, origins := policy.Resolve(l.cfg.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
 	for _, p := range rotationProblems(effective, s, issuer, l.timings) {
-		if p.Attribute == "max_overlap" && slices.Contains(origins, policy.Origin{Setting: p.Attribute, Source: policy.FromDefault}) {
-			continue // it follows from the overlap, which is reported
-		}
 		l.problem(l.origin(s, origins, p.Attribute), p)
 	}
 	if p, ok := l.timings.crowded(effective); ok {

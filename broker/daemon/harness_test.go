@@ -50,6 +50,8 @@ type site struct {
 	hcl  string
 	log  *logBuffer
 	env  map[string]string
+	// token is the root token of the installation, if another node had it first.
+	token string
 }
 
 // newSite makes a site with a configuration in which ADDR stands for its address.
@@ -88,7 +90,7 @@ type node struct {
 
 func (s *site) start() *node {
 	s.t.Helper()
-	logger := hclog.New(&hclog.LoggerOptions{Output: s.log, Level: hclog.Debug})
+	logger := hclog.New(&hclog.LoggerOptions{Output: s.log, Level: hclog.Trace})
 	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Logger: logger})
 	if err != nil {
 		s.t.Fatalf("opening: %v", err)
@@ -122,6 +124,9 @@ func (s *site) client(token, addr string) *client.Client {
 
 func (s *site) rootToken() string {
 	s.t.Helper()
+	if s.token != "" {
+		return s.token
+	}
 	b, err := os.ReadFile(filepath.Join(s.dir, "data", daemon.RootTokenFile))
 	if err != nil {
 		s.t.Fatal(err)

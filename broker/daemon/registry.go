@@ -8,10 +8,9 @@ import (
 	"github.com/keybroker/keybroker/backends/vault"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/issuer/apikey"
 	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
 	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
-
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
 )
 
 // The types of blocks, by their first label. A new backend, issuer or probe is

@@ -215,3 +215,30 @@ func TestRotationWaitsForAKeyThatIsRevokedSlowly(t *testing.T) {
 		t.Errorf("proven %s after the acknowledgement, while the key still worked", proof.ProvenAt.Sub(proof.AcknowledgedAt))
 	}
 }
+
+func TestEmergencyDuringAMintDoesNotWaitForItsOrphan(t *testing.T) {
+	s := newVaultSite(t)
+	n := s.start()
+	n.rotate(t, "mail/sender")
+	s.api.DropCreates(1)
+	r, err := n.Rotate(t.Context(), "mail/sender", client.RotateRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a mint whose answer is lost", func() bool {
+		now, err := n.Rotation(t.Context(), r.ID)
+		return err == nil && now.ToVersion == 2
+	})
+	e, err := n.Emergency(t.Context(), "mail/sender", client.EmergencyRequest{Reason: "leaked", Contain: client.RevokeFirst})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rot, retirements := n.follow(t, e.ID)
+	if rot.State != client.RotationDone || retirements[1].State != client.ProvenDead {
+		t.Fatalf("%s: %s; version 1 %s", rot.State, rot.Error, retirements[1].State)
+	}
+	eventually(t, "the orphan's end", func() bool { return len(s.api.Live()) == 1 })
+	if !s.api.Works(s.direct(t)) {
+		t.Error("the key in the vault does not work")
+	}
+}

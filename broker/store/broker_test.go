@@ -265,12 +265,12 @@ func TestAPIKeys(t *testing.T) {
 	forEachConfig(t, func(t *testing.T, cfg store.Config) {
 		ctx := t.Context()
 		cfg.Now = func() time.Time { return now }
-		keys := open(t, cfg).APIKeys()
+		apiKeys := open(t, cfg).APIKeys()
 		want := keys.Record{
 			ID: "key_1", Tenant: "acme", Secret: "a", Version: 3, Tag: "kb-1", PepperVersion: 2, Hash: []byte{1, 2}, CreatedAt: now.UTC(),
 		}
 		for range 2 { // the second finds the first
-			if err := keys.Create(ctx, want); err != nil {
+			if err := apiKeys.Create(ctx, want); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -279,31 +279,31 @@ func TestAPIKeys(t *testing.T) {
 		otherTag.ID, otherTag.Tag = "key_3", "kb-2"
 		foreign.ID, foreign.Tenant, foreign.Hash = "key_4", "other", []byte{4}
 		for name, k := range map[string]keys.Record{"another hash under the tag": otherHash, "the hash under another tag": otherTag} {
-			if err := keys.Create(ctx, k); !errors.Is(err, backends.ErrConflict) {
+			if err := apiKeys.Create(ctx, k); !errors.Is(err, backends.ErrConflict) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if err := keys.Create(ctx, foreign); err != nil {
+		if err := apiKeys.Create(ctx, foreign); err != nil {
 			t.Errorf("the tag of another tenant: %v", err)
 		}
-		if found, err := keys.FindByTag(ctx, "kb-1"); err != nil || len(found) != 2 {
+		if found, err := apiKeys.FindByTag(ctx, "kb-1"); err != nil || len(found) != 2 {
 			t.Errorf("by tag: %+v, %v", found, err)
 		}
 		for range 2 {
-			if err := keys.Revoke(ctx, want.ID); err != nil {
+			if err := apiKeys.Revoke(ctx, want.ID); err != nil {
 				t.Error(err)
 			}
 		}
 		want.RevokedAt = now.UTC()
-		got, err := keys.FindByHash(ctx, want.Hash)
+		got, err := apiKeys.FindByHash(ctx, want.Hash)
 		if err != nil {
 			t.Error(err)
 		}
 		same(t, "revoked key", got, want)
-		if err := keys.Revoke(ctx, "none"); !errors.Is(err, backends.ErrNotFound) {
+		if err := apiKeys.Revoke(ctx, "none"); !errors.Is(err, backends.ErrNotFound) {
 			t.Errorf("revoking a missing key: %v", err)
 		}
-		if _, err := keys.FindByHash(ctx, []byte{9}); !errors.Is(err, backends.ErrNotFound) {
+		if _, err := apiKeys.FindByHash(ctx, []byte{9}); !errors.Is(err, backends.ErrNotFound) {
 			t.Errorf("a missing hash: %v", err)
 		}
 	})

@@ -15,12 +15,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keybroker/keybroker"
-	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker"          //nolint:depguard // it runs the configuration that is embedded there
+	"github.com/keybroker/keybroker/backends" //nolint:depguard // what the receiver is given and gives is a secret
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/daemon"
-	"github.com/keybroker/keybroker/examples/consumer/receiver"
+	"github.com/keybroker/keybroker/examples/consumer/receiver" //nolint:depguard // its application is that of the example
 )
 
 // What the demo takes from config.hcl.

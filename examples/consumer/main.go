@@ -83,6 +83,8 @@ func serve(ctx context.Context, addr string, handler http.Handler, out io.Writer
 	grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	err = server.Shutdown(grace)
-	<-failed // always http.ErrServerClosed by now
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }

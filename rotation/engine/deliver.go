@@ -110,7 +110,7 @@ func (e *Engine) saveDelivery(ctx context.Context, d *rotation.Delivery) error {
 func (e *Engine) attempt(ctx context.Context, m Message) Outcome {
 	c, err := e.consumer(m.Delivery.Consumer)
 	if err != nil {
-		return Outcome{Next: time.Minute, Detail: err.Error()}
+		return Outcome{Gone: true, Detail: err.Error()}
 	}
 	if c.NeedsValue() {
 		if m.Value, err = e.Open(ctx, m.Published); err != nil {

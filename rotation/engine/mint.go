@@ -138,7 +138,7 @@ func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Versi
 		if err != nil || (!r.State.Ended() && r.To == v.Number) {
 			return err // the rotation still has it: its recovery decides
 		}
-		return e.discard(ctx, tx, x, have, rotation.CauseOrphan)
+		return e.discard(ctx, tx, x.r, have, rotation.CauseOrphan)
 	})
 	if err != nil {
 		return fmt.Errorf("recording the orphan %s at issuer %s: %w", handleText(v.Handle), v.Issuer, err)
@@ -156,7 +156,7 @@ func (e *Engine) mintLost(ctx context.Context, x *rotating, why string, mayExist
 		v, err := tx.Version(ctx, x.r.SecretID, to)
 		if err == nil && v.Stage == rotation.StagePending {
 			if mayExist {
-				err = e.discard(ctx, tx, x, v, rotation.CauseOrphan)
+				err = e.discard(ctx, tx, x.r, v, rotation.CauseOrphan)
 			} else {
 				v.Stage, v.Sealed = rotation.StageRetired, nil
 				err = tx.SaveVersion(ctx, &v)

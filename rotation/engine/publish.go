@@ -76,8 +76,12 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := e.replace(ctx, tx, x, now); err != nil {
 			return err
 		}
-		v.Stage, v.PublishedAt = rotation.StageCurrent, now
-		if err := tx.SaveVersion(ctx, v); err != nil {
+		published, err := tx.Version(ctx, v.SecretID, v.Number)
+		if err != nil {
+			return err
+		}
+		published.Stage, published.PublishedAt, published.BackendVersion = rotation.StageCurrent, now, v.BackendVersion
+		if err := tx.SaveVersion(ctx, &published); err != nil {
 			return err
 		}
 		x.secret.Current, x.secret.Generation, x.secret.UpdatedAt = v.Number, x.secret.Generation+1, now

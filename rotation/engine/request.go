@@ -104,6 +104,9 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 	if err != nil {
 		return rotation.Rotation{}, err
 	}
+	if s.Definition.Issuer == "" {
+		return rotation.Rotation{}, fmt.Errorf("%w: %s has no issuer: nobody here can revoke or replace it; do so by hand where it was made", backends.ErrInvalid, s.Ref)
+	}
 	for _, r := range live {
 		if r.Emergency() && (len(em.Versions) == 0 || containsAll(r.Compromised, em.Versions)) {
 			return r, nil
@@ -121,7 +124,7 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("declaring an emergency for %s: %w", s.Ref, err)
 	}
-	if err := e.takeOver(ctx, tx, live, now); err != nil {
+	if err := e.takeOver(ctx, tx, live, hit, now); err != nil {
 		return rotation.Rotation{}, err
 	}
 	plan := s.Definition.Plan
@@ -175,12 +178,15 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 	var hit []rotation.Version
 	for _, v := range versions {
 		t := retirements[v.Number]
-		dead := t != nil && t.State == rotation.ProvenDead
-		lost := v.Stage == rotation.StageRetired && t == nil // nothing was ever made
-		if slices.Contains(asked, v.Number) && dead {
-			return nil, fmt.Errorf("%w: version %d is proven dead since %s", backends.ErrConflict, v.Number, t.ProvenAt.UTC().Format(time.RFC3339))
+		live := v.Stage != rotation.StageRetired // a retired one without a retirement was never made
+		if t != nil {
+			live = t.MayLive()
 		}
-		if !dead && !lost && (len(asked) == 0 || slices.Contains(asked, v.Number)) {
+		if slices.Contains(asked, v.Number) && !live {
+			return nil, fmt.Errorf("%w: version %d is not alive: see `keybroker secret show` for what became of it", backends.ErrConflict, v.Number)
+		}
+		unheard := v.Stage == rotation.StagePending && v.Handle == nil // nobody has its value: see takeOver
+		if live && (len(asked) == 0 && !unheard || slices.Contains(asked, v.Number)) {
 			hit = append(hit, v)
 		}
 	}
@@ -195,18 +201,35 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 	return hit, nil
 }
 
-// takeOver ends the rotation that occupies the secret; the emergency has pinned what it minted.
-func (e *Engine) takeOver(ctx context.Context, tx Tx, live []rotation.Rotation, now time.Time) error {
+// takeOver ends the rotation that occupies the secret. What it has minted is
+// pinned by the emergency; a mint whose answer nobody has heard is retired beside
+// it, as an orphan whose value cannot have leaked: the emergency does not wait
+// for it.
+func (e *Engine) takeOver(ctx context.Context, tx Tx, live []rotation.Rotation, hit []rotation.Version, now time.Time) error {
 	for i := range live {
 		if !live[i].State.Occupies() {
 			continue
 		}
-		step := string(live[i].State)
+		step := stepName(live[i].State)
 		live[i].Supersede(now)
 		if err := tx.SaveRotation(ctx, &live[i]); err != nil {
 			return err
 		}
 		if err := tx.EndStep(ctx, live[i].ID, step, "superseded", live[i].Error, now); err != nil {
+			return err
+		}
+		pinned := slices.ContainsFunc(hit, func(v rotation.Version) bool { return v.Number == live[i].To })
+		if live[i].To == 0 || pinned {
+			continue
+		}
+		v, err := tx.Version(ctx, live[i].SecretID, live[i].To)
+		if err != nil {
+			return err
+		}
+		if v.Stage != rotation.StagePending {
+			continue
+		}
+		if err := e.discard(ctx, tx, live[i], v, rotation.CauseOrphan); err != nil {
 			return err
 		}
 	}

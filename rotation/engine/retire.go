@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -225,11 +226,12 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 				return err
 			}
 		}
-		if x.version.Stage == rotation.StageCurrent || x.version.Stage == rotation.StageRetired {
-			return nil // a compromised current version stays the current one until it is replaced
+		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)
+		if err != nil || v.Stage == rotation.StageCurrent || v.Stage == rotation.StageRetired {
+			return err // a compromised current version stays the current one until it is replaced
 		}
-		x.version.Stage = rotation.StageRetired
-		return tx.SaveVersion(ctx, &x.version)
+		v.Stage = rotation.StageRetired
+		return tx.SaveVersion(ctx, &v)
 	})
 	if err != nil {
 		return err
@@ -240,21 +242,32 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNothingFound) {
 		e.Logger.Warn("revoking failed and will be tried again", "secret", x.secret.Ref, "version", x.t.Version, "error", err)
 	}
 	return e.saveRetirement(ctx, x, func(Tx) error {
-		if err != nil {
+		switch {
+		case errors.Is(err, errNothingFound):
+			x.t.FoundNothing(e.Now())
+		case err != nil:
 			x.t.RevokeFailed(err.Error(), e.Now())
-		} else {
+		default:
 			x.t.Revoked(e.Now())
 		}
 		return nil
 	})
 }
 
+// lateMint is how long after a mint began its request may still arrive at the
+// issuer, although nobody waits for the answer any more.
+const lateMint = 5 * time.Minute
+
+// errNothingFound: the issuer has nothing under the version's tag, and it is too
+// late for that to change.
+var errNothingFound = errors.New("the issuer has nothing under this tag")
+
 // revokeAtIssuer revokes by handle; a version whose handle nobody heard of is
-// looked up by its tag first.
+// looked up by its tag first, again and again until its mint cannot arrive late.
 func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 	is, err := e.issuer(x.version.Issuer)
 	if err != nil {
@@ -272,6 +285,7 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 	if err != nil {
 		return err
 	}
+	revoked := 0
 	for _, f := range found {
 		if f.Tag != x.version.Tag {
 			continue
@@ -279,8 +293,16 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 		if err := is.Revoke(ctx, sub, f.Handle); err != nil {
 			return err
 		}
+		revoked++
 	}
-	return nil
+	end := x.version.CreatedAt.Add(lateMint)
+	switch {
+	case revoked > 0:
+		return nil
+	case e.Now().Before(end):
+		return fmt.Errorf("%w: nothing under tag %s yet; its mint may still arrive until %s", backends.ErrUnavailable, x.version.Tag, end.UTC().Format(time.RFC3339))
+	}
+	return errNothingFound
 }
 
 // round makes one round of tries: the control first, then the revoked
@@ -391,10 +413,11 @@ func (e *Engine) control(ctx context.Context, p probe.Probe, x *retiring) ([]rot
 func (e *Engine) purge(ctx context.Context, x *retiring) error {
 	return e.saveRetirement(ctx, x, func(tx Tx) error {
 		x.t.Purged(e.Now())
-		if x.version.Sealed == nil {
-			return nil
+		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)
+		if err != nil || v.Sealed == nil {
+			return err
 		}
-		x.version.Sealed = nil
-		return tx.SaveVersion(ctx, &x.version)
+		v.Sealed = nil
+		return tx.SaveVersion(ctx, &v)
 	})
 }

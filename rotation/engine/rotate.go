@@ -190,16 +190,16 @@ func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.Sta
 	if err != nil || v.Stage != rotation.StagePending {
 		return err
 	}
-	return e.discard(ctx, tx, x, v, rotation.CauseFailed)
+	return e.discard(ctx, tx, x.r, v, rotation.CauseFailed)
 }
 
 // discard retires a version that was, or may have been, minted in vain.
-func (e *Engine) discard(ctx context.Context, tx Tx, x *rotating, v rotation.Version, cause rotation.Cause) error {
+func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, cause rotation.Cause) error {
 	v.Stage = rotation.StageRetired
 	if err := tx.SaveVersion(ctx, &v); err != nil {
 		return err
 	}
-	_, err := e.retire(ctx, tx, v, x.r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: x.r.Error}, x.r.ID, e.Now())
+	_, err := e.retire(ctx, tx, v, r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: r.Error}, r.ID, e.Now())
 	return err
 }
 
@@ -246,8 +246,12 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	}
 	return e.saveRotation(ctx, x, func(tx Tx) error {
-		v.BackendVersion = id
-		if err := tx.SaveVersion(ctx, v); err != nil {
+		staged, err := tx.Version(ctx, v.SecretID, v.Number)
+		if err != nil {
+			return err
+		}
+		staged.BackendVersion = id
+		if err := tx.SaveVersion(ctx, &staged); err != nil {
 			return err
 		}
 		x.r.Staged(e.Now())
@@ -262,7 +266,7 @@ func (e *Engine) write(ctx context.Context, x *rotating, v *rotation.Version) (b
 		return backends.Write{}, err
 	}
 	w := backends.Write{Value: value, Token: v.Tag, Version: v.Number, Generation: x.secret.Generation + 1}
-	if current := x.version(x.secret.Current); current != nil {
+	if current := x.version(x.secret.Current); current != nil && current.Backend == v.Backend {
 		w.Expect = current.BackendVersion
 	}
 	return w, nil

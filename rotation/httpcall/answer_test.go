@@ -179,15 +179,16 @@ func TestParseBase(t *testing.T) {
 	}
 }
 
-func TestParseDuration(t *testing.T) {
-	for text, want := range map[string]time.Duration{"": time.Hour, "30m": 30 * time.Minute} {
-		if d, diags := httpcall.ParseDuration(text, hcl.Range{}, time.Hour); d != want || diags.HasErrors() {
-			t.Errorf("%q: %v, %v", text, d, diags)
+func TestPositiveOr(t *testing.T) {
+	written := 30 * time.Minute
+	for want, given := range map[time.Duration]*time.Duration{time.Hour: nil, written: &written} {
+		if d, diags := httpcall.PositiveOr(time.Hour, given, hcl.Range{}); d != want || diags.HasErrors() {
+			t.Errorf("got %s, %v, want %s", d, diags, want)
 		}
 	}
-	for _, text := range []string{"30", "-1s", "0s", "soon"} {
-		if _, diags := httpcall.ParseDuration(text, hcl.Range{}, 0); !diags.HasErrors() {
-			t.Errorf("%q is taken for a duration", text)
+	for _, wrong := range []time.Duration{0, -time.Second} {
+		if _, diags := httpcall.PositiveOr(time.Hour, &wrong, hcl.Range{}); !diags.HasErrors() {
+			t.Errorf("%s is taken", wrong)
 		}
 	}
 }

@@ -204,14 +204,14 @@ func (r *Request) MissingSettings(settings []byte) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// ParseDuration reads a duration of the configuration, such as "30m".
-func ParseDuration(text string, at hcl.Range, byDefault time.Duration) (time.Duration, hcl.Diagnostics) {
-	if text == "" {
+// PositiveOr returns the duration of an attribute, or the default where it was
+// not written.
+func PositiveOr(byDefault time.Duration, written *time.Duration, at hcl.Range) (time.Duration, hcl.Diagnostics) {
+	if written == nil {
 		return byDefault, nil
 	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
-		return byDefault, mistake(at, "Invalid duration", fmt.Sprintf(`%q is no duration above zero; write "30m" or "10s".`, text))
+	if *written <= 0 {
+		return byDefault, mistake(at, "Invalid duration", fmt.Sprintf(`%s is not above zero; write "30m" or "10s".`, *written))
 	}
-	return d, nil
+	return *written, nil
 }

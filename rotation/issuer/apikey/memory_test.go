@@ -9,16 +9,15 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/keys"
 )
 
 // memory keeps records in memory.
 type memory struct {
 	mu      sync.Mutex
-	records []apikey.Record
+	records []keys.Record
 	lose    bool  // the next Create acts and then loses its answer
 	down    error // returned by every call
-	lookups int
 }
 
 func (m *memory) check(ctx context.Context) error {
@@ -28,7 +27,7 @@ func (m *memory) check(ctx context.Context) error {
 	return m.down
 }
 
-func (m *memory) Create(ctx context.Context, r apikey.Record) error {
+func (m *memory) Create(ctx context.Context, r keys.Record) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.check(ctx); err != nil {
@@ -69,13 +68,13 @@ func (m *memory) Revoke(ctx context.Context, id string) error {
 	return backends.ErrNotFound
 }
 
-func (m *memory) FindByTag(ctx context.Context, tag string) ([]apikey.Record, error) {
+func (m *memory) FindByTag(ctx context.Context, tag string) ([]keys.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.check(ctx); err != nil {
 		return nil, err
 	}
-	var found []apikey.Record
+	var found []keys.Record
 	for _, r := range m.records {
 		if r.Tag == tag {
 			found = append(found, r)
@@ -84,16 +83,15 @@ func (m *memory) FindByTag(ctx context.Context, tag string) ([]apikey.Record, er
 	return found, nil
 }
 
-func (m *memory) FindByHash(ctx context.Context, hash []byte) (apikey.Record, error) {
+func (m *memory) FindByHash(ctx context.Context, hash []byte) (keys.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.lookups++
 	if err := m.check(ctx); err != nil {
-		return apikey.Record{}, err
+		return keys.Record{}, err
 	}
-	i := slices.IndexFunc(m.records, func(r apikey.Record) bool { return bytes.Equal(r.Hash, hash) })
+	i := slices.IndexFunc(m.records, func(r keys.Record) bool { return bytes.Equal(r.Hash, hash) })
 	if i < 0 {
-		return apikey.Record{}, backends.ErrNotFound
+		return keys.Record{}, backends.ErrNotFound
 	}
 	return m.records[i], nil
 }

@@ -23,12 +23,12 @@ type Config struct {
 	Find    *Find           `hcl:"find,block"`
 	Revoke  Revoke          `hcl:"revoke,block"`
 
-	MaxLive             int    `hcl:"max_live,optional"`          // 0: no limit known
-	ShowOnce            bool   `hcl:"show_once,optional"`         // the value is in the answer to create only
-	RevocationBudget    string `hcl:"revocation_budget,optional"` // default "30m"
-	AllowPrivateNetwork bool   `hcl:"allow_private_network,optional"`
-	CAFile              string `hcl:"ca_file,optional"`
-	Timeout             string `hcl:"timeout,optional"` // of one request, default "30s"
+	MaxLive             int            `hcl:"max_live,optional"`          // 0: no limit known
+	ShowOnce            bool           `hcl:"show_once,optional"`         // the value is in the answer to create only
+	RevocationBudget    *time.Duration `hcl:"revocation_budget,optional"` // default 30m
+	AllowPrivateNetwork bool           `hcl:"allow_private_network,optional"`
+	CAFile              string         `hcl:"ca_file,optional"`
+	Timeout             *time.Duration `hcl:"timeout,optional"` // of one request, default 30s
 
 	BaseURLRange hcl.Range `hcl:"base_url,attr_value_range"`
 	MaxLiveRange hcl.Range `hcl:"max_live,attr_value_range"`
@@ -117,9 +117,9 @@ func (c *compiler) mistake(at hcl.Range, summary, detail string) {
 
 func (c *compiler) settings() {
 	var diags hcl.Diagnostics
-	c.i.traits.RevocationBudget, diags = httpcall.ParseDuration(c.cfg.RevocationBudget, c.cfg.BudgetRange, defaultBudget)
+	c.i.traits.RevocationBudget, diags = httpcall.PositiveOr(defaultBudget, c.cfg.RevocationBudget, c.cfg.BudgetRange)
 	c.diags = append(c.diags, diags...)
-	timeout, diags := httpcall.ParseDuration(c.cfg.Timeout, c.cfg.TimeoutRange, defaultTimeout)
+	timeout, diags := httpcall.PositiveOr(defaultTimeout, c.cfg.Timeout, c.cfg.TimeoutRange)
 	c.diags = append(c.diags, diags...)
 	if c.cfg.MaxLive < 0 {
 		c.mistake(c.cfg.MaxLiveRange, "Invalid limit", "max_live is the number of credentials that can be live at once; leave it out if there is no limit.")

@@ -49,7 +49,7 @@ revoke {
 }
 max_live          = 5
 show_once         = true
-revocation_budget = "30m"
+revocation_budget = duration("30m")
 allow_private_network = true
 `
 
@@ -61,7 +61,8 @@ var subject = issuer.Subject{
 const canary = "canary-c4d9e0"
 
 // load decodes and compiles a configuration as the daemon does; secret() stands
-// for file() and env().
+// for file() and env(), duration() for the daemon's reading of texts by the type
+// of the field, which gohcl does not know.
 func load(t *testing.T, src, token string) (issuer.Issuer, hcl.Diagnostics, string) {
 	t.Helper()
 	parser := hclparse.NewParser()
@@ -73,8 +74,17 @@ func load(t *testing.T, src, token string) (issuer.Issuer, hcl.Diagnostics, stri
 		Type: function.StaticReturnType(cty.String),
 		Impl: func([]cty.Value, cty.Type) (cty.Value, error) { return cty.StringVal(token), nil },
 	})
+	duration := function.New(&function.Spec{
+		Params: []function.Parameter{{Name: "text", Type: cty.String}},
+		Type:   function.StaticReturnType(cty.Number),
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			d, err := time.ParseDuration(args[0].AsString())
+			return cty.NumberIntVal(int64(d)), err
+		},
+	})
 	var cfg httpapi.Config
-	diags = gohcl.DecodeBody(file.Body, &hcl.EvalContext{Functions: map[string]function.Function{"secret": secret}}, &cfg)
+	ctx := &hcl.EvalContext{Functions: map[string]function.Function{"secret": secret, "duration": duration}}
+	diags = gohcl.DecodeBody(file.Body, ctx, &cfg)
 	var i issuer.Issuer
 	if !diags.HasErrors() {
 		i, diags = httpapi.New(cfg)
@@ -287,7 +297,9 @@ func TestMistakes(t *testing.T) {
 		{`"$.secret"`, `"secret"`, `starts with "$"`},
 		{`"$.data"`, `"$.data[*]"`, `without wildcards`},
 		{"tag    = \"$.name\"\n  handle = { id", "tag    = \"$.name\"\n  handle = { uid", `same names`},
-		{`"30m"`, `"soon"`, `no duration`},
+		{`duration("30m")`, `duration("0s")`, `0s is not above zero`},
+		{`duration("30m")`, `duration("-1m")`, `-1m0s is not above zero`},
+		{`max_live          = 5`, `timeout = duration("-1s")`, `-1s is not above zero`},
 		{`max_live          = 5`, `max_live = -1`, `no limit`},
 		{`token = secret()`, `tokn = secret()`, `Did you mean "token"?`},
 		{`auth "bearer"`, `auth "beerer"`, `Did you mean "bearer"?`},

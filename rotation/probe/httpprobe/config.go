@@ -24,10 +24,10 @@ type Config struct {
 	Accepted Answer         `hcl:"accepted,block"`
 	Rejected Answer         `hcl:"rejected,block"`
 
-	LockoutAfter        int    `hcl:"lockout_after,optional"` // rejected tries in a row, 0: no limit known
-	AllowPrivateNetwork bool   `hcl:"allow_private_network,optional"`
-	CAFile              string `hcl:"ca_file,optional"`
-	Timeout             string `hcl:"timeout,optional"` // of one try, default "10s"
+	LockoutAfter        int            `hcl:"lockout_after,optional"` // rejected tries in a row, 0: no limit known
+	AllowPrivateNetwork bool           `hcl:"allow_private_network,optional"`
+	CAFile              string         `hcl:"ca_file,optional"`
+	Timeout             *time.Duration `hcl:"timeout,optional"` // of one try, default 10s
 
 	MethodRange  hcl.Range `hcl:"method,attr_value_range"`
 	LockoutRange hcl.Range `hcl:"lockout_after,attr_value_range"`
@@ -72,7 +72,7 @@ func New(cfg Config) (*Probe, hcl.Diagnostics) {
 	p.rejected, more = compileAnswer(cfg.Rejected)
 	diags = append(diags, more...)
 	diags = append(diags, checkOverlap(p.accepted, p.rejected, cfg.Rejected.StatusRange)...)
-	timeout, more := httpcall.ParseDuration(cfg.Timeout, cfg.TimeoutRange, defaultTimeout)
+	timeout, more := httpcall.PositiveOr(defaultTimeout, cfg.Timeout, cfg.TimeoutRange)
 	diags = append(diags, more...)
 	client, err := outbound.New(outbound.Options{
 		AllowPrivate: cfg.AllowPrivateNetwork, CAFile: cfg.CAFile, Timeout: timeout,

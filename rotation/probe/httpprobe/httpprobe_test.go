@@ -8,10 +8,13 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
@@ -33,6 +36,9 @@ lockout_after = 5
 allow_private_network = true
 `
 
+// load decodes and compiles a configuration as the daemon does; duration() stands
+// for the daemon's reading of texts by the type of the field, which gohcl does
+// not know.
 func load(t *testing.T, src string) (*httpprobe.Probe, hcl.Diagnostics, string) {
 	t.Helper()
 	parser := hclparse.NewParser()
@@ -40,9 +46,18 @@ func load(t *testing.T, src string) (*httpprobe.Probe, hcl.Diagnostics, string) 
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
+	duration := function.New(&function.Spec{
+		Params: []function.Parameter{{Name: "text", Type: cty.String}},
+		Type:   function.StaticReturnType(cty.Number),
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			d, err := time.ParseDuration(args[0].AsString())
+			return cty.NumberIntVal(int64(d)), err
+		},
+	})
+	ctx := &hcl.EvalContext{Functions: map[string]function.Function{"duration": duration}}
 	var cfg httpprobe.Config
 	var p *httpprobe.Probe
-	if diags = gohcl.DecodeBody(file.Body, nil, &cfg); !diags.HasErrors() {
+	if diags = gohcl.DecodeBody(file.Body, ctx, &cfg); !diags.HasErrors() {
 		p, diags = httpprobe.New(cfg)
 	}
 	var out bytes.Buffer
@@ -190,7 +205,7 @@ func TestTransportFailuresAreInconclusive(t *testing.T) {
 	} {
 		src := strings.ReplaceAll(mailer, "BASE", url)
 		if name == "timeout" {
-			src += "timeout = \"50ms\"\n"
+			src += "timeout = duration(\"50ms\")\n"
 		}
 		got := mustLoad(t, src).Try(t.Context(), probe.Try{Value: key(canary)})
 		if got.Verdict != probe.Inconclusive || got.Detail == "" || strings.Contains(got.Detail, canary) {
@@ -238,7 +253,7 @@ func TestMistakes(t *testing.T) {
 		{"BASE", "https://${secret.name}", "literal"},
 		{"allow_private_network = true", "", "plain http"},
 		{"lockout_after = 5", "lockout_after = -5", "no limit"},
-		{"lockout_after = 5", `timeout = "10"`, "no duration"},
+		{"lockout_after = 5", `timeout = duration("0s")`, "0s is not above zero"},
 		{"lockout_after = 5", `ca_file = "/nonexistent/ca.pem"`, "ca_file"},
 		{"rejected { status = [401] }", "rejected " + jsonBlock(`"ok"`, "false"), `starts with "$"`},
 		{"rejected { status = [401] }", "rejected " + jsonBlock(`"$.ok"`, "[1]"), "a text, a number"},

@@ -243,6 +243,18 @@ func (s *Server) Works(secret string) bool {
 	return s.usable(secret, false) != nil
 }
 
+// Secrets returns the secret of every key ever made, revoked ones and those whose
+// answer was dropped included: what must be found nowhere.
+func (s *Server) Secrets() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []string
+	for _, k := range s.keys {
+		list = append(list, k.secret)
+	}
+	return list
+}
+
 // Requests counts the requests of a route so far: "POST /v1/keys",
 // "GET /v1/keys", "DELETE /v1/keys/{id}" or "GET /v1/me".
 func (s *Server) Requests(route string) int {

@@ -1,0 +1,43 @@
+package daemon_test
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/daemon"
+)
+
+var hclBlock = regexp.MustCompile("(?s)```hcl\n(.*?)```")
+
+// TestDocumentedConfigurationsAreValid loads config.hcl and every HCL block of
+// the READMEs, as `keybroker validate --offline` would.
+func TestDocumentedConfigurationsAreValid(t *testing.T) {
+	sources := map[string]string{}
+	for _, file := range []string{"config.hcl", "README.md", "examples/consumer/README.md"} {
+		b, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, ".hcl") {
+			sources[file] = string(b)
+			continue
+		}
+		blocks := hclBlock.FindAllStringSubmatch(string(b), -1)
+		if len(blocks) == 0 {
+			t.Errorf("%s shows no configuration", file)
+		}
+		for _, m := range blocks {
+			sources[file] += m[1]
+		}
+	}
+	for file, text := range sources {
+		_, diags := config.Parse(map[string][]byte{file: []byte(text)}, daemon.Registry(), config.Options{Offline: true, Dir: t.TempDir()})
+		var found strings.Builder
+		if err := diags.WriteText(&found, false); err != nil || found.Len() > 0 {
+			t.Errorf("%s (%v):\n%s", file, err, found.String())
+		}
+	}
+}
