@@ -94,7 +94,7 @@ policy "leak-scanner" {
 
 policy "operator" {
   path "*" {
-    capabilities = ["list", "rotate"]
+    capabilities = ["list", "rotate", "update"] # update: pause and resume
   }
 }
 

@@ -27,6 +27,17 @@ func (r Ref) String() string {
 	return r.Tenant + ":" + r.Name
 }
 
+var tenant = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
+
+// ParseTenant checks a tenant's name: letters, digits and _ . -, at most 64 of
+// them. ErrInvalid says so.
+func ParseTenant(name string) error {
+	if !tenant.MatchString(name) {
+		return fmt.Errorf("%w: a tenant's name is made of letters, digits and _ . - and has at most 64 of them", ErrInvalid)
+	}
+	return nil
+}
+
 // VersionID is what a vault calls one stored version: a number as text in
 // Vault's KV v2 and in local, a UUID in AWS Secrets Manager. Empty means "none"
 // where a version is expected and "the current one" where one is read.

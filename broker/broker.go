@@ -25,7 +25,7 @@ import (
 )
 
 // RootPolicy is the name of the built-in policy that allows everything.
-const RootPolicy = "root"
+const RootPolicy = policy.Root
 
 var rootPolicy = policy.Policy{Name: RootPolicy, Rules: []policy.Rule{
 	{Path: "*", Capabilities: everything()},
@@ -48,6 +48,9 @@ type Rules struct {
 	Policies []policy.Policy
 	Triggers map[string]Trigger
 	Backends map[string]*backends.Mount
+	// Down tells whether a backend was found to be unusable, so that nobody waits
+	// for it; nil: none ever is.
+	Down func(backend string) bool
 }
 
 // Config is what a Broker is made of; every field is required.
@@ -86,6 +89,9 @@ func New(cfg Config) *Broker {
 
 // SetRules replaces the rules, for requests that begin from now on.
 func (b *Broker) SetRules(r Rules) {
+	if r.Down == nil {
+		r.Down = func(string) bool { return false }
+	}
 	c := &compiled{Rules: r, byName: map[string]policy.Policy{RootPolicy: rootPolicy}}
 	for _, p := range r.Policies {
 		c.byName[p.Name] = p
@@ -114,43 +120,9 @@ func (b *Broker) allows(p authn.Principal, path string, c policy.Capability) pol
 	return b.rules.Load().acl(p.Policies).Decide(path, c)
 }
 
-// request is what the audit log says of one call.
-type request struct {
-	action string
-	path   string
-	detail map[string]string
-}
-
-// authorize decides whether p may, and audits both answers. What it allows is in
-// the audit log before it happens.
-func (b *Broker) authorize(p authn.Principal, c policy.Capability, r request) error {
-	d := b.allows(p, r.path, c)
-	ev := rotation.AuditEvent{At: b.Now(), Tenant: p.Tenant, Actor: p.ID, Address: p.Address.String(), Action: r.action,
-		Path: r.path, Outcome: "ok", Detail: map[string]string{"name": p.Name}}
-	for k, v := range r.detail {
-		ev.Detail[k] = v
-	}
-	if !d.Allowed {
-		ev.Outcome = "denied"
-		ev.Detail["capability"] = string(c)
-	}
-	if err := b.Audit.Record(ev); err != nil {
-		return fmt.Errorf("%s: %w", r.action, err)
-	}
-	if d.Allowed {
-		return nil
-	}
-	why := "no policy of the token grants it"
-	if d.Policy != "" {
-		why = fmt.Sprintf("policy %q decides, by its path %q", d.Policy, d.Path)
-	}
-	return fmt.Errorf("%w: %s on %q is not allowed: %s", backends.ErrDenied, c, r.path, why)
-}
-
 // find returns the secret that name means to p: of p's own tenant, or, for one
-// who is bound to none, of whichever tenant has it; "tenant:name" is exact. It
-// is called only after the caller was authorised for the name, and what belongs
-// to others is not found.
+// who is bound to none, of whichever tenant has it; "tenant:name" is exact. What
+// belongs to others is not found.
 func (b *Broker) find(ctx context.Context, tx *store.Tx, p authn.Principal, name string) (rotation.Secret, error) {
 	tenant, bare, qualified := strings.Cut(name, ":")
 	if !qualified {
@@ -186,18 +158,31 @@ func pathOf(name string) string {
 	return name
 }
 
+// resolve finds out for a request which secret name means to p, and whose it is.
+// The caller is not authorised yet: why there is none is told only after that.
+func (b *Broker) resolve(ctx context.Context, p authn.Principal, name string, r request) (s rotation.Secret, named request, missing error) {
+	missing = b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		s, err = b.find(ctx, tx, p, name)
+		return err
+	})
+	return s, r.about(name, s.Ref), missing
+}
+
 // onSecret authorises p for capability c on the secret called name, then runs fn
 // in a read-write transaction with it.
 func (b *Broker) onSecret(ctx context.Context, p authn.Principal, c policy.Capability, action, name string, detail map[string]string, fn func(*store.Tx, rotation.Secret) error) error {
-	if err := b.authorize(p, c, request{action: action, path: pathOf(name), detail: detail}); err != nil {
-		return err
-	}
-	return b.Store.Update(ctx, func(tx *store.Tx) error {
-		s, err := b.find(ctx, tx, p, name)
-		if err != nil {
-			return err
+	found, r, missing := b.resolve(ctx, p, name, request{action: action, path: pathOf(name), detail: detail})
+	return b.do(p, c, r, func() error {
+		if missing != nil {
+			return missing
 		}
-		return fn(tx, s)
+		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
+			s, err := tx.Secret(ctx, found.ID)
+			if err != nil {
+				return err
+			}
+			return fn(tx, s)
+		})
 	})
 }
 

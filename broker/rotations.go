@@ -22,26 +22,38 @@ func (b *Broker) sees(p authn.Principal, ref backends.Ref) bool {
 	return b.allows(p, ref.Name, policy.List).Allowed || b.allows(p, ref.Name, policy.Read).Allowed
 }
 
+// unseen audits that p asked for what it may not see, which is answered as if it
+// were not there.
+func (b *Broker) unseen(p authn.Principal, r request, kind, name string) error {
+	b.refuse(p, r, outcomeDenied, map[string]string{"capability": string(policy.List)})
+	return notThere(kind, name)
+}
+
+func notThere(kind, name string) error {
+	return fmt.Errorf("%w: there is no %s %q", backends.ErrNotFound, kind, name)
+}
+
 // listOf serves one page of what belongs to secrets: what p may not see is left out.
 func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string,
 	read func(*store.Tx, string) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
 	list := client.List[W]{Items: []W{}}
-	if err := b.note(p, action, pathOf(secret)); err != nil {
+	r := request{action: action, path: pathOf(secret)}
+	var of rotation.Secret
+	if secret != "" {
+		var missing error
+		of, r, missing = b.resolve(ctx, p, secret, r)
+		if !b.sees(p, backends.Ref{Tenant: p.Tenant, Name: pathOf(secret)}) {
+			return list, b.unseen(p, r, "secret", secret)
+		}
+		if missing != nil {
+			return list, b.failed(p, r, missing)
+		}
+	}
+	if err := b.record(p, r, outcomeOK, nil); err != nil {
 		return list, err
 	}
 	err := b.Store.View(ctx, func(tx *store.Tx) error {
-		id := ""
-		if secret != "" {
-			s, err := b.find(ctx, tx, p, secret)
-			if err == nil && !b.sees(p, s.Ref) {
-				err = fmt.Errorf("%w: there is no secret %q", backends.ErrNotFound, secret)
-			}
-			if err != nil {
-				return err
-			}
-			id = s.ID
-		}
-		found, next, err := read(tx, id)
+		found, next, err := read(tx, of.ID)
 		if err != nil {
 			return err
 		}
@@ -58,30 +70,37 @@ func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action,
 		}
 		return nil
 	})
-	return list, err
+	return list, b.failed(p, r, err)
 }
 
 // one serves a single record of a secret: what p may not see is not there.
 func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, kind, id string,
-	read func(*store.Tx) (T, rotation.Secret, error), view func(*store.Tx, T, rotation.Secret) (W, error)) (out W, err error) {
-	var path string
-	err = b.Store.View(ctx, func(tx *store.Tx) error {
+	read func(*store.Tx) (T, rotation.Secret, error), view func(*store.Tx, T, rotation.Secret) (W, error)) (W, error) {
+	var out, none W
+	var of backends.Ref
+	r := request{action: action, path: "sys/" + kind + "/" + id, detail: map[string]string{kind: id}}
+	err := b.Store.View(ctx, func(tx *store.Tx) error {
 		item, s, err := read(tx)
 		if err != nil {
 			return err
 		}
-		path = s.Ref.Name
-		if !b.sees(p, s.Ref) {
-			path = "sys/" + kind + "/" + id
-			return backends.ErrNotFound
-		}
+		of = s.Ref
 		out, err = view(tx, item, s)
 		return err
 	})
-	if errors.Is(err, backends.ErrNotFound) {
-		err = fmt.Errorf("%w: there is no %s %q", backends.ErrNotFound, kind, id)
+	if of != (backends.Ref{}) {
+		r = r.about(of.Name, of)
+		if r.path = of.Name; !b.sees(p, of) {
+			return none, b.unseen(p, r, kind, id)
+		}
 	}
-	return out, errors.Join(err, b.note(p, action, path))
+	if errors.Is(err, backends.ErrNotFound) {
+		err = notThere(kind, id)
+	}
+	if err != nil {
+		return none, b.failed(p, r, err)
+	}
+	return out, b.record(p, r, outcomeOK, nil)
 }
 
 // Rotations lists rotations, the newest first.
@@ -110,21 +129,6 @@ func (b *Broker) Rotation(ctx context.Context, p authn.Principal, id string) (cl
 			steps, err := tx.Steps(ctx, r.ID)
 			return viewRotation(store.RotationOf{Rotation: r, Ref: s.Ref}, steps), err
 		})
-}
-
-// rotationIn reads a rotation in a transaction that is open, for one who was
-// authorised for its secret.
-func (b *Broker) rotationIn(ctx context.Context, tx *store.Tx, id string) (client.Rotation, error) {
-	r, err := tx.Rotation(ctx, id)
-	if err != nil {
-		return client.Rotation{}, err
-	}
-	s, err := tx.Secret(ctx, r.SecretID)
-	if err != nil {
-		return client.Rotation{}, err
-	}
-	steps, err := tx.Steps(ctx, id)
-	return viewRotation(store.RotationOf{Rotation: r, Ref: s.Ref}, steps), err
 }
 
 // Retirements lists retirements, the newest first, without their tries.
@@ -192,21 +196,28 @@ func (b *Broker) Delivery(ctx context.Context, p authn.Principal, id string) (cl
 
 // Acknowledge records that a consumer uses what was delivered to it.
 func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (out client.Delivery, err error) {
-	path := "sys/deliveries/" + id
-	if err := b.authorize(p, policy.Update, request{action: "delivery.acknowledge", path: path, detail: map[string]string{"generation": fmt.Sprint(r.Generation)}}); err != nil {
-		return out, err
-	}
-	err = b.Store.Update(ctx, func(tx *store.Tx) error {
+	var of backends.Ref
+	missing := b.Store.View(ctx, func(tx *store.Tx) error {
 		d, err := tx.Delivery(ctx, id)
-		if err == nil && p.Tenant != "" && d.Ref.Tenant != p.Tenant {
-			err = fmt.Errorf("%w: there is no delivery %q", backends.ErrNotFound, id)
+		if errors.Is(err, backends.ErrNotFound) || err == nil && p.Tenant != "" && d.Ref.Tenant != p.Tenant {
+			return notThere("delivery", id)
 		}
-		if err != nil {
-			return err
-		}
-		d, err = b.Engine.Acknowledge(ctx, tx, id, r.Generation)
-		out = viewDelivery(d)
+		of = d.Ref
 		return err
+	})
+	req := request{action: "delivery.acknowledge", path: "sys/deliveries/" + id, detail: map[string]string{"generation": fmt.Sprint(r.Generation)}}
+	if missing == nil {
+		req = req.about(of.Name, of)
+	}
+	err = b.do(p, policy.Update, req, func() error {
+		if missing != nil {
+			return missing
+		}
+		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
+			d, err := b.Engine.Acknowledge(ctx, tx, id, r.Generation)
+			out = viewDelivery(d)
+			return err
+		})
 	})
 	return out, err
 }

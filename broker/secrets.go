@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -17,7 +18,8 @@ import (
 // Secrets lists the secrets that p may list.
 func (b *Broker) Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error) {
 	list := client.List[client.Secret]{Items: []client.Secret{}}
-	if err := b.note(p, "secret.list", q.Prefix); err != nil {
+	r := request{action: "secret.list", path: q.Prefix}
+	if err := b.record(p, r, outcomeOK, nil); err != nil { // its items are authorised one by one
 		return list, err
 	}
 	err := b.Store.View(ctx, func(tx *store.Tx) error {
@@ -38,27 +40,13 @@ func (b *Broker) Secrets(ctx context.Context, p authn.Principal, q client.Secret
 		}
 		return nil
 	})
-	return list, err
-}
-
-// note audits a list, whose items are authorised one by one.
-func (b *Broker) note(p authn.Principal, action, path string) error {
-	err := b.Audit.Record(rotation.AuditEvent{At: b.Now(), Tenant: p.Tenant, Actor: p.ID, Address: p.Address.String(),
-		Action: action, Path: path, Outcome: "ok", Detail: map[string]string{"name": p.Name}})
-	if err != nil {
-		return fmt.Errorf("%s: %w", action, err)
-	}
-	return nil
+	return list, b.failed(p, r, err)
 }
 
 func page(p client.Page) store.Page { return store.Page{After: p.After, Limit: p.Limit} }
 
 func viewWhole(ctx context.Context, tx *store.Tx, s rotation.Secret) (client.Secret, error) {
-	versions, err := tx.Versions(ctx, s.ID)
-	if err != nil {
-		return client.Secret{}, err
-	}
-	retirements, err := tx.Retirements(ctx, s.ID)
+	versions, retirements, err := shown(ctx, tx, s.ID)
 	if err != nil {
 		return client.Secret{}, err
 	}
@@ -69,22 +57,51 @@ func viewWhole(ctx context.Context, tx *store.Tx, s rotation.Secret) (client.Sec
 	return viewSecret(s, versions, retirements, err == nil), nil
 }
 
+// shownVersions is how many of a secret's versions are shown besides those that
+// are open.
+const shownVersions = 50
+
+// shown returns the newest versions of a secret and every older one that is still
+// open, with their retirements.
+func shown(ctx context.Context, tx *store.Tx, secretID string) ([]rotation.Version, []rotation.Retirement, error) {
+	newest, err := tx.RecentVersions(ctx, secretID, shownVersions)
+	if err != nil || len(newest) == 0 {
+		return nil, nil, err
+	}
+	from := newest[0].Number
+	versions, err := tx.Versions(ctx, secretID)
+	if err != nil {
+		return nil, nil, err
+	}
+	versions = slices.DeleteFunc(versions, func(v rotation.Version) bool { return v.Number >= from })
+	open, err := tx.Retirements(ctx, secretID)
+	if err != nil {
+		return nil, nil, err
+	}
+	open = slices.DeleteFunc(open, func(t rotation.Retirement) bool { return t.Version >= from })
+	retirements, err := tx.RetirementsOf(ctx, secretID, from)
+	return append(versions, newest...), append(open, retirements...), err
+}
+
 // Secret returns one secret without its value.
 func (b *Broker) Secret(ctx context.Context, p authn.Principal, name string) (out client.Secret, err error) {
 	c := policy.List
 	if !b.allows(p, pathOf(name), c).Allowed {
 		c = policy.Read // who may read the value may know of it
 	}
-	if err := b.authorize(p, c, request{action: "secret.show", path: pathOf(name)}); err != nil {
-		return out, err
-	}
-	err = b.Store.View(ctx, func(tx *store.Tx) error {
-		s, err := b.find(ctx, tx, p, name)
-		if err != nil {
-			return err
+	found, r, missing := b.resolve(ctx, p, name, request{action: "secret.show", path: pathOf(name)})
+	err = b.do(p, c, r, func() error {
+		if missing != nil {
+			return missing
 		}
-		out, err = viewWhole(ctx, tx, s)
-		return err
+		return b.Store.View(ctx, func(tx *store.Tx) error {
+			s, err := tx.Secret(ctx, found.ID)
+			if err != nil {
+				return err
+			}
+			out, err = viewWhole(ctx, tx, s)
+			return err
+		})
 	})
 	return out, err
 }
@@ -151,36 +168,39 @@ func (b *Broker) setPaused(ctx context.Context, p authn.Principal, name string, 
 }
 
 // Event lets a configured trigger act on the secret that the event names. An
-// event with an id that came before starts nothing.
+// event with an id that came before for that secret starts nothing.
 func (b *Broker) Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (out client.Rotation, err error) {
-	path := "sys/events/" + trigger
-	detail := map[string]string{"event": r.ID, "secret": r.Secret, "reason": r.Reason}
-	if err := b.authorize(p, policy.Create, request{action: "event.receive", path: path, detail: detail}); err != nil {
-		return out, err
-	}
-	t, ok := b.rules.Load().Triggers[trigger]
-	switch {
-	case !ok:
-		return out, fmt.Errorf("%w: there is no trigger %q in the configuration", backends.ErrNotFound, trigger)
-	case r.ID == "" || r.Secret == "":
+	if r.ID == "" || r.Secret == "" {
 		return out, fmt.Errorf("%w: an event needs an id and a secret", backends.ErrInvalid)
-	case !t.Covers(pathOf(r.Secret)):
-		return out, fmt.Errorf("%w: trigger %q does not act on %q", backends.ErrDenied, trigger, r.Secret)
 	}
-	err = b.Store.Update(ctx, func(tx *store.Tx) error {
-		s, err := b.find(ctx, tx, p, r.Secret)
-		if err != nil {
-			return err
+	found, req, missing := b.resolve(ctx, p, r.Secret, request{action: "event.receive", path: "sys/events/" + trigger,
+		detail: map[string]string{"event": r.ID, "reason": r.Reason}})
+	err = b.do(p, policy.Create, req, func() error {
+		t, ok := b.rules.Load().Triggers[trigger]
+		switch {
+		case !ok:
+			return fmt.Errorf("%w: there is no trigger %q in the configuration", backends.ErrNotFound, trigger)
+		case !t.Covers(pathOf(r.Secret)):
+			return fmt.Errorf("%w: trigger %q does not act on %q", backends.ErrDenied, trigger, r.Secret)
+		case missing != nil:
+			return missing
 		}
-		out, err = b.react(ctx, tx, p, trigger, t, s, r)
-		return err
+		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
+			s, err := tx.Secret(ctx, found.ID)
+			if err != nil {
+				return err
+			}
+			out, err = b.react(ctx, tx, p, trigger, t, s, r)
+			return err
+		})
 	})
 	return out, err
 }
 
 func (b *Broker) react(ctx context.Context, tx *store.Tx, p authn.Principal, name string, t Trigger, s rotation.Secret, r client.EventRequest) (client.Rotation, error) {
-	if seen, err := tx.Event(ctx, name, r.ID); err == nil {
-		return b.rotationIn(ctx, tx, seen.RotationID)
+	id := s.ID + "/" + r.ID // a sender may report one finding for several secrets
+	if seen, err := tx.Event(ctx, name, id); err == nil {
+		return rotationOfEvent(ctx, tx, seen, s)
 	} else if !errors.Is(err, backends.ErrNotFound) {
 		return client.Rotation{}, err
 	}
@@ -194,8 +214,18 @@ func (b *Broker) react(ctx context.Context, tx *store.Tx, p authn.Principal, nam
 	if err != nil {
 		return client.Rotation{}, err
 	}
-	if _, _, err := tx.AddEvent(ctx, store.Event{Trigger: name, ID: r.ID, RotationID: rot.ID, ReceivedAt: b.Now()}); err != nil {
+	if _, _, err := tx.AddEvent(ctx, store.Event{Trigger: name, ID: id, RotationID: rot.ID, ReceivedAt: b.Now()}); err != nil {
 		return client.Rotation{}, err
 	}
 	return viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, nil), nil
+}
+
+// rotationOfEvent returns what an event that came before began.
+func rotationOfEvent(ctx context.Context, tx *store.Tx, seen store.Event, s rotation.Secret) (client.Rotation, error) {
+	rot, err := tx.Rotation(ctx, seen.RotationID)
+	if err != nil {
+		return client.Rotation{}, err
+	}
+	steps, err := tx.Steps(ctx, rot.ID)
+	return viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, steps), err
 }

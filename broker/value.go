@@ -14,7 +14,7 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// held is what a read of a value needs, from one snapshot.
+// held is what a read of a value needs, from one snapshot: the open versions.
 type held struct {
 	secret      rotation.Secret
 	versions    []rotation.Version
@@ -35,7 +35,7 @@ func (h *held) version(n int) *rotation.Version {
 func (h *held) revoked(n int) bool {
 	for _, t := range h.retirements {
 		if t.Version == n {
-			return !t.AcknowledgedAt.IsZero() || (t.Intent != nil && t.Intent.Effect == rotation.Revoke)
+			return !t.RevokeBegunAt.IsZero()
 		}
 	}
 	return false
@@ -50,23 +50,26 @@ var capabilityOf = map[rotation.VersionStage]policy.Capability{
 // Value returns the value of a version; 0 is the current one, and with it comes
 // the previous one while it is valid, where p may read that.
 func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, number int) (client.Value, error) {
-	var out client.Value
-	h, err := b.hold(ctx, p, name)
-	if err != nil && !errors.Is(err, backends.ErrNotFound) {
-		return out, err
-	}
+	h, err := b.hold(ctx, p, name, number)
 	v, c, missing := wanted(h, err, name, number)
-	if err := b.authorize(p, c, request{action: "secret.read", path: pathOf(name), detail: readDetail(v)}); err != nil {
-		return out, err
-	}
-	if missing != nil {
-		return out, missing
-	}
-	value, err := b.read(ctx, *v)
+	r := request{action: "secret.read", path: pathOf(name), detail: readDetail(v)}.about(name, h.secret.Ref)
+	var out client.Value
+	err = b.do(p, c, r, func() error {
+		if missing != nil {
+			return missing
+		}
+		out, err = b.value(ctx, p, h, *v)
+		return err
+	})
+	return out, err
+}
+
+func (b *Broker) value(ctx context.Context, p authn.Principal, h *held, v rotation.Version) (client.Value, error) {
+	value, err := b.read(ctx, v)
 	if err != nil {
-		return out, err
+		return client.Value{}, err
 	}
-	out = client.Value{Name: h.secret.Ref.Name, Version: v.Number, Generation: h.secret.Generation,
+	out := client.Value{Name: h.secret.Ref.Name, Version: v.Number, Generation: h.secret.Generation,
 		Fields: client.Fields(value.Reveal()), PublishedAt: utc(v.PublishedAt)}
 	if h.secret.State == rotation.SecretActive {
 		out.NextRotationAt = utc(h.secret.NextDueAt)
@@ -84,7 +87,8 @@ func readDetail(v *rotation.Version) map[string]string {
 	return map[string]string{"version": fmt.Sprint(v.Number)}
 }
 
-func (b *Broker) hold(ctx context.Context, p authn.Principal, name string) (*held, error) {
+// hold reads the open versions of a secret, and version number if it is none of them.
+func (b *Broker) hold(ctx context.Context, p authn.Principal, name string, number int) (*held, error) {
 	h := &held{}
 	err := b.Store.View(ctx, func(tx *store.Tx) (err error) {
 		if h.secret, err = b.find(ctx, tx, p, name); err != nil {
@@ -93,7 +97,15 @@ func (b *Broker) hold(ctx context.Context, p authn.Principal, name string) (*hel
 		if h.versions, err = tx.Versions(ctx, h.secret.ID); err != nil {
 			return err
 		}
-		h.retirements, err = tx.Retirements(ctx, h.secret.ID)
+		if h.retirements, err = tx.Retirements(ctx, h.secret.ID); err != nil || number == 0 || h.version(number) != nil {
+			return err
+		}
+		closed, err := tx.Version(ctx, h.secret.ID, number)
+		if err == nil {
+			h.versions = append(h.versions, closed)
+		} else if errors.Is(err, backends.ErrNotFound) {
+			err = nil // wanted says so, once the caller was authorised
+		}
 		return err
 	})
 	return h, err
@@ -145,26 +157,33 @@ func (b *Broker) previous(ctx context.Context, p authn.Principal, h *held) (*cli
 	return nil, nil
 }
 
+// errUnreadable is all that a caller is told: whatever a vault said to us, its
+// refusals too, is not about the caller.
+var errUnreadable = fmt.Errorf("%w: the value cannot be read now", backends.ErrUnavailable)
+
 // read takes a published value from its vault. While that cannot be used, or has
 // lost the version, the sealed copy serves that the broker keeps for the proof:
-// an outage of the vault is none of the applications' (rule 20).
+// an outage of the vault is none of the applications' (rule 20), and once it is
+// known, nobody waits for the vault either.
 func (b *Broker) read(ctx context.Context, v rotation.Version) (backends.Value, error) {
-	m := b.rules.Load().Backends[v.Backend]
-	if v.BackendVersion == "" || m == nil {
-		return b.Engine.Open(ctx, v)
+	rules := b.rules.Load()
+	if m := rules.Backends[v.Backend]; v.BackendVersion != "" && m != nil && !rules.Down(v.Backend) {
+		value, _, err := m.Read(ctx, v.Ref, v.BackendVersion)
+		if err == nil {
+			return value, nil
+		}
+		b.Logger.Warn("reading from the vault failed; the sealed copy serves", "backend", v.Backend, "secret", v.Ref, "version", v.Number, "error", err)
 	}
-	value, _, err := m.Read(ctx, v.Ref, v.BackendVersion)
-	if err == nil {
-		return value, nil
+	value, err := b.Engine.Open(ctx, v)
+	if err != nil {
+		b.Logger.Error("the sealed copy of a value cannot be opened", "secret", v.Ref, "version", v.Number, "error", err)
+		return backends.Value{}, errUnreadable
 	}
-	b.Logger.Warn("reading from the vault failed; the sealed copy serves", "backend", v.Backend, "secret", v.Ref, "error", err)
-	copied, openErr := b.Engine.Open(ctx, v)
-	if openErr != nil {
-		// Whatever the vault said to us, its refusals too, is not about the caller.
-		return backends.Value{}, fmt.Errorf("%w: the value cannot be read from its vault now: %s", backends.ErrUnavailable, err.Error())
-	}
-	return copied, nil
+	return value, nil
 }
+
+// errUncheckable is all that somebody whom we do not know is told of our state.
+var errUncheckable = fmt.Errorf("%w: the key cannot be checked now", backends.ErrUnavailable)
 
 // CheckKey tells whether a key that the broker issued works. It is not audited:
 // gateways ask for every request of theirs.
@@ -176,5 +195,8 @@ func (b *Broker) CheckKey(ctx context.Context, _ netip.Addr, key backends.Secret
 	case errors.Is(err, backends.ErrNotFound) || errors.Is(err, backends.ErrDenied):
 		return client.KeyCheck{}, nil
 	}
-	return client.KeyCheck{}, err
+	if ctx.Err() == nil {
+		b.Logger.Error("a key cannot be checked", "error", err)
+	}
+	return client.KeyCheck{}, errUncheckable
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,7 +19,8 @@ const watchPoll = time.Second
 
 // WatchRotation sends the present state of a rotation, of the retirements it
 // waits for, then each whenever it changed, then
-// client.EventEnd once the rotation has ended, and closes the channel. It closes
+// client.EventEnd once the rotation has ended (one that failed in an emergency: once
+// what it contains is settled), and closes the channel. It closes
 // it without EventEnd when ctx ends or it can no longer tell.
 func (b *Broker) WatchRotation(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
 	if _, err := b.Rotation(ctx, p, id); err != nil {
@@ -77,8 +79,8 @@ func (w *watcher) look(ctx context.Context) (ended, ok bool) {
 		if err != nil {
 			return err
 		}
-		ended = r.State.Ended()
 		events, err = w.snapshot(ctx, tx, r, s)
+		ended = r.State.Ended() && !containing(r, events)
 		return err
 	})
 	if err != nil {
@@ -95,6 +97,14 @@ func (w *watcher) look(ctx context.Context) (ended, ok bool) {
 	return ended, true
 }
 
+// containing tells whether an emergency that failed to bring a replacement is
+// still turning something off: that is what its watcher waits for.
+func containing(r rotation.Rotation, events []client.Event) bool {
+	return r.Emergency() && r.State == rotation.Failed && slices.ContainsFunc(events, func(ev client.Event) bool {
+		return ev.Retirement != nil && !ev.Retirement.Settled()
+	})
+}
+
 func (w *watcher) snapshot(ctx context.Context, tx *store.Tx, r rotation.Rotation, s rotation.Secret) ([]client.Event, error) {
 	steps, err := tx.Steps(ctx, r.ID)
 	if err != nil {
@@ -102,14 +112,11 @@ func (w *watcher) snapshot(ctx context.Context, tx *store.Tx, r rotation.Rotatio
 	}
 	rot := viewRotation(store.RotationOf{Rotation: r, Ref: s.Ref}, steps)
 	events := []client.Event{{Type: client.EventRotation, Rotation: &rot}}
-	retirements, err := tx.Retirements(ctx, r.SecretID)
+	retirements, err := tx.RetirementsOfRotation(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range retirements {
-		if t.RotationID != r.ID {
-			continue
-		}
 		tries, err := allTries(ctx, tx, t.ID)
 		if err != nil {
 			return nil, err

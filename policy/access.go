@@ -39,6 +39,10 @@ type Rule struct {
 	Capabilities []Capability
 }
 
+// Root is the name of the built-in policy that allows everything. No other
+// policy can have it.
+const Root = "root"
+
 // Policy is a named set of rules.
 type Policy struct {
 	Name  string
@@ -109,6 +113,8 @@ func nameProblem(name string) string {
 	switch {
 	case name == "":
 		return "the policy has no name"
+	case name == Root:
+		return fmt.Sprintf("the policy %q is built in, allows everything and cannot be replaced: choose another name", name)
 	case strings.ContainsAny(name, "/ \t\r\n"):
 		return fmt.Sprintf("the policy's name %q contains a slash or white space", name)
 	}

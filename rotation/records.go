@@ -47,17 +47,18 @@ type Definition struct {
 
 // Secret is the record of one secret; its values live in its backend.
 type Secret struct {
-	ID         string
-	Ref        backends.Ref
-	Origin     Origin
-	State      SecretState
-	Definition Definition
-	Current    int   // number of the current version, 0 = none
-	Generation int64 // only grows
-	NextDueAt  time.Time
-	CreatedAt  time.Time
-	UpdatedAt  time.Time
-	Revision   int64
+	ID          string
+	Ref         backends.Ref
+	Origin      Origin
+	State       SecretState
+	Definition  Definition
+	Current     int   // number of the current version, 0 = none
+	LastVersion int   // number of the newest version ever, 0 = none; kept by the store, never saved
+	Generation  int64 // only grows
+	NextDueAt   time.Time
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+	Revision    int64
 }
 
 // VersionStage is the stage of one version of a secret.
@@ -136,8 +137,8 @@ func (s DeliveryState) Satisfies(r Requirement) bool {
 // EventRotated is the event of a delivery: a new version is current.
 const EventRotated = "secret.rotated"
 
-// Delivery is one webhook to one consumer. Its body is built from this record
-// and the version's sealed value, the same bytes at every attempt.
+// Delivery is one webhook to one consumer. Its body is built at each attempt from
+// this record and the version's sealed value, so that no other copy is kept.
 type Delivery struct {
 	ID            string
 	SecretID      string

@@ -33,6 +33,9 @@ const (
 	quickestRetry     = time.Second
 	slowestFirstRound = 30 * time.Second
 	unconfirmedEvery  = 5 * time.Minute
+	// recheckPatience bounds how long the last re-check may be inconclusive before
+	// the sealed copy is given up.
+	recheckPatience = 7 * 24 * time.Hour
 	// patienceBefore bounds how long an inconclusive probe delays a revocation
 	// outside an emergency.
 	patienceBefore = time.Hour
@@ -63,6 +66,7 @@ type Retirement struct {
 	Before          Verdict         `json:"before,omitzero"`           // of the try before revoking; empty: there was none
 
 	RequestedAt    time.Time `json:"requested_at,omitzero"`
+	RevokeBegunAt  time.Time `json:"revoke_begun_at,omitzero"` // from then on nobody is given the version
 	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
 	LastAcceptedAt time.Time `json:"last_accepted_at,omitzero"`
 	ContainedAt    time.Time `json:"contained_at,omitzero"` // first rejected round
@@ -115,8 +119,12 @@ func (t *Retirement) Next(owner string, now time.Time) Action {
 		if t.Rechecks >= len(t.Confirm.Recheck) {
 			return Action{Effect: Purge}
 		}
-		if due := t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks]); now.Before(due) {
+		due := t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks])
+		switch {
+		case now.Before(due):
 			return wait(due, "")
+		case now.Sub(due) > recheckPatience:
+			return Action{Effect: Purge}
 		}
 		return Action{Effect: RecheckRound}
 	case Unprovable:
@@ -148,22 +156,32 @@ func (t *Retirement) Escalate(now time.Time) {
 func (t *Retirement) Begin(e Effect, owner string, lease time.Duration, now time.Time) {
 	t.Intent = &Intent{Effect: e, Owner: owner, At: now, Lease: now.Add(lease)}
 	t.NextAt, t.WaitingFor = now, ""
+	if e == Revoke && t.RevokeBegunAt.IsZero() {
+		t.RevokeBegunAt = now
+	}
 }
 
 // Wait records that there is nothing to do until a.Until.
 func (t *Retirement) Wait(a Action) { t.NextAt, t.WaitingFor = a.Until, a.WaitingFor }
 
-// ProbedBefore records the try before revoking.
-func (t *Retirement) ProbedBefore(v Verdict, now time.Time) {
+// ProbedBefore records a round of tries before revoking. One rejection is not
+// believed (rule 12), nor one without a control: it takes as many in a row as a
+// proof of death.
+func (t *Retirement) ProbedBefore(v Verdict, c Control, detail string, now time.Time) {
 	t.Intent = nil
-	switch v {
-	case Accepted:
+	switch {
+	case v == Accepted:
 		t.Before, t.LastAcceptedAt, t.NextAt, t.Failures = v, now, now, 0
-	case Rejected:
-		t.Before, t.AlreadyRejected, t.NextAt, t.Failures = v, true, now, 0
+		t.resetSeries()
+	case v == Rejected && c == ControlCurrent:
+		t.Rejections++
+		t.NextAt, t.WaitingFor = now.Add(minRoundGap), WaitProbe
+		if t.Rejections >= t.Confirm.Rejections {
+			t.Before, t.AlreadyRejected, t.NextAt, t.Failures = v, true, now, 0
+			t.resetSeries()
+		}
 	default:
-		t.Failures++
-		t.NextAt, t.WaitingFor = now.Add(Backoff(t.Failures, slowestFirstRound)), WaitProbe
+		t.inconclusive(detail, now)
 	}
 }
 
@@ -191,6 +209,13 @@ func (t *Retirement) RevokeFailed(why string, now time.Time) {
 	t.NextAt = now.Add(Backoff(t.Failures, limit))
 }
 
+// CannotRevoke records that the credential, if it exists, cannot be revoked from
+// here: nobody knows its handle and its issuer cannot look it up.
+func (t *Retirement) CannotRevoke(why string, now time.Time) {
+	t.Intent, t.State, t.HasProbe = nil, Unprovable, false
+	t.Error, t.NextAt, t.WaitingFor = why, now, ""
+}
+
 // FoundNothing records that the issuer has nothing under the version's tag, long
 // enough after the mint: there is nothing to revoke or to prove.
 func (t *Retirement) FoundNothing(now time.Time) {
@@ -207,21 +232,35 @@ func (t *Retirement) resetSeries() {
 	t.Rejections, t.FirstAt, t.LastAt, t.Control = 0, time.Time{}, time.Time{}, ControlNone
 }
 
-// RoundMade records a round of tries before the proof.
+// RoundMade records a round of tries before the proof. A rejection without a
+// control (ControlNone) contains, but proves nothing.
 func (t *Retirement) RoundMade(v Verdict, c Control, detail string, now time.Time) {
 	t.Intent = nil
 	t.Round++
-	switch v {
-	case Accepted:
+	switch {
+	case v == Accepted:
 		t.accepted(now)
-	case Rejected:
-		t.rejected(c, now)
+	case v == Rejected:
+		t.contained(now)
+		if c == ControlNone {
+			t.inconclusive(detail, now)
+		} else {
+			t.rejected(c, now)
+		}
 	default:
-		t.Failures++
-		t.Error, t.WaitingFor = detail, WaitProbe
-		t.NextAt = now.Add(Backoff(t.Failures, slowestFirstRound))
+		t.inconclusive(detail, now)
 	}
 	t.judgeDeadline(now)
+}
+
+func (t *Retirement) inconclusive(detail string, now time.Time) {
+	t.Failures++
+	t.Error, t.WaitingFor = detail, WaitProbe
+	limit := slowestFirstRound
+	if t.State == Unconfirmed {
+		limit = unconfirmedEvery
+	}
+	t.NextAt = now.Add(Backoff(t.Failures, limit))
 }
 
 func (t *Retirement) accepted(now time.Time) {
@@ -229,8 +268,8 @@ func (t *Retirement) accepted(now time.Time) {
 	t.resetSeries()
 	t.Failures++
 	t.Error, t.WaitingFor = "the revoked credential is still accepted", WaitProof
-	if t.State == Rejecting {
-		t.State = Acknowledged
+	if t.State == Rejecting || t.State == Unprovable { // it works: whatever it looked like before
+		t.State, t.AlreadyRejected = Acknowledged, false
 	}
 	t.NextAt = now.Add(Backoff(t.Failures, slowestFirstRound))
 	if t.State == Unconfirmed {
@@ -238,11 +277,18 @@ func (t *Retirement) accepted(now time.Time) {
 	}
 }
 
-func (t *Retirement) rejected(c Control, now time.Time) {
-	t.Failures, t.Error, t.WaitingFor = 0, "", WaitProof
+// contained records that it is refused, for the first time or again.
+func (t *Retirement) contained(now time.Time) {
 	if t.ContainedAt.IsZero() || t.LastAcceptedAt.After(t.ContainedAt) {
 		t.ContainedAt = now
 	}
+	if t.State == Acknowledged {
+		t.State = Rejecting
+	}
+}
+
+func (t *Retirement) rejected(c Control, now time.Time) {
+	t.Failures, t.Error, t.WaitingFor = 0, "", WaitProof
 	if t.State == Unprovable {
 		t.NextAt = now
 		return
@@ -254,9 +300,6 @@ func (t *Retirement) rejected(c Control, now time.Time) {
 	t.LastAt = now
 	if t.Rejections == 1 || weaker(c, t.Control) {
 		t.Control = c
-	}
-	if t.State == Acknowledged {
-		t.State = Rejecting
 	}
 	if t.Rejections >= t.Confirm.Rejections && t.LastAt.Sub(t.FirstAt) >= t.Confirm.Window {
 		t.prove(now)
@@ -299,10 +342,14 @@ func (t *Retirement) judgeDeadline(now time.Time) {
 	t.State = Unconfirmed
 }
 
-// Rechecked records a round of tries after the proof.
-func (t *Retirement) Rechecked(v Verdict, detail string, now time.Time) {
+// Rechecked records a round of tries after the proof; a rejection without a
+// control counts for nothing.
+func (t *Retirement) Rechecked(v Verdict, c Control, detail string, now time.Time) {
 	t.Intent = nil
 	t.Round++
+	if v == Rejected && c == ControlNone {
+		v = Inconclusive
+	}
 	switch v {
 	case Accepted:
 		t.State, t.ResurrectedAt, t.LastAcceptedAt, t.NextAt = Resurrected, now, now, now
@@ -332,6 +379,7 @@ func (t *Retirement) Purged(now time.Time) {
 func (t *Retirement) Reopen(hasProbe bool, now time.Time) {
 	t.State, t.HasProbe, t.AlreadyRejected, t.NeverMade, t.Before = Requested, hasProbe, false, false, ""
 	t.AcknowledgedAt, t.ContainedAt, t.ProvenAt, t.PurgedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	t.Error, t.Failures = "", 0
 	t.resetSeries()
 	t.Intent, t.NextAt, t.WaitingFor = nil, now, ""
 }
@@ -345,6 +393,8 @@ func (t *Retirement) Why() string {
 		return "nothing was ever made: the issuer has nothing under its tag"
 	case t.AlreadyRejected:
 		return "its bytes were rejected before it was revoked"
+	case !t.HasProbe && t.Error != "":
+		return t.Error
 	case !t.HasProbe:
 		return "there is no probe, or no copy of it to try"
 	}

@@ -59,28 +59,84 @@ func TestAcceptedStartsAgain(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	a, r, i := rotation.Accepted, rotation.Rejected, rotation.Inconclusive
-	for _, c := range []struct {
-		subject []rotation.Verdict
-		control rotation.Control
+	const a, r, i = rotation.Accepted, rotation.Rejected, rotation.Inconclusive
+	type seen = []rotation.Sighting
+	for name, c := range map[string]struct {
+		seen    seen
+		before  bool
 		want    rotation.Verdict
+		control rotation.Control
 	}{
-		{[]rotation.Verdict{r}, rotation.ControlCurrent, r},
-		{[]rotation.Verdict{r}, rotation.ControlNone, i},
-		{[]rotation.Verdict{r, r, a}, rotation.ControlCurrent, a},
-		{[]rotation.Verdict{a}, rotation.ControlNone, a},
-		{[]rotation.Verdict{r, i}, rotation.ControlCurrent, i},
-		{nil, rotation.ControlCurrent, i},
+		"rejected beside a control":                {seen{{Control: a, Subject: r}}, false, r, rotation.ControlCurrent},
+		"rejected without any control":             {seen{{Subject: r}}, false, r, rotation.ControlNone},
+		"rejected, accepted before":                {seen{{Subject: r}}, true, r, rotation.ControlBefore},
+		"accepted somewhere":                       {seen{{Control: a, Subject: r}, {Control: a, Subject: a}}, false, a, rotation.ControlNone},
+		"accepted where the control is not":        {seen{{Control: a, Subject: r}, {Control: r, Subject: a}}, false, a, rotation.ControlNone},
+		"a server that refuses everything":         {seen{{Control: a, Subject: r}, {Control: r, Subject: r}}, false, i, rotation.ControlNone},
+		"accepted before does not excuse that":     {seen{{Control: r, Subject: r}}, true, i, rotation.ControlNone},
+		"one server says nothing":                  {seen{{Control: a, Subject: r}, {Control: a, Subject: i}}, false, i, rotation.ControlNone},
+		"an address that cannot be reached":        {seen{{Control: a, Subject: r}, {Control: i, Subject: i, Unreached: true}}, false, r, rotation.ControlCurrent},
+		"no address can be reached":                {seen{{Control: i, Subject: i, Unreached: true}}, true, i, rotation.ControlNone},
+		"no address":                               {nil, true, i, rotation.ControlNone},
+		"the control was cut off, not the subject": {seen{{Control: i, Subject: r}}, true, i, rotation.ControlNone},
 	} {
-		if got := rotation.Judge(c.subject, c.control); got != c.want {
-			t.Errorf("Judge(%v, %q) = %s, want %s", c.subject, c.control, got, c.want)
+		if got, control := rotation.Judge(c.seen, c.before); got != c.want || control != c.control {
+			t.Errorf("%s: %s %q, want %s %q", name, got, control, c.want, c.control)
 		}
+	}
+}
+
+func TestARejectionWithoutControlContainsButProvesNothing(t *testing.T) {
+	r := requested(rotation.CauseEmergency)
+	r.Revoked(start)
+	for i := range 50 {
+		r.RoundMade(rotation.Rejected, rotation.ControlNone, "", start.Add(time.Duration(i)*time.Minute/10))
+	}
+	if !r.ContainedAt.Equal(start) || r.State != rotation.Rejecting || r.Rejections != 0 {
+		t.Fatalf("contained %s, %s, %d rejections", r.ContainedAt, r.State, r.Rejections)
+	}
+}
+
+func TestOneRejectionBeforeRevokingIsNotBelieved(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.ProbedBefore(rotation.Rejected, rotation.ControlCurrent, "", start)
+	if r.AlreadyRejected || r.Next(me, r.NextAt).Effect != rotation.ProbeBefore {
+		t.Fatal("one stray rejection counts as the truth")
+	}
+	r.ProbedBefore(rotation.Accepted, rotation.ControlCurrent, "", r.NextAt)
+	if r.Before != rotation.Accepted || r.Rejections != 0 {
+		t.Fatalf("before %q, %d rejections", r.Before, r.Rejections)
+	}
+}
+
+func TestNothingFoundIsSettledAndNoProof(t *testing.T) {
+	r := requested(rotation.CauseOrphan)
+	r.FoundNothing(start)
+	if !r.Settled() || r.State == rotation.ProvenDead || r.Next(me, start).Effect != rotation.Purge {
+		t.Fatalf("%s settled %v, next %q", r.State, r.Settled(), r.Next(me, start).Effect)
+	}
+}
+
+func TestWhatIsUnprovableAndWorksAfterAllIsAlive(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	for range 3 {
+		r.ProbedBefore(rotation.Rejected, rotation.ControlCurrent, "", start)
+	}
+	r.Revoked(start)
+	if r.State != rotation.Unprovable || r.MayLive() {
+		t.Fatalf("%s, may live %v", r.State, r.MayLive())
+	}
+	r.RoundMade(rotation.Accepted, rotation.ControlNone, "", start)
+	if r.State != rotation.Acknowledged || r.AlreadyRejected || !r.MayLive() {
+		t.Fatalf("%s, already rejected %v", r.State, r.AlreadyRejected)
 	}
 }
 
 func TestAlreadyRejectedIsNoProof(t *testing.T) {
 	r := requested(rotation.CauseRotated)
-	r.ProbedBefore(rotation.Rejected, start)
+	for range 3 {
+		r.ProbedBefore(rotation.Rejected, rotation.ControlCurrent, "", start)
+	}
 	r.Revoked(start)
 	for i := range 10 {
 		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start.Add(time.Duration(i)*time.Hour))
@@ -123,7 +179,7 @@ func TestRecheckResurrectsAndRevokesAgain(t *testing.T) {
 	if a := r.Next(me, due); a.Effect != rotation.RecheckRound {
 		t.Fatalf("due: %q", a.Effect)
 	}
-	r.Rechecked(rotation.Accepted, "", due)
+	r.Rechecked(rotation.Accepted, rotation.ControlNone, "", due)
 	if r.State != rotation.Resurrected || r.Settled() || r.Next(me, due).Effect != rotation.Revoke {
 		t.Fatalf("%s settled %v next %q", r.State, r.Settled(), r.Next(me, due).Effect)
 	}

@@ -56,6 +56,7 @@ const (
 	WaitOverlap        = "overlap"        // the deadline of the overlap
 	WaitAcknowledgment = "acknowledgment" // consumers that have not acknowledged
 	WaitProof          = "proof"          // the retirement of what it replaced
+	WaitSeal           = "seal"           // the key that seals values cannot be used
 	WaitReplacement    = "replacement"    // an emergency's new version, at most replace_within
 )
 
@@ -97,6 +98,9 @@ func (i *Intent) Held(owner string, now time.Time) bool {
 
 // blockedEvery is how often a queued rotation looks whether it can begin.
 const blockedEvery = 5 * time.Second
+
+// pausedEvery is how often a paused one looks again without having been woken.
+const pausedEvery = time.Minute
 
 // retiringEvery is how often a rotation that waits for a proof looks again
 // without having been woken by it.
@@ -187,7 +191,7 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 	switch r.State {
 	case Queued:
 		if f.Paused && !r.Emergency() {
-			return wait(time.Time{}, WaitPause)
+			return wait(now.Add(pausedEvery), WaitPause)
 		}
 		if f.BackendDown {
 			return wait(now.Add(blockedEvery), WaitBackend)
@@ -237,18 +241,23 @@ func (r *Rotation) nextInOverlap(f Facts, now time.Time) Action {
 }
 
 func (r *Rotation) nextInRetiring(f Facts, now time.Time) Action {
-	settled := map[int]bool{}
+	settled, over := map[int]bool{}, map[int]bool{}
 	for _, t := range f.Retirements {
-		if t.Settled() {
-			settled[t.Version] = true
-		}
+		settled[t.Version] = t.Settled()
+		over[t.Version] = t.Settled() || !t.PurgedAt.IsZero()
 	}
+	until := time.Time{} // nothing is going to change by itself
+	done := true
 	for _, v := range r.Retires() {
-		if !settled[v] {
-			return wait(now.Add(retiringEvery), WaitProof)
+		done = done && settled[v]
+		if !over[v] {
+			until = now.Add(retiringEvery)
 		}
 	}
-	return Action{Effect: Finish}
+	if done {
+		return Action{Effect: Finish}
+	}
+	return wait(until, WaitProof)
 }
 
 // stateOf is the state that an effect belongs to.
@@ -296,9 +305,10 @@ func (r *Rotation) Minted(now time.Time) { r.enter(Staging, now) }
 
 // MintLost records that the mint left nothing to use: it is not there, or what
 // was found cannot be read again and is being retired. Another one follows, as
-// long as MaxMints allows.
-func (r *Rotation) MintLost(why string, now time.Time) {
-	if r.Attempt >= MaxMints {
+// long as MaxMints allows; in an emergency without limit, unless the request
+// itself is invalid.
+func (r *Rotation) MintLost(why string, invalid bool, now time.Time) {
+	if r.Attempt >= MaxMints && (invalid || !r.Emergency()) {
 		r.Fail(why, now)
 		return
 	}
@@ -322,7 +332,8 @@ func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
 	} else {
 		r.Successes = 0
 		r.Error = fmt.Sprintf("the new credential was %s: %s", v, detail)
-		if now.Sub(r.StepSince) >= r.Plan.Verify.Timeout {
+		inDoubt := r.Emergency() && v == Inconclusive // nothing says that it is bad, and there is no other
+		if now.Sub(r.StepSince) >= r.Plan.Verify.Timeout && !inDoubt {
 			r.Fail(r.Error, now)
 			return
 		}
@@ -330,8 +341,9 @@ func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
 	r.NextAt, r.WaitingFor = now.Add(r.Plan.Verify.Interval), WaitProbe
 }
 
-// Published records that To is current in the vault.
-func (r *Rotation) Published(now time.Time) {
+// Published records that To is current in the vault; dead tells whether From is
+// being revoked already, which leaves nothing to overlap with.
+func (r *Rotation) Published(dead bool, now time.Time) {
 	r.PublishedAt = now
 	if r.Emergency() {
 		r.enter(Retiring, now)
@@ -343,7 +355,16 @@ func (r *Rotation) Published(now time.Time) {
 	}
 	r.enter(Overlap, now)
 	r.OverlapUntil = now.Add(r.Plan.Overlap)
+	if dead {
+		r.OverlapUntil = now
+	}
 	r.NextAt, r.WaitingFor = r.OverlapUntil, WaitOverlap
+}
+
+// CutOverlap ends the overlap now: the version that it was for is being revoked.
+func (r *Rotation) CutOverlap(now time.Time) {
+	r.OverlapUntil, r.NextAt = now, now
+	r.Plan.Acknowledgement.Require = RequireNone
 }
 
 // RetireBegun records that the retirement of From has been started.

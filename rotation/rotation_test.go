@@ -44,7 +44,7 @@ func published(t *testing.T, from int) *rotation.Rotation {
 		{rotation.Stage, func() { r.Staged(now) }},
 		{rotation.VerifyTry, func() { r.Verified(rotation.Accepted, "", now); now = now.Add(time.Second) }},
 		{rotation.VerifyTry, func() { r.Verified(rotation.Accepted, "", now) }},
-		{rotation.Publish, func() { r.Published(now) }},
+		{rotation.Publish, func() { r.Published(false, now) }},
 	} {
 		wantEffect(t, r, rotation.Facts{}, now, step.effect)
 		r.Begin(step.effect, 2, me, time.Minute, now)
@@ -111,7 +111,7 @@ func TestMintsAreBounded(t *testing.T) {
 	r, now := queued(1), start
 	for range rotation.MaxMints {
 		r.Begin(rotation.Mint, 2, me, time.Minute, now)
-		r.MintLost("refused", now)
+		r.MintLost("refused", true, now)
 		now = now.Add(time.Hour)
 	}
 	if r.State != rotation.Failed || r.Attempt != rotation.MaxMints {

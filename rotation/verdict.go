@@ -1,6 +1,9 @@
 package rotation
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Verdict is what one try of a credential showed. See package probe.
 type Verdict string
@@ -49,24 +52,54 @@ const (
 	ControlBefore  Control = "accepted_before" // the version itself was accepted before it was revoked
 )
 
-// Judge gives the verdict of a round from the tries of the revoked credential
-// (one for each address) and from its control: accepted if any server accepts;
-// rejected only if every address rejects and there is a control; inconclusive
-// otherwise.
-func Judge(subject []Verdict, control Control) Verdict {
-	rejected := 0
-	for _, v := range subject {
-		switch v {
-		case Accepted:
-			return Accepted
-		case Rejected:
-			rejected++
+// Sighting is what one round saw at one address of the endpoint.
+type Sighting struct {
+	Address string
+	Control Verdict // of the credential that must work there; empty: there is none to try
+	Subject Verdict // of the revoked one
+	// Unreached: no connection could be made there, for either.
+	Unreached bool
+}
+
+// Judge gives the verdict of a round and its control. before tells whether the
+// revoked credential was accepted before it was revoked, which has to serve where
+// there is no other control.
+//
+//   - Accepted, if any server accepts the revoked credential.
+//   - Rejected, if every address that can be reached rejects it, and at each of
+//     them the control was accepted in this round (rule 13). Without any
+//     credential to try as control the rejection is returned with ControlNone: the
+//     credential is refused, but that counts for no proof.
+//   - Inconclusive otherwise. An address that nothing can reach from here says
+//     nothing and is left out, as long as another one can be reached.
+func Judge(seen []Sighting, before bool) (Verdict, Control) {
+	if slices.ContainsFunc(seen, func(s Sighting) bool { return s.Subject == Accepted }) {
+		return Accepted, ControlNone
+	}
+	control, reached := ControlNone, 0
+	for _, s := range seen {
+		if s.Unreached {
+			continue
 		}
+		if s.Subject != Rejected {
+			return Inconclusive, ControlNone
+		}
+		switch s.Control {
+		case Accepted:
+			control = ControlCurrent
+		case "":
+			if before {
+				control = ControlBefore
+			}
+		default:
+			return Inconclusive, ControlNone // whatever refuses the control refuses everything
+		}
+		reached++
 	}
-	if rejected > 0 && rejected == len(subject) && control != ControlNone {
-		return Rejected
+	if reached == 0 {
+		return Inconclusive, ControlNone
 	}
-	return Inconclusive
+	return Rejected, control
 }
 
 // Scope says what a proof covers, and so what it does not.
@@ -74,5 +107,6 @@ type Scope struct {
 	Endpoint        string `json:"endpoint,omitempty"`         // that was tried: "GET https://api.example/v1/me"
 	Node            string `json:"node,omitempty"`             // from where
 	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decides whether the key is valid
+	Unreached       string `json:"unreached,omitempty"`        // addresses that nothing could reach in the last round
 	DerivedSessions string `json:"derived_sessions,omitempty"` // "none", or "not ended": sessions made from it may live on
 }

@@ -24,8 +24,9 @@ import (
 // Log is the audit log of one node: a file of JSON lines, 0600, only appended to.
 // It is safe for concurrent use.
 type Log struct {
-	mu   sync.Mutex
-	file *os.File
+	mu     sync.Mutex
+	file   *os.File
+	failed bool // the last write, which may have left a part of a line
 }
 
 // Open opens or creates the log at path.
@@ -61,10 +62,26 @@ func (l *Log) append(lines []line) error {
 	if l.file == nil {
 		return fmt.Errorf("%w: the audit log is closed", backends.ErrUnavailable)
 	}
-	if _, err := l.file.Write(buf); err != nil {
+	if l.failed {
+		buf = append([]byte{'\n'}, buf...) // nothing is joined to what the failure left
+	}
+	_, err := l.file.Write(buf)
+	if l.failed = err != nil; l.failed {
 		return fmt.Errorf("%w: writing the audit log: %w", backends.ErrUnavailable, err)
 	}
 	return nil
+}
+
+// Check tells whether the log can be written. It costs nothing while writing
+// works; after a failure it tries again, by a line of its own.
+func (l *Log) Check(now time.Time) error {
+	l.mu.Lock()
+	failed := l.failed
+	l.mu.Unlock()
+	if !failed {
+		return nil
+	}
+	return l.Record(rotation.AuditEvent{At: now, Actor: "keybroker", Action: "audit.resume", Path: "sys/audit", Outcome: "ok"})
 }
 
 // Close syncs and closes the file.

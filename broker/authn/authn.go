@@ -1,13 +1,17 @@
 // Package authn finds out who is calling.
 package authn
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Principal is who calls.
 type Principal struct {
-	ID       string // of the token or binding, public
-	Name     string
-	Tenant   string
-	Policies []string
-	Address  netip.Addr // where the call comes from
+	ID        string // of the token or binding, public
+	Name      string
+	Tenant    string // empty: bound to none, sees all
+	Policies  []string
+	ExpiresAt time.Time  // zero: never
+	Address   netip.Addr // where the call comes from
 }

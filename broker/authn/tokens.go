@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/audit"
@@ -27,15 +28,17 @@ const touchEvery = time.Minute
 // Tokens makes and checks tokens. A token is kept as its HMAC under a pepper
 // that is kept sealed, so that the data file alone tests no guess.
 type Tokens struct {
-	db   *store.DB
-	log  *audit.Log
-	now  func() time.Time
-	hash func(token string) []byte // a closure over the pepper, so that printing Tokens prints none
+	db     *store.DB
+	log    *audit.Log
+	now    func() time.Time
+	logger hclog.Logger
+	hash   func(token string) []byte // a closure over the pepper, so that printing Tokens prints none
 }
 
-// NewTokens returns the tokens kept in db.
-func NewTokens(db *store.DB, log *audit.Log, pepper []byte, now func() time.Time) *Tokens {
-	return &Tokens{db: db, log: log, now: now, hash: func(token string) []byte {
+// NewTokens returns the tokens kept in db. The logger is told why a caller could
+// not be authenticated, which the caller is not.
+func NewTokens(db *store.DB, log *audit.Log, pepper []byte, now func() time.Time, logger hclog.Logger) *Tokens {
+	return &Tokens{db: db, log: log, now: now, logger: logger, hash: func(token string) []byte {
 		mac := hmac.New(sha256.New, pepper)
 		mac.Write([]byte(token))
 		return mac.Sum(nil)
@@ -55,19 +58,33 @@ func (t *Tokens) Make(tenant, name string, policies []string, ttl time.Duration)
 	return rec, backends.SecretString(token)
 }
 
+// errCannotTell is all that somebody whom we do not know is told of our state.
+var errCannotTell = fmt.Errorf("authenticating: %w: the broker cannot tell now who calls", backends.ErrUnavailable)
+
 // Authenticate returns who holds token. ErrDenied if nobody (any more), which is
-// audited; ErrUnavailable if the store or the audit log cannot be used.
+// audited; ErrUnavailable, whose text has no cause, if the store or the audit log
+// cannot be used.
 func (t *Tokens) Authenticate(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	rec, why, err := t.find(ctx, token)
 	if err != nil {
-		return Principal{}, fmt.Errorf("authenticating: %w", err)
+		return Principal{}, t.cannotTell(ctx, err)
 	}
 	if why != "" {
 		err := t.log.Record(rotation.AuditEvent{At: t.now(), Tenant: rec.Tenant, Actor: actor(rec), Address: from.String(),
 			Action: "auth.token", Path: "sys/auth", Outcome: "denied", Detail: map[string]string{"why": why}})
-		return Principal{}, errors.Join(fmt.Errorf("authenticating: %w: %s", backends.ErrDenied, why), err)
+		if err != nil {
+			return Principal{}, t.cannotTell(ctx, err)
+		}
+		return Principal{}, fmt.Errorf("authenticating: %w: %s", backends.ErrDenied, why)
 	}
-	return Principal{ID: rec.ID, Name: rec.Name, Tenant: rec.Tenant, Policies: rec.Policies, Address: from}, nil
+	return Principal{ID: rec.ID, Name: rec.Name, Tenant: rec.Tenant, Policies: rec.Policies, ExpiresAt: rec.ExpiresAt, Address: from}, nil
+}
+
+func (t *Tokens) cannotTell(ctx context.Context, cause error) error {
+	if ctx.Err() == nil { // else the caller is gone
+		t.logger.Error("a caller cannot be authenticated", "error", cause)
+	}
+	return errCannotTell
 }
 
 func actor(rec store.Token) string {

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,16 +19,24 @@ func (c *Client) Secret(ctx context.Context, name string) (Secret, error) {
 
 // Value returns the value of a version, or of the current one if version is 0.
 func (c *Client) Value(ctx context.Context, name string, version int) (Value, error) {
-	return do[Value](ctx, c, valueOf(name, version))
+	v, _, err := c.value(ctx, valueOf(name, version))
+	return v, err
 }
 
-// ValueIfChanged returns the current value if its generation is not the given
-// one; otherwise changed is false. Generation 0 is that of no value.
-func (c *Client) ValueIfChanged(ctx context.Context, name string, generation int64) (value Value, changed bool, err error) {
+// ValueIfChanged returns the current value if it is not what the caller has: the
+// whole answer counts, also that the previous version is no longer in it. Otherwise
+// changed is false. The zero Value is that of who has none.
+func (c *Client) ValueIfChanged(ctx context.Context, name string, have Value) (value Value, changed bool, err error) {
+	k := valueOf(name, 0)
+	if have.ETag != "" {
+		k.header = http.Header{"If-None-Match": {have.ETag}}
+	}
+	return c.value(ctx, k)
+}
+
+func (c *Client) value(ctx context.Context, k call) (v Value, changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	k := valueOf(name, 0)
-	k.header = http.Header{"If-None-Match": {ETag(generation)}}
 	resp, err := c.open(ctx, k)
 	if err != nil {
 		return Value{}, false, err
@@ -38,11 +45,10 @@ func (c *Client) ValueIfChanged(ctx context.Context, name string, generation int
 	if resp.StatusCode == http.StatusNotModified {
 		return Value{}, false, nil
 	}
-	return value, true, decode(resp, &value)
+	err = decode(resp, &v)
+	v.ETag = resp.Header.Get("ETag")
+	return v, true, err
 }
-
-// ETag is the entity tag of a secret's value in a generation.
-func ETag(generation int64) string { return fmt.Sprintf(`"g%d"`, generation) }
 
 func valueOf(name string, version int) call {
 	k := api("GET", "secrets", name, "value")

@@ -63,6 +63,7 @@ type Scope struct {
 	Endpoint        string `json:"endpoint,omitempty"` // "GET https://api.example/v1/me"
 	Node            string `json:"node,omitempty"`
 	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decided that the key is dead
+	Unreached       string `json:"unreached,omitempty"`        // addresses that nothing could reach in the last round
 	DerivedSessions string `json:"derived_sessions,omitempty"` // whether sessions made from it were ended
 }
 

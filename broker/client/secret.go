@@ -37,7 +37,7 @@ type Secret struct {
 	State          string            `json:"state"`
 	Generation     int64             `json:"generation"` // only grows, also on rollback
 	NextRotationAt time.Time         `json:"next_rotation_at,omitzero"`
-	Versions       []Version         `json:"versions"` // oldest first
+	Versions       []Version         `json:"versions"` // the newest 50 and every older one that may still be alive, oldest first
 }
 
 // Mirror is a second backend that follows the primary one.
@@ -76,6 +76,8 @@ type Value struct {
 	PublishedAt    time.Time      `json:"published_at,omitzero"`
 	NextRotationAt time.Time      `json:"next_rotation_at,omitzero"`
 	Previous       *PreviousValue `json:"previous,omitempty"`
+
+	ETag string `json:"-"` // of the answer, for ValueIfChanged; empty if a version was asked for by its number
 }
 
 // PreviousValue is the version that is still valid in the overlap.

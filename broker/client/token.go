@@ -6,6 +6,7 @@ import "time"
 type Token struct {
 	ID         string     `json:"id"` // public
 	Name       string     `json:"name"`
+	Tenant     string     `json:"tenant,omitempty"` // empty: bound to none, sees all
 	Policies   []string   `json:"policies"`
 	CreatedAt  time.Time  `json:"created_at,omitzero"`
 	ExpiresAt  time.Time  `json:"expires_at,omitzero"`
@@ -17,6 +18,7 @@ type Token struct {
 // CreateTokenRequest asks for a token.
 type CreateTokenRequest struct {
 	Name     string   `json:"name"`
+	Tenant   string   `json:"tenant,omitempty"` // that it is bound to; only who is bound to none may name one
 	Policies []string `json:"policies"`
-	TTL      string   `json:"ttl,omitempty"` // a duration, "24h"; empty: until it is revoked
+	TTL      string   `json:"ttl,omitempty"` // a duration, "24h", at most the rest of the caller's own; empty: until it is revoked
 }

@@ -98,6 +98,9 @@ type Backend struct {
 	Named
 	Environments []string // that its secrets may belong to by their label "environment"; empty: all
 	Limits       backends.Limits
+
+	separates bool               // tenants
+	held      map[string]*Secret // by name, unless it separates tenants
 }
 
 // Issuer mints and revokes.

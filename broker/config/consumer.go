@@ -115,8 +115,8 @@ func reasonText(err error) string {
 }
 
 func (l *loader) tenant(b *hclsyntax.Block, tenant string) {
-	if !identifier.MatchString(tenant) {
-		l.mistake(at(b, "tenant"), fmt.Sprintf("%q is no name for a tenant", tenant), identifierRule)
+	if err := backends.ParseTenant(tenant); err != nil {
+		l.mistake(at(b, "tenant"), fmt.Sprintf("%q is no name for a tenant", tenant), reasonOf(err))
 	}
 }
 

@@ -95,6 +95,9 @@ func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) [
 			"one rejection proves nothing")
 	}
 	switch t := i.Traits; {
+	case t.Kind == issuer.Mint && t.MaxLive == 1:
+		report("issuer", "have the limit raised and write max_live = 2",
+			"the issuer %q allows one live credential, but a rotation needs two: the old one works until the new one is published", i.Name)
 	case r.Overlap <= 0:
 	case t.MaxOverlap < 0:
 		report("overlap", `write overlap = "0s"`, "the issuer %q cannot give an overlap: its old credential ends when the new one begins", i.Name)

@@ -29,6 +29,9 @@ type Type struct {
 	// place. It opens nothing: no connection, no file. It may be nil, and is called
 	// only with what was decoded without a mistake.
 	Check func(cfg any, c CheckContext) hcl.Diagnostics
+	// SeparatesTenants: a backend of this type keeps secrets of the same name apart
+	// that belong to different tenants. Where it does not, a name is used once.
+	SeparatesTenants bool
 }
 
 // IssuerType is one type of issuer.

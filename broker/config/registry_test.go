@@ -60,7 +60,7 @@ type probeConfig struct {
 func registry() config.Registry {
 	return config.Registry{
 		Backends: map[string]config.Type{
-			"local": {New: func() any { return &struct{}{} }},
+			"local": {New: func() any { return &struct{}{} }, SeparatesTenants: true},
 			"vault": {New: func() any { return &vaultConfig{} }, Check: checkVault},
 		},
 		Issuers: map[string]config.IssuerType{

@@ -75,6 +75,7 @@ func (l *loader) references(b *hclsyntax.Block, s *Secret) bool {
 	before := len(l.diags)
 	if s.Backend != "" && l.refer("backend", s.Backend, at(b, "backend")) {
 		l.environment(b, s)
+		l.apart(b, s)
 	}
 	if s.Probe != "" {
 		l.refer("probe", s.Probe, at(b, "probe"))
@@ -104,6 +105,22 @@ func (l *loader) environment(b *hclsyntax.Block, s *Secret) {
 		}
 		l.mistake(at(b, "backend"), fmt.Sprintf("The backend %q does not hold secrets of the environment %q", v.Name, env),
 			fmt.Sprintf("It is for %s: set the label %q, or name another backend.", strings.Join(v.Environments, ", "), EnvironmentLabel))
+	}
+}
+
+// apart refuses a name that another tenant's secret has in a vault that knows
+// names only: they would be one secret there.
+func (l *loader) apart(b *hclsyntax.Block, s *Secret) {
+	for _, v := range l.cfg.Backends {
+		if v.Name != s.Backend || v.broken || v.separates {
+			continue
+		}
+		if first, ok := v.held[s.Ref.Name]; ok {
+			l.mistake(b.LabelRanges[0], fmt.Sprintf("The backend %q holds a secret %q of the tenant %q already", v.Name, s.Ref.Name, first.Ref.Tenant),
+				fmt.Sprintf("It does not keep tenants apart, so both would be one secret there: rename one, or name another backend; the first is at %s.", place(first.Range)))
+			continue
+		}
+		v.held[s.Ref.Name] = s
 	}
 }
 

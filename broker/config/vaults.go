@@ -18,11 +18,11 @@ func (l *loader) backend(b *hclsyntax.Block) {
 			MaxConcurrent     int           `hcl:"max_concurrent,optional"`
 		} `hcl:"limits,block"`
 	}
-	n, _, ok := typed(l, "backend", l.reg.Backends, itself, b, &spec)
+	n, known, ok := typed(l, "backend", l.reg.Backends, itself, b, &spec)
 	if !ok {
 		return
 	}
-	vault := &Backend{Named: n, Environments: spec.Environments}
+	vault := &Backend{Named: n, Environments: spec.Environments, separates: known.SeparatesTenants, held: map[string]*Secret{}}
 	l.cfg.Backends = append(l.cfg.Backends, vault)
 	if spec.Limits == nil {
 		return

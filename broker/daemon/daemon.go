@@ -116,7 +116,7 @@ func (d *Daemon) openState(ctx context.Context) error {
 	}
 	d.sealer = sealer
 	if d.db, err = store.Open(ctx, sc); err != nil {
-		return fmt.Errorf("opening the store: %w", err)
+		return err
 	}
 	d.onClose(func() error { return d.db.Close(context.WithoutCancel(ctx)) })
 	if d.audit, err = audit.Open(filepath.Join(cfg.DataDir, auditFile)); err != nil {
@@ -140,7 +140,7 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 		return err
 	}
 	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
-	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now)
+	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now, d.log.Named("authn"))
 	d.parts = &parts{cfg: d.opts.Config, db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: now}
 	d.engine = engine.New(engine.Config{Store: d.db.Engine(), Sealer: d.sealer, Fingerprint: fingerprinter(own[keyFingerprint]),
 		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
@@ -169,7 +169,7 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	d.health = &health{mounts: catalog.Backends, metrics: d.metrics, logger: d.log.Named("health"), problems: map[string]string{}}
 	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys,
 		Now: now, Logger: d.log.Named("broker")})
-	rules := broker.Rules{Policies: cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: catalog.Backends}
+	rules := broker.Rules{Policies: cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: catalog.Backends, Down: d.health.down}
 	for _, t := range cfg.Triggers {
 		rules.Triggers[t.Name] = broker.Trigger{Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
 	}
@@ -201,15 +201,23 @@ func (d *Daemon) issueRootToken(ctx context.Context) error {
 	if err := writePrivate(path, token); err != nil {
 		return fmt.Errorf("writing the root token: %w", err)
 	}
+	first := false
 	err = d.db.Update(ctx, func(tx *store.Tx) error {
 		kept, err := tx.PutSettingIfAbsent(ctx, rootTokenIssued, []byte(rec.ID))
-		if err != nil || string(kept) != rec.ID {
-			return err // another node was first
+		first = string(kept) == rec.ID
+		if err != nil || !first {
+			return err
 		}
 		return tx.AddToken(ctx, rec)
 	})
 	if err != nil {
 		return err
+	}
+	if !first { // another node was, and its data_dir has the token
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("removing a root token that is not valid: %w", err)
+		}
+		return nil
 	}
 	d.log.Info("the root token was written; make tokens of your own with it and keep it safe", "file", path)
 	return nil
@@ -280,6 +288,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if shutErr := srv.Shutdown(grace); shutErr != nil {
 		_ = srv.Close()
 	}
+	d.engine.Rest()
 	stopErr := d.db.Stop(context.WithoutCancel(ctx))
 	stopWork()
 	background.Wait()
@@ -321,7 +330,7 @@ func (d *Daemon) pumpAudit(ctx context.Context) {
 
 func (d *Daemon) server(stopping <-chan struct{}) *http.Server {
 	handler := httpapi.New(httpapi.Config{Broker: d.broker, Authenticator: d.authn, Logger: d.log.Named("http"),
-		Ready:   func(context.Context) []string { return d.health.ready() },
+		Ready:   d.ready,
 		Metrics: d.metrics.handler(), Observe: d.metrics.observeRequest, Stopping: stopping})
 	return &http.Server{
 		Handler:           handler,

@@ -17,6 +17,7 @@ func startEmbedded(t *testing.T) (*site, *node, *consumer) {
 }
 
 func TestRotationEndsWithTheProof(t *testing.T) {
+	t.Parallel()
 	_, n, c := startEmbedded(t)
 	first, _ := n.rotate(t, "app/key")
 	if first.State != "done" || first.ToVersion != 1 {
@@ -62,6 +63,7 @@ func TestRotationEndsWithTheProof(t *testing.T) {
 }
 
 func TestRestartInTheOverlapFinishesWithTheProof(t *testing.T) {
+	t.Parallel()
 	s, n, _ := startEmbedded(t)
 	n.rotate(t, "app/key")
 	r, err := n.Rotate(t.Context(), "app/key", client.RotateRequest{})
@@ -81,6 +83,7 @@ func TestRestartInTheOverlapFinishesWithTheProof(t *testing.T) {
 }
 
 func TestEmergencyTurnsEverythingOff(t *testing.T) {
+	t.Parallel()
 	_, n, c := startEmbedded(t)
 	n.rotate(t, "app/key")
 	r, err := n.Rotate(t.Context(), "app/key", client.RotateRequest{})
@@ -114,6 +117,7 @@ func TestEmergencyTurnsEverythingOff(t *testing.T) {
 }
 
 func TestRevokeRefusesTheCurrentVersion(t *testing.T) {
+	t.Parallel()
 	_, n, _ := startEmbedded(t)
 	n.rotate(t, "app/key")
 	_, err := n.Revoke(t.Context(), "app/key", client.RevokeRequest{Version: 1})
@@ -137,6 +141,7 @@ func TestRevokeRefusesTheCurrentVersion(t *testing.T) {
 }
 
 func TestEventsActOnceAndWithinTheirTrigger(t *testing.T) {
+	t.Parallel()
 	_, n, _ := startEmbedded(t)
 	a, err := n.Event(t.Context(), "ci", client.EventRequest{ID: "e1", Secret: "app/key", Reason: "deploy"})
 	if err != nil {
@@ -159,6 +164,7 @@ func TestEventsActOnceAndWithinTheirTrigger(t *testing.T) {
 }
 
 func TestPausedSecretsWait(t *testing.T) {
+	t.Parallel()
 	_, n, _ := startEmbedded(t)
 	if _, err := n.Pause(t.Context(), "app/key", client.PauseRequest{Reason: "release"}); err != nil {
 		t.Fatal(err)
@@ -180,6 +186,7 @@ func TestPausedSecretsWait(t *testing.T) {
 }
 
 func TestPoliciesAreEnforcedAndAudited(t *testing.T) {
+	t.Parallel()
 	s, n, _ := startEmbedded(t)
 	n.rotate(t, "app/key")
 	tok, err := n.CreateToken(t.Context(), client.CreateTokenRequest{Name: "app", Policies: []string{"reader"}})

@@ -44,7 +44,7 @@ func (l *logBuffer) String() string {
 
 // site is the directory and address of a node that may be started more than once.
 type site struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	addr string
 	hcl  string
@@ -55,7 +55,7 @@ type site struct {
 }
 
 // newSite makes a site with a configuration in which ADDR stands for its address.
-func newSite(t *testing.T, hcl string) *site {
+func newSite(t testing.TB, hcl string) *site {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -140,7 +140,7 @@ type consumer struct {
 	url string
 }
 
-func newConsumer(t *testing.T, secret backends.SecretString) *consumer {
+func newConsumer(t testing.TB, secret backends.SecretString) *consumer {
 	t.Helper()
 	r, err := receiver.New(secret, receiver.Options{})
 	if err != nil {
@@ -157,7 +157,7 @@ func (c *consumer) key(secret string) (string, int64) {
 }
 
 // eventually waits until ok, as long as the test may take.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(90 * time.Second)
 	for !ok() {
@@ -169,7 +169,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // follow watches a rotation to its end and returns it with its retirements.
-func (n *node) follow(t *testing.T, id string) (client.Rotation, map[int]client.Retirement) {
+func (n *node) follow(t testing.TB, id string) (client.Rotation, map[int]client.Retirement) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
@@ -190,7 +190,7 @@ func (n *node) follow(t *testing.T, id string) (client.Rotation, map[int]client.
 }
 
 // rotate starts a rotation and follows it to its end.
-func (n *node) rotate(t *testing.T, secret string) (client.Rotation, map[int]client.Retirement) {
+func (n *node) rotate(t testing.TB, secret string) (client.Rotation, map[int]client.Retirement) {
 	t.Helper()
 	r, err := n.Rotate(t.Context(), secret, client.RotateRequest{Reason: "test"})
 	if err != nil {
@@ -199,7 +199,7 @@ func (n *node) rotate(t *testing.T, secret string) (client.Rotation, map[int]cli
 	return n.follow(t, r.ID)
 }
 
-func (n *node) value(t *testing.T, secret string) client.Value {
+func (n *node) value(t testing.TB, secret string) client.Value {
 	t.Helper()
 	v, err := n.Value(t.Context(), secret, 0)
 	if err != nil {
@@ -240,7 +240,7 @@ rotation_policy "quick" {
   match {
     paths = ["*"]
   }
-  overlap = "1s"
+  overlap = "2s"
   verify {
     successes = 2
     interval  = "50ms"

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -11,11 +10,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/store"
 )
 
 const (
 	healthEvery   = 10 * time.Second
 	healthTimeout = 5 * time.Second
+	readyTimeout  = 2 * time.Second
 )
 
 // health knows which backends can be used. It looks every 10 s, so that asking
@@ -78,7 +79,35 @@ func (h *health) record(name string, err error) {
 	}
 }
 
-// ready returns what keeps the node from doing all of its work.
+// down tells whether a backend could not be used when it was last looked at.
+func (h *health) down(backend string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, down := h.problems[backend]
+	return down
+}
+
+// ready returns what keeps the node from doing all of its work, in texts that
+// anybody may see; why is in the log.
+func (d *Daemon) ready(ctx context.Context) (problems []string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+	defer cancel()
+	err := d.db.View(ctx, func(tx *store.Tx) error {
+		_, err := tx.Setting(ctx, rootTokenIssued)
+		return err
+	})
+	if err != nil {
+		d.health.logger.Error("the store cannot be used", "error", err)
+		problems = append(problems, "the store cannot be used")
+	}
+	if err := d.audit.Check(now()); err != nil {
+		d.health.logger.Error("the audit log cannot be written", "error", err)
+		problems = append(problems, "the audit log cannot be written")
+	}
+	return append(problems, d.health.ready()...)
+}
+
+// ready returns which backends cannot be used.
 func (h *health) ready() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -87,7 +116,7 @@ func (h *health) ready() []string {
 	}
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(h.problems)) {
-		out = append(out, fmt.Sprintf("backend %s: %s", name, h.problems[name]))
+		out = append(out, h.problems[name])
 	}
 	return out
 }

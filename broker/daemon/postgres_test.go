@@ -1,35 +1,112 @@
 package daemon_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/backends/backendtest/postgresserver"
+	"github.com/keybroker/keybroker/backends/seal"
 	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/daemon"
+	"github.com/keybroker/keybroker/broker/store"
 )
 
-// TestTwoNodesOnPostgreSQL runs two nodes on one database, with one seal key:
-// either one takes requests and work, and a secret rotates once at a time.
-func TestTwoNodesOnPostgreSQL(t *testing.T) {
-	url := postgresserver.Start(t).URL
-	shared := filepath.Join(t.TempDir(), "seal.key")
-	signing := newSigningSecret()
-	c := newConsumer(t, signing)
-	onPostgres := withConsumer(embedded, c) + fmt.Sprintf(`
+// onPostgres adds a database and a seal key that nodes share to a configuration.
+func onPostgres(hcl, sealKey string) string {
+	return hcl + fmt.Sprintf(`
 storage "postgresql" {
   url = env("DATABASE_URL")
 }
 seal "file" {
   path = %q
 }
-`, shared)
+`, sealKey)
+}
+
+// TestNodesThatStartTogether opens several nodes on a database without secrets at
+// once: all of them agree on those to add, and one of them has the root token.
+func TestNodesThatStartTogether(t *testing.T) {
+	t.Parallel()
+	url := postgresserver.Start(t).URL
+	db, err := store.Open(t.Context(), store.Config{PostgresURL: backends.SecretString(url)})
+	if err != nil { // they would migrate it one after the other, and never meet
+		t.Fatal(err)
+	}
+	if err := db.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hcl := withConsumer(embedded, nil)
+	for i := range 30 {
+		hcl += fmt.Sprintf("secret \"app/key%d\" {\n  backend = \"embedded\"\n  issuer \"internal\" {}\n  probe = \"internal\"\n}\n", i)
+	}
+	shared := filepath.Join(t.TempDir(), "seal.key")
+	if _, err := seal.CreateFile(shared); err != nil {
+		t.Fatal(err)
+	}
+	const count = 4
+	sites := make([]*site, count)
+	configs := make([]*config.Config, count)
+	for i := range sites {
+		sites[i] = newSite(t, onPostgres(hcl, shared))
+		sites[i].env = map[string]string{"DATABASE_URL": url}
+		configs[i] = sites[i].config()
+	}
+	nodes := make([]*daemon.Daemon, count)
+	var wg sync.WaitGroup
+	for i := range sites {
+		wg.Go(func() {
+			var err error
+			logger := hclog.New(&hclog.LoggerOptions{Output: sites[i].log, Level: hclog.Trace})
+			if nodes[i], err = daemon.Open(context.Background(), daemon.Options{Config: configs[i], Logger: logger}); err != nil {
+				t.Errorf("opening node %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	tokens := 0
+	for i, s := range sites {
+		if _, err := os.Stat(filepath.Join(s.dir, "data", daemon.RootTokenFile)); err == nil {
+			tokens++
+		} else if !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+		if nodes[i] == nil {
+			continue
+		}
+		ended, end := context.WithCancel(context.Background())
+		end()
+		if err := nodes[i].Run(ended); err != nil {
+			t.Errorf("stopping node %d: %v", i, err)
+		}
+	}
+	if tokens != 1 {
+		t.Errorf("%d nodes have a root token, want 1", tokens)
+	}
+}
+
+// TestTwoNodesOnPostgreSQL runs two nodes on one database, with one seal key:
+// either one takes requests and work, and a secret rotates once at a time.
+func TestTwoNodesOnPostgreSQL(t *testing.T) {
+	t.Parallel()
+	url := postgresserver.Start(t).URL
+	shared := filepath.Join(t.TempDir(), "seal.key")
+	signing := newSigningSecret()
+	c := newConsumer(t, signing)
+	hcl := onPostgres(withConsumer(embedded, c), shared)
 	var nodes []*node
 	var token string
 	for range 2 {
-		s := newSite(t, onPostgres)
+		s := newSite(t, hcl)
 		s.env = map[string]string{"DATABASE_URL": url, "SIGNING_SECRET": signing.Reveal()}
 		s.token = token
 		nodes = append(nodes, s.start())

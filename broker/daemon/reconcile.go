@@ -34,7 +34,7 @@ func (r *reconciler) run(ctx context.Context, cfg *config.Config) error {
 		if err != nil {
 			return err
 		}
-		if err := r.db.Update(ctx, func(tx *store.Tx) error { return r.one(ctx, tx, s.Ref, def) }); err != nil {
+		if err := r.db.UpdateLatest(ctx, func(tx *store.Tx) error { return r.one(ctx, tx, s.Ref, def) }); err != nil {
 			return fmt.Errorf("reconciling secret %s: %w", s.Ref, err)
 		}
 	}
@@ -113,9 +113,8 @@ func (r *reconciler) unmanage(ctx context.Context, wanted map[backends.Ref]bool)
 			if wanted[s.Ref] || s.State == rotation.SecretUnmanaged {
 				continue
 			}
-			s.State, s.NextDueAt, s.UpdatedAt = rotation.SecretUnmanaged, time.Time{}, r.now()
-			if err := r.db.Update(ctx, func(tx *store.Tx) error { t := s; return tx.SaveSecret(ctx, &t) }); err != nil {
-				return err
+			if err := r.db.UpdateLatest(ctx, func(tx *store.Tx) error { return r.abandon(ctx, tx, s.ID) }); err != nil {
+				return fmt.Errorf("reconciling secret %s: %w", s.Ref, err)
 			}
 			r.logger.Warn("a secret is no longer in the configuration: it stays as it is and is rotated no more", "secret", s.Ref)
 		}
@@ -123,4 +122,13 @@ func (r *reconciler) unmanage(ctx context.Context, wanted map[backends.Ref]bool)
 			return nil
 		}
 	}
+}
+
+func (r *reconciler) abandon(ctx context.Context, tx *store.Tx, id string) error {
+	s, err := tx.Secret(ctx, id)
+	if err != nil {
+		return err
+	}
+	s.State, s.NextDueAt, s.UpdatedAt = rotation.SecretUnmanaged, time.Time{}, r.now()
+	return tx.SaveSecret(ctx, &s)
 }

@@ -29,7 +29,7 @@ type nothing struct{}
 func Registry() config.Registry {
 	return config.Registry{
 		Backends: map[string]config.Type{
-			typeLocal: {New: func() any { return new(nothing) }},
+			typeLocal: {New: func() any { return new(nothing) }, SeparatesTenants: true},
 			typeVault: {New: func() any { return new(vault.Config) }, Check: checkVault},
 		},
 		Issuers: map[string]config.IssuerType{

@@ -118,6 +118,7 @@ func (s *vaultSite) direct(t *testing.T) string {
 }
 
 func TestRotationInVaultByAThirdPartysAPI(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	s.api.SetRevocationLatency(500 * time.Millisecond)
 	n := s.start()
@@ -155,6 +156,7 @@ func TestRotationInVaultByAThirdPartysAPI(t *testing.T) {
 }
 
 func TestLostAnswerOfAMintLeavesNoOrphan(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	n := s.start()
 	s.api.DropCreates(1)
@@ -169,6 +171,7 @@ func TestLostAnswerOfAMintLeavesNoOrphan(t *testing.T) {
 }
 
 func TestAnUnreachableVaultMakesRotationsWait(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	s.vault.Seal(t)
 	n := s.start()
@@ -190,6 +193,7 @@ func TestAnUnreachableVaultMakesRotationsWait(t *testing.T) {
 }
 
 func TestReadsOutliveTheVault(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	n := s.start()
 	n.rotate(t, "mail/sender")
@@ -201,6 +205,7 @@ func TestReadsOutliveTheVault(t *testing.T) {
 }
 
 func TestRotationWaitsForAKeyThatIsRevokedSlowly(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	n := s.start()
 	n.rotate(t, "mail/sender")
@@ -217,6 +222,7 @@ func TestRotationWaitsForAKeyThatIsRevokedSlowly(t *testing.T) {
 }
 
 func TestEmergencyDuringAMintDoesNotWaitForItsOrphan(t *testing.T) {
+	t.Parallel()
 	s := newVaultSite(t)
 	n := s.start()
 	n.rotate(t, "mail/sender")

@@ -32,7 +32,8 @@ var then = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 type memory struct {
 	mu       sync.Mutex
 	secret   client.Secret
-	calls    []string       // "rotate payments/stripe leak"
+	calls    []string // "rotate payments/stripe leak"
+	adjust   func(*client.Value)
 	fail     error          // of every call
 	panic    any            // of every call
 	readied  []string       // problems of readiness
@@ -119,7 +120,11 @@ func (m *memory) Value(_ context.Context, p authn.Principal, name string, versio
 	if err := m.serve(p, "value", name, version); err != nil {
 		return client.Value{}, err
 	}
-	return client.Value{Name: name, Version: 3, Generation: 7, Fields: client.Fields{"key": canary}, PublishedAt: then}, m.named(name)
+	v := client.Value{Name: name, Version: 3, Generation: 7, Fields: client.Fields{"key": canary}, PublishedAt: then}
+	if m.adjust != nil {
+		m.adjust(&v)
+	}
+	return v, m.named(name)
 }
 
 func (m *memory) Rotate(_ context.Context, p authn.Principal, name string, r client.RotateRequest) (client.Rotation, error) {
@@ -200,7 +205,7 @@ func (m *memory) Tokens(_ context.Context, p authn.Principal, page client.Page) 
 }
 
 func (m *memory) CreateToken(_ context.Context, p authn.Principal, r client.CreateTokenRequest) (client.Token, error) {
-	return client.Token{ID: "k1", Name: r.Name, Policies: r.Policies, Token: canary}, m.serve(p, "create-token", r.Name, r.Policies, r.TTL)
+	return client.Token{ID: "k1", Name: r.Name, Policies: r.Policies, Token: canary}, m.serve(p, "create-token", r.Name, r.Tenant, r.Policies, r.TTL)
 }
 
 func (m *memory) RevokeToken(_ context.Context, p authn.Principal, id string) (client.Token, error) {

@@ -8,7 +8,7 @@
 //
 //	GET    secrets                      ?prefix= &limit= &after=
 //	GET    secrets/{name}
-//	GET    secrets/{name}/value         ?version=      ETag "g<generation>", If-None-Match
+//	GET    secrets/{name}/value         ?version=      ETag, If-None-Match
 //	POST   secrets/{name}/rotate        {reason}                    202 rotation
 //	POST   secrets/{name}/revoke        {version, reason}           202 retirement
 //	POST   secrets/{name}/emergency     {reason, contain}           202 rotation
@@ -24,7 +24,7 @@
 //	POST   deliveries/{id}/ack          {generation}                200 delivery
 //	POST   events/{trigger}             {id, secret, reason}        202 rotation
 //	GET    tokens                       ?limit= &after=
-//	POST   tokens                       {name, policies, ttl}       201 token
+//	POST   tokens                       {name, tenant, policies, ttl} 201 token
 //	DELETE tokens/{id}                                              200 token
 //	POST   keys/check                   {key}, or the key as bearer 200 or 401
 //	GET    /healthz  /readyz  /metrics
@@ -36,6 +36,15 @@
 // secrets/payments/stripe/value. Then the last segment is the sub-resource if it
 // is one of the words above (value, rotate, …) and not the only segment; a secret
 // whose own name ends in such a word is reached in the encoded form.
+//
+// # Entity tags
+//
+// The current value (no ?version=) has a tag, which changes with everything that
+// the answer says and tells nothing else: "g9" is generation 9; "g9-p6" has version
+// 6 with it as the previous one; a checksum of the times follows, "g9-p6-1f3a90bc",
+// where there are any. If-None-Match thus gives 304 until there is a new key, the
+// previous one has left, or a time has moved. A version asked for by its number has
+// no tag.
 //
 // # Errors
 //

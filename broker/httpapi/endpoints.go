@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -94,7 +96,8 @@ func send(w http.ResponseWriter, status int, answer any) error {
 	return nil
 }
 
-// value answers a secret's value, or 304 if the caller has that generation.
+// value answers a secret's value, or 304 if the caller has this answer. A version
+// asked for by its number has no tag: what the tag is made of is not about it.
 func (s *server) value(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
 	given, err := queryOf(r)
 	if err != nil {
@@ -108,13 +111,33 @@ func (s *server) value(w http.ResponseWriter, r *http.Request, caller authn.Prin
 	if err != nil {
 		return err
 	}
-	tag := client.ETag(value.Generation)
-	w.Header().Set("ETag", tag)
-	if matches(r.Header.Get("If-None-Match"), tag) {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
+	if version == 0 {
+		tag := entityTag(value)
+		w.Header().Set("ETag", tag)
+		if matches(r.Header.Get("If-None-Match"), tag) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
 	}
 	return send(w, http.StatusOK, value)
+}
+
+// entityTag covers all that the answer says of the current value: the generation
+// stands for its version and fields, then comes the number of the previous version,
+// if that is in it, then a checksum of the times that move by themselves.
+func entityTag(v client.Value) string {
+	tag := fmt.Sprintf("g%d", v.Generation)
+	var until time.Time
+	if v.Previous != nil {
+		tag += fmt.Sprintf("-p%d", v.Previous.Version)
+		until = v.Previous.Until
+	}
+	if !until.IsZero() || !v.NextRotationAt.IsZero() {
+		sum := fnv.New32a()
+		fmt.Fprint(sum, until.UnixMicro(), v.NextRotationAt.UnixMicro())
+		tag += fmt.Sprintf("-%08x", sum.Sum32())
+	}
+	return `"` + tag + `"`
 }
 
 // matches compares as RFC 9110, section 13.1.2 says, weakly.

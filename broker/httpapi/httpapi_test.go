@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/client"
@@ -113,8 +115,8 @@ func TestEveryCallReachesTheBroker(t *testing.T) {
 			return c.Event(ctx, "siem", client.EventRequest{ID: "e1", Secret: name, Reason: "leak"})
 		}},
 		{"tokens 5", func() (any, error) { return c.Tokens(ctx, client.Page{Limit: 5}) }},
-		{"create-token ci [reader] 24h", func() (any, error) {
-			return c.CreateToken(ctx, client.CreateTokenRequest{Name: "ci", Policies: []string{"reader"}, TTL: "24h"})
+		{"create-token ci acme [reader] 24h", func() (any, error) {
+			return c.CreateToken(ctx, client.CreateTokenRequest{Name: "ci", Tenant: "acme", Policies: []string{"reader"}, TTL: "24h"})
 		}},
 		{"revoke-token k1", func() (any, error) { return c.RevokeToken(ctx, "k1") }},
 	} {
@@ -144,11 +146,11 @@ func TestValueCrossesTheWire(t *testing.T) {
 	if err != nil || token.Token.Reveal() != canary {
 		t.Fatalf("%v, %v", token, err)
 	}
-	if _, changed, err := c.ValueIfChanged(t.Context(), "payments/stripe", 7); changed || err != nil {
-		t.Errorf("generation 7 is current: changed %v, %v", changed, err)
+	if _, changed, err := c.ValueIfChanged(t.Context(), "payments/stripe", v); changed || err != nil {
+		t.Errorf("it is what the caller has: changed %v, %v", changed, err)
 	}
-	if v, changed, err := c.ValueIfChanged(t.Context(), "payments/stripe", 6); !changed || err != nil || v.Fields["key"] != canary {
-		t.Errorf("generation 6 is old: changed %v, %v", changed, err)
+	if v, changed, err := c.ValueIfChanged(t.Context(), "payments/stripe", client.Value{}); !changed || err != nil || v.Fields["key"] != canary {
+		t.Errorf("the caller has none: changed %v, %v", changed, err)
 	}
 	raw := n.ask(t, "GET", "/api/v1/secrets/payments%2Fstripe/value", goodToken, "", "If-None-Match", `"x", W/"g7"`)
 	if raw.status != http.StatusNotModified || raw.body != "" || raw.header.Get("ETag") != `"g7"` {
@@ -158,6 +160,49 @@ func TestValueCrossesTheWire(t *testing.T) {
 		if got := raw.header.Get(name); got != want {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+// TestEntityTags: whatever changes in the answer changes its tag.
+func TestEntityTags(t *testing.T) {
+	m := newMemory()
+	n := start(t, m, nil)
+	c := n.client(t, goodToken)
+	const name = "payments/stripe"
+	previous := &client.PreviousValue{Version: 2, Fields: client.Fields{"key": canary}, Until: then}
+	later := *previous
+	later.Until = then.Add(time.Second)
+	seen := map[string]int{}
+	for i, change := range []func(*client.Value){
+		nil,
+		func(v *client.Value) { v.Previous = previous },
+		func(v *client.Value) { v.Previous = &later },
+		func(v *client.Value) { v.Previous, v.NextRotationAt = previous, then },
+		func(v *client.Value) { v.NextRotationAt = then },
+		func(v *client.Value) { v.Generation = 8 },
+	} {
+		m.adjust = change
+		v, err := c.Value(t.Context(), name, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := seen[v.ETag]; ok || v.ETag == "" || strings.Contains(v.ETag, canary) {
+			t.Errorf("answer %d has the tag %s, like %d", i, v.ETag, other)
+		}
+		seen[v.ETag] = i
+		if _, changed, err := c.ValueIfChanged(t.Context(), name, v); changed || err != nil {
+			t.Errorf("answer %d, asked for again: changed %v, %v", i, changed, err)
+		}
+	}
+	if _, ok := seen[`"g7"`]; !ok {
+		t.Errorf("tags %v", seen)
+	}
+	raw := n.ask(t, "GET", "/api/v1/secrets/payments%2Fstripe/value?version=2", goodToken, "", "If-None-Match", `"g8", *`)
+	if raw.status != http.StatusOK || raw.header.Get("ETag") != "" {
+		t.Errorf("a version asked for by its number: %d, tag %s", raw.status, raw.header.Get("ETag"))
+	}
+	if v, err := c.Value(t.Context(), name, 2); err != nil || v.ETag != "" {
+		t.Errorf("tag %s, %v", v.ETag, err)
 	}
 }
 
@@ -300,7 +345,7 @@ func TestBodies(t *testing.T) {
 		{"array", `[1]`, "application/json", 400, "no single JSON object"},
 		{"two values", `{} {}`, "application/json", 400, "no single JSON object"},
 		{"garbage after", `{}x`, "application/json", 400, "no single JSON object"},
-		{"cut off", `{"version": `, "application/json", 400, "no single JSON object"},
+		{"cut off", `{"version": `, "application/json", 400, "ends in its middle"},
 		{"too large", `{"reason": "` + strings.Repeat("x", 100) + `"}`, "application/json", 413, "larger than 100 bytes"},
 		{"form", `version=2`, "application/x-www-form-urlencoded", 415, "application/json"},
 	} {
@@ -491,5 +536,25 @@ func TestEmptyListIsAnArray(t *testing.T) {
 	a := start(t, newMemory(), nil).ask(t, "GET", "/api/v1/secrets?prefix=nope", goodToken, "")
 	if a.body != `{"items":[]}` {
 		t.Errorf("%s", a.body)
+	}
+}
+
+// A body that does not arrive is never answered by a success.
+func TestABodyThatEndsInItsMiddle(t *testing.T) {
+	n := startWith(t, newMemory(), nil, func(srv *http.Server) { srv.ReadTimeout = 200 * time.Millisecond })
+	for name, half := range map[string]bool{"half closed": true, "stalled": false} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(n.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /api/v1/secrets/payments%%2Fstripe/emergency HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", goodToken)
+		if half {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+		answer, _ := io.ReadAll(conn)
+		_ = conn.Close()
+		if strings.HasPrefix(string(answer), "HTTP/1.1 2") {
+			t.Errorf("%s: %.60q", name, answer)
+		}
 	}
 }

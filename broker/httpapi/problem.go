@@ -96,13 +96,15 @@ func asFailure(err error) *failure {
 	return f
 }
 
-// fail answers err as a problem document.
+// fail answers err as a problem document. The connection of a caller that has
+// left is cut: without an answer net/http would send a 200 to whom it is only
+// half closed.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		w.WriteHeader(statusGone) // nobody reads it
-		return
-	}
 	f := asFailure(err)
+	if _, ours := errors.AsType[*failure](err); !ours && r.Context().Err() != nil {
+		w.WriteHeader(statusGone)
+		panic(http.ErrAbortHandler)
+	}
 	if f.status >= http.StatusInternalServerError {
 		s.Logger.Error("request failed", "request_id", requestID(w), "route", route(r), "status", f.status, "error", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,7 +131,7 @@ func readBody(r *http.Request, into any) error {
 		return nil
 	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return &failure{status: http.StatusUnsupportedMediaType, detail: "the body must be application/json"}
+		return &failure{status: http.StatusUnsupportedMediaType, detail: "the body must be application/json", hint: "send the header Content-Type: application/json"}
 	}
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
@@ -154,6 +155,11 @@ func badBody(err error) error {
 		f.detail = fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)
 	} else if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
 		f.detail = fmt.Sprintf("in the body %s is not a %s", wrong.Field, wrong.Type.Kind())
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		f.status = http.StatusRequestTimeout
+		f.detail = "the body did not arrive in time: nothing was done"
+	} else if errors.Is(err, io.ErrUnexpectedEOF) {
+		f.detail = "the body ends in its middle: nothing was done"
 	} else if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		f.detail = "in the body the field " + field + " is unknown"
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,6 +65,8 @@ type transaction interface {
 	rollback()
 	// byteOrder is put after a text column to compare it byte by byte.
 	byteOrder() string
+	// rowLock is put after a query to keep others from changing the rows that it reads of a table.
+	rowLock(table string) string
 }
 
 type row interface{ Scan(dest ...any) error }
@@ -78,8 +81,8 @@ type runner interface {
 // errCollision: the transaction met another one and left no trace.
 var errCollision = fmt.Errorf("%w: the transaction collided with others", backends.ErrUnavailable)
 
-// maxRuns is how often Update runs a transaction that keeps colliding.
-const maxRuns = 8
+// maxRuns is how often a transaction is run that keeps meeting others.
+const maxRuns = 10
 
 // Open opens the state and brings its schema up to date. Opening SQLite data
 // that another process has open is ErrConflict; a database that does not answer
@@ -144,26 +147,39 @@ func (db *DB) Check(ctx context.Context) error {
 //
 // On SQLite there is one writer at a time: fn must not call Update itself.
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
+	return again(ctx, func(int) error { return db.update(ctx, false, fn) }, errCollision)
+}
+
+// UpdateLatest is Update for an fn that reads all that it decides by: fn runs
+// again also after somebody else changed what it had read, so that a save was
+// ErrStale or an insert met a row that was not there before. From its second run
+// on the records that fn reads are locked: it wins, however busy they are.
+func (db *DB) UpdateLatest(ctx context.Context, fn func(*Tx) error) error {
+	return again(ctx, func(run int) error { return db.update(ctx, run > 1, fn) }, errCollision, ErrStale, errTaken)
+}
+
+// again runs fn until it fails with none of the errors, but not for ever.
+func again(ctx context.Context, fn func(run int) error, after ...error) error {
 	for run := 1; ; run++ {
-		err := db.update(ctx, fn)
-		if !errors.Is(err, errCollision) || run == maxRuns {
+		err := fn(run)
+		if run == maxRuns || !slices.ContainsFunc(after, func(e error) bool { return errors.Is(err, e) }) {
 			return err
 		}
-		pause := time.Duration(rand.Int64N(int64(10*time.Millisecond) << run)) //nolint:gosec // jitter is no secret
+		longest := min(5*time.Millisecond<<run, 250*time.Millisecond)
 		select {
-		case <-time.After(pause):
+		case <-time.After(rand.N(longest)): //nolint:gosec // jitter is no secret
 		case <-ctx.Done():
 			return err
 		}
 	}
 }
 
-func (db *DB) update(ctx context.Context, fn func(*Tx) error) (err error) {
+func (db *DB) update(ctx context.Context, locking bool, fn func(*Tx) error) (err error) {
 	t, err := db.driver.begin(ctx, false)
 	if err != nil {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
-	tx := &Tx{t: t, now: db.now}
+	tx := &Tx{t: t, now: db.now, locking: locking}
 	committed := false
 	defer func() {
 		if !committed { // also when fn panics

@@ -29,8 +29,8 @@ func (tx *Tx) AddDelivery(ctx context.Context, d *rotation.Delivery) error {
 		return fmt.Errorf("adding delivery %s: %w", d.ID, err)
 	}
 	older, err := all(ctx, tx, scanString, `UPDATE deliveries SET state = $1, next_attempt_at = NULL, revision = revision + 1
-		WHERE secret_id = $2 AND consumer = $3 AND generation < $4 AND state = $5 RETURNING id`,
-		rotation.DeliverySuperseded, d.SecretID, d.Consumer, d.Generation, rotation.DeliveryPending)
+		WHERE secret_id = $2 AND consumer = $3 AND generation < $4 AND state = 'pending' RETURNING id`,
+		rotation.DeliverySuperseded, d.SecretID, d.Consumer, d.Generation)
 	if err != nil {
 		return fmt.Errorf("superseding deliveries to %s: %w", d.Consumer, err)
 	}
@@ -53,7 +53,7 @@ func (tx *Tx) AddDelivery(ctx context.Context, d *rotation.Delivery) error {
 
 // Delivery returns a delivery by its id.
 func (tx *Tx) Delivery(ctx context.Context, id string) (rotation.Delivery, error) {
-	d, err := scanDelivery(tx.t.queryRow(ctx, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.id = $1", id))
+	d, err := scanDelivery(tx.t.queryRow(ctx, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.id = $1"+tx.lock("d"), id))
 	if err != nil {
 		return rotation.Delivery{}, fmt.Errorf("reading delivery %s: %w", id, err)
 	}

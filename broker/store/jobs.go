@@ -10,6 +10,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 // River's settings. A job is only a wake-up: the row is the truth and a sweep
@@ -21,6 +22,7 @@ const (
 	jobAttempts     = 5
 	defaultTimeout  = 5 * time.Minute
 	defaultSoftStop = 10 * time.Second
+	defaultUrgent   = 16
 	// soon is how far ahead a job is put straight into the queue, where it is
 	// found within the poll interval. River moves the others there every 5 s.
 	soon = time.Minute
@@ -28,9 +30,12 @@ const (
 
 // StartOptions are how jobs are worked.
 type StartOptions struct {
-	MaxWorkers  int           // jobs at once; 0: 16 on SQLite, 32 on PostgreSQL
-	JobTimeout  time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
-	StopTimeout time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s
+	MaxWorkers int // jobs at once; 0: 16 on SQLite, 32 on PostgreSQL
+	// UrgentWorkers is how many jobs of engine.QueueUrgent are worked besides, so
+	// that they never wait behind others; 0: 16.
+	UrgentWorkers int
+	JobTimeout    time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
+	StopTimeout   time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s
 }
 
 // Start begins to work jobs, until Stop. Starting what is started does nothing.
@@ -45,7 +50,10 @@ func (db *DB) Start(ctx context.Context, workers *river.Workers, opts StartOptio
 	}
 	timeout := orDefault(opts.JobTimeout, defaultTimeout)
 	r, err := db.driver.newRunner(&river.Config{
-		Queues:                      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: opts.MaxWorkers}},
+		Queues: map[string]river.QueueConfig{
+			river.QueueDefault: {MaxWorkers: opts.MaxWorkers},
+			engine.QueueUrgent: {MaxWorkers: orDefault(opts.UrgentWorkers, defaultUrgent)},
+		},
 		Workers:                     workers,
 		Logger:                      db.log,
 		FetchCooldown:               fetchCooldown,
@@ -152,9 +160,9 @@ func (db *DB) ReleaseLeases(ctx context.Context, owner string) error {
 	return nil
 }
 
-func orDefault(d, otherwise time.Duration) time.Duration {
-	if d <= 0 {
+func orDefault[T int | time.Duration](v, otherwise T) T {
+	if v <= 0 {
 		return otherwise
 	}
-	return d
+	return v
 }

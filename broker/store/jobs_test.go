@@ -14,6 +14,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 type wake struct {
@@ -82,6 +83,51 @@ func TestJobsGoWithTheirTransaction(t *testing.T) {
 		}
 		if len(worked) != 0 {
 			t.Errorf("worked also %q", <-worked)
+		}
+	})
+}
+
+// An emergency does not queue behind what is waiting already.
+func TestUrgentJobsHaveWorkersOfTheirOwn(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		const workers = 2
+		running, urgent, end := make(chan string), make(chan string), make(chan struct{})
+		work := func(_ context.Context, id string) error {
+			if id == "urgent" {
+				urgent <- id
+				return nil
+			}
+			select {
+			case running <- id:
+				<-end
+			case <-end: // one that had to wait
+			}
+			return nil
+		}
+		if err := db.Start(t.Context(), workersThat(work), store.StartOptions{MaxWorkers: workers}); err != nil {
+			t.Fatal(err)
+		}
+		update(t, db, func(tx *store.Tx) error {
+			var jobs []river.InsertManyParams
+			for range 10 * workers {
+				jobs = append(jobs, job("waiting", time.Time{}))
+			}
+			return tx.Enqueue(t.Context(), jobs...)
+		})
+		for range workers {
+			<-running
+		}
+		update(t, db, func(tx *store.Tx) error {
+			return tx.Enqueue(t.Context(), river.InsertManyParams{Args: wake{"urgent"}, InsertOpts: &river.InsertOpts{Queue: engine.QueueUrgent}})
+		})
+		select {
+		case <-urgent:
+		case id := <-running:
+			t.Errorf("%s came first", id)
+		}
+		close(end)
+		if err := db.Stop(t.Context()); err != nil {
+			t.Error(err)
 		}
 	})
 }

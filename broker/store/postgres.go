@@ -176,6 +176,9 @@ func (t postgresTx) rollback() {
 
 func (t postgresTx) byteOrder() string { return ` COLLATE "C"` }
 
+// rowLock lets others refer to the row by a foreign key.
+func (t postgresTx) rowLock(table string) string { return " FOR NO KEY UPDATE OF " + table }
+
 // postgresError gives an error of the driver its class. pgx puts neither the
 // password nor an argument into a text; the server's detail, which quotes
 // values, is not part of it either.

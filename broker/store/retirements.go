@@ -31,19 +31,51 @@ func scanRetirementOf(r row) (t RetirementOf, err error) {
 
 // Retirement returns a retirement by its id.
 func (tx *Tx) Retirement(ctx context.Context, id string) (rotation.Retirement, error) {
-	t, err := scanRetirement(tx.t.queryRow(ctx, "SELECT record, revision FROM retirements WHERE id = $1", id))
+	t, err := scanRetirement(tx.t.queryRow(ctx, "SELECT record, revision FROM retirements WHERE id = $1"+tx.lock("retirements"), id))
 	if err != nil {
 		return rotation.Retirement{}, fmt.Errorf("reading retirement %s: %w", id, err)
 	}
 	return t, nil
 }
 
-// Retirements returns those of a secret, ordered by version; a version has at most one.
+// RetirementOf returns the retirement of one version, or ErrNotFound.
+func (tx *Tx) RetirementOf(ctx context.Context, secretID string, version int) (rotation.Retirement, error) {
+	t, err := scanRetirement(tx.t.queryRow(ctx,
+		"SELECT record, revision FROM retirements WHERE secret_id = $1 AND version = $2"+tx.lock("retirements"), secretID, version))
+	if err != nil {
+		return rotation.Retirement{}, fmt.Errorf("reading the retirement of version %d of %s: %w", version, secretID, err)
+	}
+	return t, nil
+}
+
+// Retirements returns those of a secret's open versions (see Versions), ordered
+// by version; a version has at most one.
 func (tx *Tx) Retirements(ctx context.Context, secretID string) ([]rotation.Retirement, error) {
-	items, err := all(ctx, tx, scanRetirement,
-		"SELECT record, revision FROM retirements WHERE secret_id = $1 ORDER BY version", secretID)
+	return tx.retirements(ctx, secretID, "version IN ("+openVersions+")")
+}
+
+// RetirementsOf returns those of the versions of a secret from one number on,
+// ordered by version.
+func (tx *Tx) RetirementsOf(ctx context.Context, secretID string, fromVersion int) ([]rotation.Retirement, error) {
+	return tx.retirements(ctx, secretID, "version >= $2", fromVersion)
+}
+
+func (tx *Tx) retirements(ctx context.Context, secretID, which string, args ...any) ([]rotation.Retirement, error) {
+	items, err := all(ctx, tx, scanRetirement, "SELECT record, revision FROM retirements WHERE secret_id = $1 AND "+which+
+		" ORDER BY version"+tx.lock("retirements"), append([]any{secretID}, args...)...)
 	if err != nil {
 		return nil, fmt.Errorf("reading retirements of %s: %w", secretID, err)
+	}
+	return items, nil
+}
+
+// RetirementsOfRotation returns those that a rotation waits for or has begun,
+// ordered by version.
+func (tx *Tx) RetirementsOfRotation(ctx context.Context, rotationID string) ([]rotation.Retirement, error) {
+	items, err := all(ctx, tx, scanRetirement,
+		"SELECT record, revision FROM retirements WHERE rotation_id = $1 ORDER BY version", rotationID)
+	if err != nil {
+		return nil, fmt.Errorf("reading retirements of rotation %s: %w", rotationID, err)
 	}
 	return items, nil
 }
@@ -111,7 +143,7 @@ func (tx *Tx) SaveRetirement(ctx context.Context, t *rotation.Retirement) error 
 }
 
 func (tx *Tx) releaseRetirements(ctx context.Context, owner string) error {
-	held, err := all(ctx, tx, scanRetirement, "SELECT record, revision FROM retirements WHERE lease_until IS NOT NULL")
+	held, err := all(ctx, tx, scanRetirement, "SELECT record, revision FROM retirements WHERE lease_until IS NOT NULL AND next_at IS NOT NULL")
 	for i := range held {
 		if release(held[i].Intent, owner, tx.now()) {
 			err = errors.Join(err, tx.SaveRetirement(ctx, &held[i]))

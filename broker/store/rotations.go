@@ -35,7 +35,7 @@ func scanRotationOf(rw row) (r RotationOf, err error) {
 
 // Rotation returns a rotation by its id.
 func (tx *Tx) Rotation(ctx context.Context, id string) (rotation.Rotation, error) {
-	r, err := scanRotation(tx.t.queryRow(ctx, "SELECT record, revision FROM rotations WHERE id = $1", id))
+	r, err := scanRotation(tx.t.queryRow(ctx, "SELECT record, revision FROM rotations WHERE id = $1"+tx.lock("rotations"), id))
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("reading rotation %s: %w", id, err)
 	}
@@ -45,7 +45,7 @@ func (tx *Tx) Rotation(ctx context.Context, id string) (rotation.Rotation, error
 // Occupying returns the rotation that occupies the secret, or ErrNotFound.
 func (tx *Tx) Occupying(ctx context.Context, secretID string) (rotation.Rotation, error) {
 	r, err := scanRotation(tx.t.queryRow(ctx,
-		"SELECT record, revision FROM rotations WHERE secret_id = $1 AND occupies = 1", secretID))
+		"SELECT record, revision FROM rotations WHERE secret_id = $1 AND occupies = 1"+tx.lock("rotations"), secretID))
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("reading the rotation that occupies %s: %w", secretID, err)
 	}
@@ -55,7 +55,7 @@ func (tx *Tx) Occupying(ctx context.Context, secretID string) (rotation.Rotation
 // LiveRotations returns all rotations of the secret that have not ended, the oldest first.
 func (tx *Tx) LiveRotations(ctx context.Context, secretID string) ([]rotation.Rotation, error) {
 	live, err := all(ctx, tx, scanRotation, `SELECT record, revision FROM rotations
-		WHERE secret_id = $1 AND ended_at IS NULL ORDER BY started_at, id`, secretID)
+		WHERE secret_id = $1 AND ended_at IS NULL ORDER BY started_at, id`+tx.lock("rotations"), secretID)
 	if err != nil {
 		return nil, fmt.Errorf("reading live rotations of %s: %w", secretID, err)
 	}
@@ -164,7 +164,8 @@ func release(i *rotation.Intent, owner string, now time.Time) bool {
 }
 
 func (tx *Tx) releaseRotations(ctx context.Context, owner string) error {
-	held, err := all(ctx, tx, scanRotation, "SELECT record, revision FROM rotations WHERE lease_until IS NOT NULL AND ended_at IS NULL")
+	held, err := all(ctx, tx, scanRotation, `SELECT record, revision FROM rotations
+		WHERE lease_until IS NOT NULL AND ended_at IS NULL AND next_at IS NOT NULL`)
 	for i := range held {
 		if release(held[i].Intent, owner, tx.now()) {
 			err = errors.Join(err, tx.SaveRotation(ctx, &held[i]))

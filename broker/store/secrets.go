@@ -8,18 +8,18 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-const secretColumns = `s.id, s.tenant, s.name, s.origin, s.state, s.definition, s.current, s.generation,
+const secretColumns = `s.id, s.tenant, s.name, s.origin, s.state, s.definition, s.current, s.last_version, s.generation,
 	s.next_due_at, s.created_at, s.updated_at, s.revision`
 
 func scanSecret(r row) (s rotation.Secret, err error) {
-	err = r.Scan(&s.ID, &s.Ref.Tenant, &s.Ref.Name, &s.Origin, &s.State, fromJSON{&s.Definition}, &s.Current, &s.Generation,
+	err = r.Scan(&s.ID, &s.Ref.Tenant, &s.Ref.Name, &s.Origin, &s.State, fromJSON{&s.Definition}, &s.Current, &s.LastVersion, &s.Generation,
 		instant{&s.NextDueAt}, instant{&s.CreatedAt}, instant{&s.UpdatedAt}, &s.Revision)
 	return s, err
 }
 
 // Secret returns a secret by its id.
 func (tx *Tx) Secret(ctx context.Context, id string) (rotation.Secret, error) {
-	s, err := scanSecret(tx.t.queryRow(ctx, "SELECT "+secretColumns+" FROM secrets s WHERE s.id = $1", id))
+	s, err := scanSecret(tx.t.queryRow(ctx, "SELECT "+secretColumns+" FROM secrets s WHERE s.id = $1"+tx.lock("s"), id))
 	if err != nil {
 		return rotation.Secret{}, fmt.Errorf("reading secret %s: %w", id, err)
 	}
@@ -29,7 +29,7 @@ func (tx *Tx) Secret(ctx context.Context, id string) (rotation.Secret, error) {
 // SecretByRef returns a secret by its tenant and name.
 func (tx *Tx) SecretByRef(ctx context.Context, ref backends.Ref) (rotation.Secret, error) {
 	s, err := scanSecret(tx.t.queryRow(ctx,
-		"SELECT "+secretColumns+" FROM secrets s WHERE s.tenant = $1 AND s.name = $2", ref.Tenant, ref.Name))
+		"SELECT "+secretColumns+" FROM secrets s WHERE s.tenant = $1 AND s.name = $2"+tx.lock("s"), ref.Tenant, ref.Name))
 	if err != nil {
 		return rotation.Secret{}, fmt.Errorf("reading secret %s: %w", ref, err)
 	}
@@ -89,7 +89,8 @@ func (tx *Tx) AddSecret(ctx context.Context, s *rotation.Secret) error {
 	return nil
 }
 
-// SaveSecret compares and swaps; tenant, name and time of creation never change.
+// SaveSecret compares and swaps; tenant, name and time of creation never change,
+// and LastVersion is AddVersion's.
 func (tx *Tx) SaveSecret(ctx context.Context, s *rotation.Secret) error {
 	d := s.Definition
 	err := tx.swap(ctx, &s.Revision, `UPDATE secrets SET origin = $1, state = $2, backend = $3, issuer = $4, probe = $5,

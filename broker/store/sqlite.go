@@ -192,6 +192,7 @@ func (t sqliteTx) enqueue(ctx context.Context, jobs []river.InsertManyParams) ([
 func (t sqliteTx) commit(context.Context) error { return sqliteError(t.tx.Commit()) }
 func (t sqliteTx) rollback()                    { _ = t.tx.Rollback() }
 func (t sqliteTx) byteOrder() string            { return "" } // SQLite knows no other order
+func (t sqliteTx) rowLock(string) string        { return "" } // there is one writer at a time
 
 // sqliteError gives an error of the driver its class. Its texts name tables and
 // columns, never values.

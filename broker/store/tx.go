@@ -27,6 +27,23 @@ type Tx struct {
 	published bool
 
 	swapped []*int64 // revisions increased in records, taken back by undo
+
+	locking bool // records are locked as they are read: see UpdateLatest
+}
+
+// ErrStale: a record to be saved is not at its revision any more, since somebody
+// else has changed its row. It is a backends.ErrConflict.
+var ErrStale = fmt.Errorf("%w: it was changed meanwhile", backends.ErrConflict)
+
+// errTaken: an insert met a row with the same key.
+var errTaken = fmt.Errorf("%w: there is one already", backends.ErrConflict)
+
+// lock is put after a query for records of a table that may be saved.
+func (tx *Tx) lock(table string) string {
+	if !tx.locking {
+		return ""
+	}
+	return tx.t.rowLock(table)
 }
 
 type change struct{ kind, id, secretID string }
@@ -67,7 +84,7 @@ func (tx *Tx) swap(ctx context.Context, revision *int64, query string, args ...a
 		return err
 	}
 	if n == 0 {
-		return fmt.Errorf("%w: it is not at revision %d any more", backends.ErrConflict, *revision)
+		return fmt.Errorf("%w, after revision %d", ErrStale, *revision)
 	}
 	*revision++
 	tx.swapped = append(tx.swapped, revision)
@@ -79,7 +96,7 @@ func (tx *Tx) swap(ctx context.Context, revision *int64, query string, args ...a
 func (tx *Tx) insert(ctx context.Context, query string, args ...any) error {
 	n, err := tx.t.exec(ctx, query, args...)
 	if err == nil && n == 0 {
-		err = fmt.Errorf("%w: there is one already", backends.ErrConflict)
+		err = errTaken
 	}
 	return err
 }

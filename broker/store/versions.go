@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/keybroker/keybroker/rotation"
 )
@@ -20,16 +21,33 @@ func scanVersion(r row) (v rotation.Version, err error) {
 	return v, err
 }
 
-// Versions returns a secret's versions, the oldest first.
+// openVersions are the numbers of the versions of secret $1 that may be alive or
+// are in use: not retired, or with a retirement that goes on. Each half is the
+// condition of an index of its own, so that the cost does not grow with the past.
+const openVersions = `SELECT number FROM versions WHERE secret_id = $1 AND stage <> 'retired'
+	UNION SELECT version FROM retirements WHERE secret_id = $1
+		AND state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL`
+
+// Versions returns a secret's open versions, the oldest first: those that are
+// not retired, and those whose retirement goes on.
 func (tx *Tx) Versions(ctx context.Context, secretID string) ([]rotation.Version, error) {
-	versions, err := all(ctx, tx, scanVersion,
-		"SELECT "+versionColumns+versionTables+"WHERE v.secret_id = $1 ORDER BY v.number", secretID)
+	versions, err := all(ctx, tx, scanVersion, "SELECT "+versionColumns+versionTables+
+		"WHERE v.secret_id = $1 AND v.number IN ("+openVersions+") ORDER BY v.number", secretID)
 	if err != nil {
 		return nil, fmt.Errorf("reading versions of %s: %w", secretID, err)
 	}
-	if err := tx.addFingerprints(ctx, secretID, 0, versions); err != nil {
-		return nil, fmt.Errorf("reading versions of %s: %w", secretID, err)
+	return versions, nil
+}
+
+// RecentVersions returns the newest versions of a secret, open or not, at most
+// limit of them, the oldest first.
+func (tx *Tx) RecentVersions(ctx context.Context, secretID string, limit int) ([]rotation.Version, error) {
+	versions, err := all(ctx, tx, scanVersion, "SELECT "+versionColumns+versionTables+
+		"WHERE v.secret_id = $1 ORDER BY v.number DESC LIMIT $2", secretID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the newest versions of %s: %w", secretID, err)
 	}
+	slices.Reverse(versions)
 	return versions, nil
 }
 
@@ -40,38 +58,7 @@ func (tx *Tx) Version(ctx context.Context, secretID string, number int) (rotatio
 	if err != nil {
 		return rotation.Version{}, fmt.Errorf("reading version %d of %s: %w", number, secretID, err)
 	}
-	one := []rotation.Version{v}
-	if err := tx.addFingerprints(ctx, secretID, number, one); err != nil {
-		return rotation.Version{}, fmt.Errorf("reading version %d of %s: %w", number, secretID, err)
-	}
-	return one[0], nil
-}
-
-// addFingerprints fills in those of one version of the secret, or with number 0 of all.
-func (tx *Tx) addFingerprints(ctx context.Context, secretID string, number int, versions []rotation.Version) error {
-	at := map[int]*rotation.Version{}
-	for i := range versions {
-		at[versions[i].Number] = &versions[i]
-	}
-	var f filter
-	f.and("secret_id = $?", secretID)
-	if number != 0 {
-		f.and("number = $?", number)
-	}
-	return tx.t.query(ctx, func(r row) error {
-		var n int
-		var field, fingerprint string
-		if err := r.Scan(&n, &field, &fingerprint); err != nil {
-			return err
-		}
-		if v := at[n]; v != nil {
-			if v.Fingerprints == nil {
-				v.Fingerprints = map[string]string{}
-			}
-			v.Fingerprints[field] = fingerprint
-		}
-		return nil
-	}, "SELECT number, field, fingerprint FROM fingerprints"+f.where(), f.args...)
+	return v, nil
 }
 
 // AddVersion gives v the number after the highest that its secret ever used,
@@ -118,7 +105,8 @@ func (tx *Tx) SaveVersion(ctx context.Context, v *rotation.Version) error {
 	return tx.saveFingerprints(ctx, v)
 }
 
-// saveFingerprints inserts those that are missing; they are kept for ever.
+// saveFingerprints inserts those that are missing. They are kept for ever, and
+// never read back into a record: a version saved without them keeps them.
 func (tx *Tx) saveFingerprints(ctx context.Context, v *rotation.Version) error {
 	for field, fingerprint := range v.Fingerprints {
 		err := tx.execOnly(ctx, `INSERT INTO fingerprints (tenant, fingerprint, secret_id, number, field)

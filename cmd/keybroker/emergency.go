@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,13 +33,17 @@ func (a *app) emergencyCommand() *cobra.Command {
 			if revokeFirst {
 				request.Contain = client.RevokeFirst
 			}
-			if s, known := a.preview(ctx, c, args[0]); known {
-				a.note("%s", printable(announcement(s, request.Versions)))
+			for _, n := range request.Versions {
+				if n < 1 {
+					return usagef("--version is %d; versions begin at 1", n)
+				}
 			}
+			s, known := a.preview(ctx, c, args[0])
 			r, err := c.Emergency(ctx, args[0], request)
 			if err != nil {
 				return err
 			}
+			a.note("%s", printable(announcement(r, s, known)))
 			return a.rotationBegun(ctx, c, r, wait)
 		}),
 	}
@@ -51,20 +55,22 @@ func (a *app) emergencyCommand() *cobra.Command {
 	return cmd
 }
 
-// announcement says what an emergency is going to hit.
-func announcement(s client.Secret, pinned []int) string {
-	var live []string
-	for _, v := range s.Versions {
-		if slices.Contains(pinned, v.Number) || len(pinned) == 0 && v.Stage != client.StageRetired {
-			live = append(live, fmt.Sprintf("%d (%s)", v.Number, v.Stage))
+// announcement says what an emergency hits, as the server has decided it.
+func announcement(r client.Rotation, s client.Secret, known bool) string {
+	var pinned []string
+	for _, n := range r.Compromised {
+		pinned = append(pinned, strconv.Itoa(n))
+	}
+	which := "every version that may be alive"
+	if len(pinned) > 0 {
+		which = "version " + strings.Join(pinned, ", ")
+	}
+	text := fmt.Sprintf("%s: %s: revoked and proven dead, whatever else happens", r.Secret, which)
+	if r.FromVersion > 0 {
+		text += "; a replacement is made beside it"
+		if known && len(s.Consumers) > 0 {
+			text += ", of which are told: " + strings.Join(s.Consumers, ", ")
 		}
-	}
-	if len(live) == 0 {
-		return s.Name + ": no version is live; a new one will be published"
-	}
-	text := fmt.Sprintf("%s: version %s will be revoked and replaced", s.Name, strings.Join(live, ", "))
-	if len(s.Consumers) > 0 {
-		text += "; told are " + strings.Join(s.Consumers, ", ")
 	}
 	return text
 }

@@ -75,6 +75,22 @@ func (t *table) pair(name string, value any) {
 	}
 }
 
+// moment is a line of a description with a time that stays true when it is
+// pasted into a report.
+func (t *table) moment(name string, at time.Time) {
+	if !at.IsZero() {
+		t.row(name+":", stamp(at)+"  ("+relative(at, t.now)+")")
+	}
+}
+
+// stamp is a time for the record.
+func stamp(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
 // section ends one table and begins another with its own columns.
 func (t *table) section(header ...any) {
 	_ = t.tabs.Flush() // the last Flush reports what went wrong

@@ -71,12 +71,12 @@ func drawProof(t *table, r client.Retirement) {
 	if r.AlreadyRejected {
 		t.pair("Already rejected", "yes: it did not work before it was revoked, so nothing is proven")
 	}
-	t.pair("Last accepted", r.LastAcceptedAt)
-	t.pair("Requested", r.RequestedAt)
-	t.pair("Acknowledged", r.AcknowledgedAt)
-	t.pair("Contained", r.ContainedAt)
-	t.pair("Proven dead", r.ProvenAt)
-	t.pair("Resurrected", r.ResurrectedAt)
+	t.moment("Last accepted", r.LastAcceptedAt)
+	t.moment("Requested", r.RequestedAt)
+	t.moment("Acknowledged", r.AcknowledgedAt)
+	t.moment("Contained", r.ContainedAt)
+	t.moment("Proven dead", r.ProvenAt)
+	t.moment("Resurrected", r.ResurrectedAt)
 	if r.RevocationLatencyMS > 0 {
 		t.pair("Revoked within", short(time.Duration(r.RevocationLatencyMS)*time.Millisecond))
 	}
@@ -84,6 +84,7 @@ func drawProof(t *table, r client.Retirement) {
 	if s := r.Scope; s != nil {
 		t.pair("Endpoint", s.Endpoint)
 		t.pair("Probed from", s.Node)
+		t.pair("Not reached", s.Unreached)
 		t.pair("Derived sessions", s.DerivedSessions)
 		if s.SelfAttested {
 			t.pair("Self-attested", "yes: keybroker itself decides whether the key works")
@@ -94,13 +95,13 @@ func drawProof(t *table, r client.Retirement) {
 		if c.Verdict != "" {
 			verdict = c.Verdict
 		}
-		t.pair("Re-check", fmt.Sprintf("%s %s", verdict, relative(c.DueAt, t.now)))
+		t.pair("Re-check", fmt.Sprintf("%s %s", verdict, stamp(c.DueAt)))
 	}
 	if len(r.Tries) == 0 {
 		return
 	}
 	t.section("ROUND", "PURPOSE", "VERSION", "AT", "VERDICT", "DETAIL", "ADDRESS", "PROBE", "NODE", "LATENCY")
 	for _, y := range r.Tries {
-		t.row(y.Round, y.Purpose, y.Version, y.At, y.Verdict, y.Detail, y.Address, y.Probe, y.Node, fmt.Sprintf("%dms", y.LatencyMS))
+		t.row(y.Round, y.Purpose, y.Version, stamp(y.At), y.Verdict, y.Detail, y.Address, y.Probe, y.Node, fmt.Sprintf("%dms", y.LatencyMS))
 	}
 }

@@ -66,9 +66,9 @@ func (a *app) rotationShowCommand() *cobra.Command {
 				t.pair("Error", r.Error)
 				t.pair("From version", r.FromVersion)
 				t.pair("To version", r.ToVersion)
-				t.pair("Started", r.StartedAt)
+				t.moment("Started", r.StartedAt)
 				t.pair("Overlap ends", r.OverlapUntil)
-				t.pair("Ended", r.EndedAt)
+				t.moment("Ended", r.EndedAt)
 				if len(r.Steps) == 0 {
 					return
 				}

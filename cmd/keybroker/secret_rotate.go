@@ -34,7 +34,11 @@ func (a *app) secretRotateCommand() *cobra.Command {
 // rotationBegun tells of a rotation that has begun, or follows it to its end.
 func (a *app) rotationBegun(ctx context.Context, c *client.Client, r client.Rotation, wait bool) error {
 	if wait {
-		return a.watchRotation(ctx, c, r.ID)
+		err := a.watchRotation(ctx, c, r.ID)
+		if ctx.Err() != nil {
+			a.note("\nrotation %s goes on; follow it with: keybroker rotation watch %s", r.ID, r.ID)
+		}
+		return err
 	}
 	if a.json() {
 		return a.showJSON(r)

@@ -17,11 +17,12 @@ func (a *app) tokenCommand() *cobra.Command {
 func (a *app) tokenCreateCommand() *cobra.Command {
 	var request client.CreateTokenRequest
 	cmd := &cobra.Command{
-		Use:     "create NAME --policy POLICY",
-		Short:   "Create a token and print it, once",
-		Long:    "Create a token and print it alone on stdout. It is never shown again.",
-		Example: "  keybroker token create billing --policy payments-reader --ttl 720h",
-		Args:    takes("NAME"),
+		Use:   "create NAME --policy POLICY",
+		Short: "Create a token and print it, once",
+		Long:  "Create a token and print it alone on stdout. It is never shown again.",
+		Example: "  keybroker token create billing --policy payments-reader --ttl 720h\n" +
+			"  keybroker token create acme-ops --policy operator --tenant acme",
+		Args: takes("NAME"),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			if len(request.Policies) == 0 {
 				return usagef("--policy is missing: a token without a policy may do nothing")
@@ -39,6 +40,7 @@ func (a *app) tokenCreateCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringSliceVar(&request.Policies, "policy", nil, "policy that says what the token may do; can be repeated")
+	cmd.Flags().StringVar(&request.Tenant, "tenant", "", "tenant that it is bound to: it sees nothing of others; as the caller's own token if not given")
 	cmd.Flags().StringVar(&request.TTL, "ttl", "", "how long it lives, e.g. 24h; until it is revoked if not given")
 	return cmd
 }
@@ -63,9 +65,9 @@ func (a *app) tokenListCommand() *cobra.Command {
 				return err
 			}
 			return a.show(tokens, func(t *table) {
-				t.row("ID", "NAME", "POLICIES", "CREATED", "LAST USED", "EXPIRES", "REVOKED")
+				t.row("ID", "NAME", "TENANT", "POLICIES", "CREATED", "LAST USED", "EXPIRES", "REVOKED")
 				for _, k := range tokens {
-					t.row(k.ID, k.Name, k.Policies, k.CreatedAt, k.LastUsedAt, expiry(k, a), k.RevokedAt)
+					t.row(k.ID, k.Name, k.Tenant, k.Policies, k.CreatedAt, k.LastUsedAt, expiry(k, a), k.RevokedAt)
 				}
 			})
 		}),

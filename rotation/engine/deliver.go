@@ -9,9 +9,8 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// Message is what a consumer is told: the delivery, the version that is current
-// now, and the one it replaced where that is still valid. It gives the same bytes
-// at every attempt.
+// Message is what a consumer is told: the delivery, the version that it is
+// about, and the one that was replaced, for as long as that is still valid.
 type Message struct {
 	Delivery  rotation.Delivery
 	Value     backends.Value // zero unless the consumer's payload carries it
@@ -43,7 +42,7 @@ const deliveryLease = 60 * time.Second
 func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error) {
 	now := e.Now()
 	var m Message
-	var busy bool
+	var busy, revoking bool
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
 		if m.Delivery, err = tx.Delivery(ctx, id); err != nil {
 			return err
@@ -55,6 +54,11 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 		if err != nil {
 			return err
 		}
+		t, err := tx.RetirementOf(ctx, m.Delivery.SecretID, m.Delivery.Version)
+		if err != nil && !notFound(err) {
+			return err
+		}
+		revoking = err == nil && !t.RevokeBegunAt.IsZero()
 		busy, err = tx.InFlight(ctx, m.Delivery, now)
 		return err
 	})
@@ -63,6 +67,10 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	}
 	d := &m.Delivery
 	job := deliveryJob{id}
+	if d.State == rotation.DeliveryPending && revoking {
+		out := Outcome{Gone: true, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}
+		return stepResult{}, e.delivered(ctx, m, out)
+	}
 	switch {
 	case d.State != rotation.DeliveryPending:
 		return stepResult{}, nil
@@ -107,14 +115,25 @@ func (e *Engine) saveDelivery(ctx context.Context, d *rotation.Delivery) error {
 	})
 }
 
+// later puts a delivery off that could not even be attempted, and gives it up
+// in the end, after about a day.
+func later(d rotation.Delivery, err error) Outcome {
+	const most = 36
+	out := Outcome{Next: rotation.Backoff(d.Attempts, time.Hour), Detail: err.Error()}
+	if d.Attempts >= most {
+		out.Next = -1
+	}
+	return out
+}
+
 func (e *Engine) attempt(ctx context.Context, m Message) Outcome {
 	c, err := e.consumer(m.Delivery.Consumer)
 	if err != nil {
-		return Outcome{Gone: true, Detail: err.Error()}
+		return later(m.Delivery, err)
 	}
 	if c.NeedsValue() {
 		if m.Value, err = e.Open(ctx, m.Published); err != nil {
-			return Outcome{Next: time.Minute, Detail: err.Error()}
+			return later(m.Delivery, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
@@ -124,7 +143,7 @@ func (e *Engine) attempt(ctx context.Context, m Message) Outcome {
 
 // delivered commits the outcome of an attempt.
 func (e *Engine) delivered(ctx context.Context, m Message, out Outcome) error {
-	err := e.Store.Update(ctx, func(tx Tx) error {
+	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
 		d, err := tx.Delivery(ctx, m.Delivery.ID) // a newer generation may have superseded it meanwhile
 		if err != nil {
 			return err
@@ -195,19 +214,34 @@ func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery,
 	}
 	err := e.audit(ctx, tx, d.Ref, "delivery.attempt", outcome, map[string]string{"delivery": d.ID, "consumer": d.Consumer,
 		"version": fmt.Sprint(d.Version), "generation": fmt.Sprint(d.Generation), "detail": detail})
-	if err != nil || !out.Applied {
+	if err != nil || !out.Received {
 		return err
 	}
-	return e.acknowledged(ctx, tx, d, rotationID, now)
+	if out.Applied {
+		return e.acknowledged(ctx, tx, d, rotationID, now)
+	}
+	return wakeHeld(ctx, tx, rotationID, now)
 }
 
-// acknowledged adds an acknowledgement to the timeline and lets an overlap that
-// was held by it look again.
+// acknowledged adds an acknowledgement to the timeline.
 func (e *Engine) acknowledged(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, now time.Time) error {
 	if err := tx.EndStep(ctx, rotationID, "acknowledge", "ok", fmt.Sprintf("%s uses version %d", d.Consumer, d.Version), now); err != nil {
 		return err
 	}
-	return tx.Enqueue(ctx, wakeUp(rotationJob{rotationID}, zeroTime))
+	return wakeHeld(ctx, tx, rotationID, now)
+}
+
+// wakeHeld lets an overlap that is held by consumers look again.
+func wakeHeld(ctx context.Context, tx Tx, rotationID string, now time.Time) error {
+	r, err := tx.Rotation(ctx, rotationID)
+	if err != nil || r.State != rotation.Overlap || r.WaitingFor != rotation.WaitAcknowledgment {
+		return err
+	}
+	r.NextAt = now
+	if err := tx.SaveRotation(ctx, &r); err != nil {
+		return err
+	}
+	return tx.Enqueue(ctx, wakeUp(rotationJob{rotationID}, zeroTime, false))
 }
 
 // Acknowledge records inside tx that a consumer uses the delivered generation.

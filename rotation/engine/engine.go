@@ -48,11 +48,13 @@ type Engine struct {
 	owner   string // node and start: whose intents are ours
 	catalog atomic.Pointer[Catalog]
 	runs    runs
+	rest    chan struct{} // closed by Rest
+	resting sync.Once
 }
 
 // New returns an engine that does nothing before its workers run.
 func New(cfg Config) *Engine {
-	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: runs{m: map[string]chan struct{}{}}}
+	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), rest: make(chan struct{})}
 	e.catalog.Store(&Catalog{})
 	return e
 }
@@ -63,6 +65,10 @@ func (e *Engine) Owner() string { return e.owner }
 // SetCatalog replaces the components that definitions name. Effects under way
 // finish with those they began with.
 func (e *Engine) SetCatalog(c *Catalog) { e.catalog.Store(c) }
+
+// Rest makes workers leave waits to the rows, however short they are, so that the
+// store can be stopped as soon as the effects under way are over.
+func (e *Engine) Rest() { e.resting.Do(func() { close(e.rest) }) }
 
 // Times of the engine. An effect is cut off after effectTimeout; its lease is
 // longer, so that nobody recovers an effect that is still running.
@@ -114,8 +120,16 @@ func (e *Engine) AddWorkers(w *river.Workers) {
 	}))
 }
 
-func wakeUp(args river.JobArgs, at time.Time) river.InsertManyParams {
+// QueueUrgent has workers of its own: what contains an emergency never waits for
+// a worker that sits out something else.
+const QueueUrgent = "urgent"
+
+// wakeUp is a job at a time, now if that is zero.
+func wakeUp(args river.JobArgs, at time.Time, urgent bool) river.InsertManyParams {
 	opts := &river.InsertOpts{MaxAttempts: 1}
+	if urgent {
+		opts.Queue = QueueUrgent
+	}
 	if !at.IsZero() {
 		opts.ScheduledAt = at.UTC()
 	}
@@ -124,19 +138,35 @@ func wakeUp(args river.JobArgs, at time.Time) river.InsertManyParams {
 
 // stepResult says how a record stands after one step of it.
 type stepResult struct {
-	again bool      // go on at once
-	until time.Time // else look again then; zero: when woken
-	job   river.JobArgs
+	again  bool      // go on at once
+	until  time.Time // else look again then; zero: when woken
+	job    river.JobArgs
+	urgent bool
 }
 
 // work takes one record forward until it must wait. It never fails the job: the
 // row is the truth, and whatever is still due is found by the sweep.
 func (e *Engine) work(ctx context.Context, kind, id string, step func(context.Context, string) (stepResult, error)) error {
-	wake, mine := e.runs.enter(kind + id)
+	key := kind + id
+	wake, mine := e.runs.enter(key)
 	if !mine {
 		return nil // whoever is at it has been told to look again
 	}
-	defer e.runs.leave(kind + id)
+	left := false
+	defer func() {
+		if !left { // a step panicked
+			e.runs.drop(key)
+		}
+	}()
+	for !left {
+		e.drive(ctx, kind, id, wake, step)
+		left = e.runs.leave(ctx, key)
+	}
+	return nil
+}
+
+// drive takes steps until there is nothing to do now.
+func (e *Engine) drive(ctx context.Context, kind, id string, wake <-chan struct{}, step func(context.Context, string) (stepResult, error)) {
 	conflicts := 0
 	for ctx.Err() == nil {
 		res, err := step(ctx, id)
@@ -146,24 +176,23 @@ func (e *Engine) work(ctx context.Context, kind, id string, step func(context.Co
 			continue
 		case errors.Is(err, backends.ErrNotFound):
 			e.Logger.Warn("woken for what is not there", "kind", kind, "id", id)
-			return nil
+			return
 		case err != nil && ctx.Err() == nil:
 			e.Logger.Error("step failed; the sweep will take it up again", "kind", kind, "id", id, "error", err)
-			return nil
+			return
 		}
 		conflicts = 0
 		if res.again {
 			continue
 		}
-		if !e.sitOut(ctx, wake, res) {
-			return nil
+		if !e.sitOut(ctx, kind+id, wake, res) {
+			return
 		}
 	}
-	return nil
 }
 
 // sitOut waits for a short time or a wake-up; false: leave it to a job.
-func (e *Engine) sitOut(ctx context.Context, wake <-chan struct{}, res stepResult) bool {
+func (e *Engine) sitOut(ctx context.Context, key string, wake <-chan struct{}, res stepResult) bool {
 	select {
 	case <-wake:
 		return true
@@ -174,7 +203,10 @@ func (e *Engine) sitOut(ctx context.Context, wake <-chan struct{}, res stepResul
 		return false
 	}
 	if d > inlineWait {
-		if err := e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, wakeUp(res.job, res.until)) }); err != nil {
+		if !e.runs.plan(key, res.until) {
+			return false
+		}
+		if err := e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, wakeUp(res.job, res.until, res.urgent)) }); err != nil {
 			e.Logger.Warn("scheduling a wake-up failed; the sweep will do", "error", err)
 		}
 		return false
@@ -186,36 +218,11 @@ func (e *Engine) sitOut(ctx context.Context, wake <-chan struct{}, res stepResul
 		return true
 	case <-wake:
 		return true
+	case <-e.rest:
+		return false
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// runs keeps two workers of this process from driving one record at once.
-type runs struct {
-	mu sync.Mutex
-	m  map[string]chan struct{}
-}
-
-func (r *runs) enter(key string) (wake chan struct{}, mine bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if ch, ok := r.m[key]; ok {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-		return nil, false
-	}
-	ch := make(chan struct{}, 1)
-	r.m[key] = ch
-	return ch, true
-}
-
-func (r *runs) leave(key string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.m, key)
 }
 
 // Run sweeps at once and every 10 s until ctx ends.
@@ -246,11 +253,12 @@ func (e *Engine) Sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for what is due: %w", err)
 	}
+	e.runs.forget(now.Add(-time.Hour))
 	var jobs []river.InsertManyParams
 	add := func(kind string, ids []string, args func(string) river.JobArgs) {
 		for _, id := range ids {
-			if !e.runs.busy(kind + id) {
-				jobs = append(jobs, wakeUp(args(id), time.Time{}))
+			if e.runs.sweep(kind+id, now) {
+				jobs = append(jobs, wakeUp(args(id), zeroTime, false))
 			}
 		}
 	}
@@ -262,13 +270,6 @@ func (e *Engine) Sweep(ctx context.Context) error {
 		return nil
 	}
 	return e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, jobs...) })
-}
-
-func (r *runs) busy(key string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ok := r.m[key]
-	return ok
 }
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }

@@ -20,23 +20,23 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	}
 	attempt := x.r.Attempt + 1
-	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: nextNumber(x.versions), Stage: rotation.StagePending,
+	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: x.secret.LastVersion + 1, Stage: rotation.StagePending,
 		RotationID: x.r.ID, Attempt: attempt, Tag: fmt.Sprintf("kb-%s-%d", x.r.ID, attempt),
 		Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
 	if p, ok := is.(issuer.Preparer); ok {
 		value, err := p.Prepare(e.request(x, v, backends.Value{}))
 		if err != nil {
-			return e.saveRotation(ctx, x, func(Tx) error { // nothing was asked of anybody, and it would fail again
+			return e.saveRotation(ctx, x, func(context.Context, Tx) error { // nothing was asked of anybody, and it would fail again
 				x.r.Fail(err.Error(), e.Now())
 				return nil
 			})
 		}
 		if err := e.seal(ctx, v, value); err != nil {
-			return err
+			return e.unheard(ctx, x, rotation.WaitSeal, err)
 		}
 	}
 	want := v.Number
-	err = e.saveRotation(ctx, x, func(tx Tx) error {
+	err = e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		if err := tx.AddVersion(ctx, v); err != nil {
 			return err
 		}
@@ -49,14 +49,7 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	if err != nil {
 		return err
 	}
-	return e.issue(ctx, x, is, v)
-}
-
-func nextNumber(versions []rotation.Version) int {
-	if len(versions) == 0 {
-		return 1
-	}
-	return versions[len(versions)-1].Number + 1
+	return e.issue(ctx, x, is, v, false)
 }
 
 func (e *Engine) request(x *rotating, v *rotation.Version, prepared backends.Value) issuer.Request {
@@ -65,13 +58,13 @@ func (e *Engine) request(x *rotating, v *rotation.Version, prepared backends.Val
 }
 
 // issue asks the issuer for version v, whose row is committed, and commits what
-// comes of it.
-func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *rotation.Version) error {
+// comes of it. again tells that it may have been made already.
+func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *rotation.Version, again bool) error {
 	var prepared backends.Value
 	if _, ok := is.(issuer.Preparer); ok {
 		var err error
 		if prepared, err = e.Open(ctx, *v); err != nil {
-			return err
+			return e.unheard(ctx, x, rotation.WaitSeal, err)
 		}
 	}
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
@@ -83,7 +76,8 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 	case backends.Retryable(err):
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	default:
-		return e.mintLost(ctx, x, err.Error(), false) // refused: nothing was made (rule 3)
+		mayExist := again || errors.Is(err, backends.ErrConflict)
+		return e.mintLost(ctx, x, err, mayExist)
 	}
 }
 
@@ -92,10 +86,11 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 	v.Handle, v.NotAfter = cred.Handle, cred.NotAfter
 	if v.Sealed == nil {
 		if err := e.seal(ctx, v, cred.Value); err != nil {
+			e.Logger.Error("sealing a fresh credential failed; it is retired, and another is minted", "secret", v.Ref, "handle", handleText(v.Handle), "error", err)
 			return errors.Join(err, e.adoptOrphan(ctx, x, v))
 		}
 	}
-	err := e.saveRotation(ctx, x, func(tx Tx) error {
+	err := e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		if err := tx.SaveVersion(ctx, v); err != nil {
 			return err
 		}
@@ -105,8 +100,11 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 		}
 		return e.audit(ctx, tx, v.Ref, "rotation.mint", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "handle": handleText(v.Handle)})
 	})
-	if errors.Is(err, backends.ErrConflict) {
+	switch {
+	case errors.Is(err, backends.ErrConflict):
 		return e.adoptOrphan(ctx, x, v)
+	case err != nil: // its recovery looks for it; where that cannot be, this line is what is left
+		e.Logger.Error("a credential was minted and could not be recorded", "secret", v.Ref, "issuer", v.Issuer, "tag", v.Tag, "handle", handleText(v.Handle), "error", err)
 	}
 	return err
 }
@@ -114,7 +112,7 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 // adoptOrphan records a credential whose rotation has moved on without it, so
 // that it is retired (rule 7). ErrConflict tells the caller to read again.
 func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Version) error {
-	err := e.Store.Update(ctx, func(tx Tx) error {
+	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
 		have, err := tx.Version(ctx, v.SecretID, v.Number)
 		if err != nil {
 			return err
@@ -126,19 +124,22 @@ func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Versi
 		if err := tx.SaveVersion(ctx, &have); err != nil {
 			return err
 		}
-		retirements, err := retirementsByVersion(ctx, tx, v.SecretID)
-		if err != nil {
-			return err
-		}
-		if t := retirements[v.Number]; t != nil {
+		t, err := tx.RetirementOf(ctx, v.SecretID, v.Number)
+		if err == nil {
 			t.Reopen(have.Sealed != nil && have.Probe != "", e.Now())
-			return tx.SaveRetirement(ctx, t)
+			if err := tx.SaveRetirement(ctx, &t); err != nil {
+				return err
+			}
+			return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, false))
+		}
+		if !notFound(err) {
+			return err
 		}
 		r, err := tx.Rotation(ctx, x.r.ID)
 		if err != nil || (!r.State.Ended() && r.To == v.Number) {
 			return err // the rotation still has it: its recovery decides
 		}
-		return e.discard(ctx, tx, x.r, have, rotation.CauseOrphan)
+		return e.discard(ctx, tx, x.r, have, rotation.CauseOrphan, e.Now())
 	})
 	if err != nil {
 		return fmt.Errorf("recording the orphan %s at issuer %s: %w", handleText(v.Handle), v.Issuer, err)
@@ -148,15 +149,16 @@ func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Versi
 
 // mintLost gives up the present attempt. Where the issuer may have made
 // something, the version is retired; else its row is only closed.
-func (e *Engine) mintLost(ctx context.Context, x *rotating, why string, mayExist bool) error {
+func (e *Engine) mintLost(ctx context.Context, x *rotating, cause error, mayExist bool) error {
+	why := cause.Error()
 	e.Logger.Warn("a mint left nothing to use", "secret", x.secret.Ref, "rotation", x.r.ID, "attempt", x.r.Attempt, "error", why)
 	to := x.r.To
-	return e.saveRotation(ctx, x, func(tx Tx) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.r.Error = why
 		v, err := tx.Version(ctx, x.r.SecretID, to)
 		if err == nil && v.Stage == rotation.StagePending {
 			if mayExist {
-				err = e.discard(ctx, tx, x.r, v, rotation.CauseOrphan)
+				err = e.discard(ctx, tx, x.r, v, rotation.CauseOrphan, e.Now())
 			} else {
 				v.Stage, v.Sealed = rotation.StageRetired, nil
 				err = tx.SaveVersion(ctx, &v)
@@ -165,7 +167,7 @@ func (e *Engine) mintLost(ctx context.Context, x *rotating, why string, mayExist
 		if err != nil && !notFound(err) {
 			return err
 		}
-		x.r.MintLost(why, e.Now())
+		x.r.MintLost(why, errors.Is(cause, backends.ErrInvalid), e.Now())
 		return tx.EndStep(ctx, x.r.ID, "mint", "retry", why, e.Now())
 	})
 }
@@ -183,11 +185,11 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	}
 	if _, ok := is.(issuer.Preparer); ok {
-		return e.issue(ctx, x, is, v)
+		return e.issue(ctx, x, is, v, true)
 	}
 	finder, ok := is.(issuer.Finder)
 	if !ok {
-		return e.saveRotation(ctx, x, func(Tx) error {
+		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 			x.r.Fail(fmt.Sprintf("suspected orphan: the answer to a mint was lost and issuer %s cannot look up tag %s", v.Issuer, v.Tag), e.Now())
 			return nil
 		})
@@ -200,7 +202,7 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	}
 	// Also with nothing found the version is retired: the lost request may still
 	// arrive, and its retirement looks for the tag again.
-	return e.mintLost(ctx, x, fmt.Sprintf("the answer to the mint was lost; looked up by tag, %d found", len(found)), true)
+	return e.mintLost(ctx, x, fmt.Errorf("the answer to the mint was lost; looked up by tag, %d found", len(found)), true)
 }
 
 func handleText(h map[string]string) string {

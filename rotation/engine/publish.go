@@ -24,24 +24,41 @@ func (e *Engine) publish(ctx context.Context, x *rotating) error {
 	}
 	w, err := e.write(ctx, x, v)
 	if err != nil {
-		return err
+		return e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	id, err := e.guardedWrite(cctx, m, x, v, w)
+	if err != nil && !backends.Retryable(err) {
+		id, err = e.refused(cctx, m, v, w, err)
+	}
 	switch {
 	case err == nil:
 		v.BackendVersion = id
 		return e.published(ctx, x, v)
-	case backends.Retryable(err):
-		return e.unheard(ctx, x, rotation.WaitBackend, err)
+	case backends.Retryable(err) || x.r.Emergency() && !errors.Is(err, backends.ErrConflict):
+		return e.unheard(ctx, x, rotation.WaitBackend, err) // an emergency waits for who mends the vault
 	case errors.Is(err, backends.ErrConflict):
 		err = fmt.Errorf("%w; the vault was written by somebody else, or by a broker whose data was lost: nothing was overwritten", err)
 	}
-	return e.saveRotation(ctx, x, func(Tx) error {
+	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 		x.r.Fail(err.Error(), e.Now())
 		return nil
 	})
+}
+
+// refused looks what the vault holds after it refused a write: an earlier one,
+// whose answer was lost, may have been made. Only who has seen that it was not
+// may give the new version up, or the vault would serve a revoked key.
+func (e *Engine) refused(ctx context.Context, m *backends.Mount, v *rotation.Version, w backends.Write, refusal error) (backends.VersionID, error) {
+	held, id, err := m.Read(ctx, v.Ref, "")
+	switch {
+	case err == nil && held.Equal(w.Value):
+		return id, nil
+	case err == nil || notFound(err):
+		return "", refusal
+	}
+	return "", fmt.Errorf("%w: it cannot be told what the vault holds: %v, after: %v", backends.ErrUnavailable, err, refusal) //nolint:errorlint // neither's class counts
 }
 
 // guardedWrite publishes or promotes. On a conflict it looks whether the vault
@@ -70,9 +87,9 @@ func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotatin
 }
 
 func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version) error {
-	return e.saveRotation(ctx, x, func(tx Tx) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		now := e.Now()
-		x.r.Published(now)
+		x.r.Published(x.retirements[x.r.From] != nil, now)
 		if err := e.replace(ctx, tx, x, now); err != nil {
 			return err
 		}
@@ -107,7 +124,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 	})
 }
 
-// replace makes the version that was current the previous one.
+// replace makes the version that was current the previous one, for its overlap.
 func (e *Engine) replace(ctx context.Context, tx Tx, x *rotating, now time.Time) error {
 	if x.secret.Current == 0 {
 		return nil
@@ -117,7 +134,7 @@ func (e *Engine) replace(ctx context.Context, tx Tx, x *rotating, now time.Time)
 		return err
 	}
 	old.Stage, old.OverlapUntil = rotation.StagePrevious, x.r.OverlapUntil
-	if x.r.Emergency() {
+	if x.retirements[old.Number] != nil { // an emergency turns it off: nobody is given it any more
 		old.Stage, old.OverlapUntil = rotation.StageRetired, zeroTime
 	}
 	return tx.SaveVersion(ctx, &old)
@@ -132,7 +149,7 @@ func (e *Engine) announce(ctx context.Context, tx Tx, x *rotating, now time.Time
 		if err := tx.AddDelivery(ctx, &d); err != nil {
 			return err
 		}
-		if err := tx.Enqueue(ctx, wakeUp(deliveryJob{d.ID}, zeroTime)); err != nil {
+		if err := tx.Enqueue(ctx, wakeUp(deliveryJob{d.ID}, zeroTime, false)); err != nil {
 			return err
 		}
 	}
@@ -157,7 +174,7 @@ func (e *Engine) containNow(ctx context.Context, tx Tx, x *rotating, now time.Ti
 		if err := tx.SaveRetirement(ctx, t); err != nil {
 			return err
 		}
-		if err := tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime)); err != nil {
+		if err := tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true)); err != nil {
 			return err
 		}
 	}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/riverqueue/river"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 // Asked is who asks for something, and why.
@@ -73,7 +71,7 @@ func (e *Engine) begun(ctx context.Context, tx Tx, s rotation.Secret, r rotation
 	if err != nil {
 		return err
 	}
-	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, time.Time{}))
+	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, time.Time{}, r.Emergency()))
 }
 
 func occupied(r rotation.Rotation) string {
@@ -81,173 +79,6 @@ func occupied(r rotation.Rotation) string {
 		return fmt.Sprintf("rotation %s is in its overlap until %s; an emergency does not wait for it", r.ID, r.OverlapUntil.UTC().Format(time.RFC3339))
 	}
 	return fmt.Sprintf("rotation %s is under way (%s)", r.ID, r.State)
-}
-
-// Emergency asks for compromised versions to be turned off and replaced.
-type Emergency struct {
-	Asked
-	Versions []int  // pinned as compromised; empty: every version that is not known to be dead
-	Contain  string // "revoke_first" or "replace_first"; empty: as the secret's policy says
-}
-
-// Declare starts an emergency inside tx, or returns the one that is under way
-// for the same versions. Containment is in rows of its own from here on: it
-// begins when the replacement is published or after replace_within, whichever is
-// first, and waits for nothing else.
-func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergency) (rotation.Rotation, error) {
-	now := e.Now()
-	s, err := tx.Secret(ctx, secretID)
-	if err != nil {
-		return rotation.Rotation{}, err
-	}
-	live, err := tx.LiveRotations(ctx, secretID)
-	if err != nil {
-		return rotation.Rotation{}, err
-	}
-	if s.Definition.Issuer == "" {
-		return rotation.Rotation{}, fmt.Errorf("%w: %s has no issuer: nobody here can revoke or replace it; do so by hand where it was made", backends.ErrInvalid, s.Ref)
-	}
-	for _, r := range live {
-		if r.Emergency() && (len(em.Versions) == 0 || containsAll(r.Compromised, em.Versions)) {
-			return r, nil
-		}
-	}
-	versions, err := tx.Versions(ctx, secretID)
-	if err != nil {
-		return rotation.Rotation{}, err
-	}
-	retirements, err := retirementsByVersion(ctx, tx, secretID)
-	if err != nil {
-		return rotation.Rotation{}, err
-	}
-	hit, err := compromised(versions, retirements, em.Versions)
-	if err != nil {
-		return rotation.Rotation{}, fmt.Errorf("declaring an emergency for %s: %w", s.Ref, err)
-	}
-	if err := e.takeOver(ctx, tx, live, hit, now); err != nil {
-		return rotation.Rotation{}, err
-	}
-	plan := s.Definition.Plan
-	if em.Contain != "" {
-		plan.Emergency.RevokeFirst = em.Contain == "revoke_first"
-	}
-	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: rotation.TriggerEmergency, Reason: em.Reason, Actor: em.By,
-		Plan: plan, State: rotation.Queued, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
-	for _, v := range hit {
-		r.Compromised = append(r.Compromised, v.Number)
-	}
-	if err := tx.AddRotation(ctx, &r); err != nil {
-		return rotation.Rotation{}, err
-	}
-	containBy := now
-	if !plan.Emergency.RevokeFirst {
-		containBy = now.Add(plan.Emergency.ReplaceWithin)
-	}
-	full := e.issuerFull(s.Definition.Issuer, versions, retirements)
-	for _, v := range hit {
-		at := containBy
-		if full && v.Stage == rotation.StagePrevious {
-			at = now // it makes room for the replacement
-		}
-		if err := e.contain(ctx, tx, r, v, retirements[v.Number], at); err != nil {
-			return rotation.Rotation{}, err
-		}
-	}
-	return r, e.begun(ctx, tx, s, r)
-}
-
-func containsAll(set, of []int) bool {
-	return !slices.ContainsFunc(of, func(n int) bool { return !slices.Contains(set, n) })
-}
-
-func retirementsByVersion(ctx context.Context, tx Tx, secretID string) (map[int]*rotation.Retirement, error) {
-	all, err := tx.Retirements(ctx, secretID)
-	if err != nil {
-		return nil, err
-	}
-	m := make(map[int]*rotation.Retirement, len(all))
-	for i := range all {
-		m[all[i].Version] = &all[i]
-	}
-	return m, nil
-}
-
-// compromised picks the versions that an emergency turns off: those asked for,
-// or every one that is not known to be dead.
-func compromised(versions []rotation.Version, retirements map[int]*rotation.Retirement, asked []int) ([]rotation.Version, error) {
-	var hit []rotation.Version
-	for _, v := range versions {
-		t := retirements[v.Number]
-		live := v.Stage != rotation.StageRetired // a retired one without a retirement was never made
-		if t != nil {
-			live = t.MayLive()
-		}
-		if slices.Contains(asked, v.Number) && !live {
-			return nil, fmt.Errorf("%w: version %d is not alive: see `keybroker secret show` for what became of it", backends.ErrConflict, v.Number)
-		}
-		unheard := v.Stage == rotation.StagePending && v.Handle == nil // nobody has its value: see takeOver
-		if live && (len(asked) == 0 && !unheard || slices.Contains(asked, v.Number)) {
-			hit = append(hit, v)
-		}
-	}
-	for _, n := range asked {
-		if !slices.ContainsFunc(hit, func(v rotation.Version) bool { return v.Number == n }) {
-			return nil, fmt.Errorf("%w: there is no version %d", backends.ErrNotFound, n)
-		}
-	}
-	if len(hit) == 0 {
-		return nil, fmt.Errorf("%w: no version of it can be alive, there is nothing to turn off", backends.ErrConflict)
-	}
-	return hit, nil
-}
-
-// takeOver ends the rotation that occupies the secret. What it has minted is
-// pinned by the emergency; a mint whose answer nobody has heard is retired beside
-// it, as an orphan whose value cannot have leaked: the emergency does not wait
-// for it.
-func (e *Engine) takeOver(ctx context.Context, tx Tx, live []rotation.Rotation, hit []rotation.Version, now time.Time) error {
-	for i := range live {
-		if !live[i].State.Occupies() {
-			continue
-		}
-		step := stepName(live[i].State)
-		live[i].Supersede(now)
-		if err := tx.SaveRotation(ctx, &live[i]); err != nil {
-			return err
-		}
-		if err := tx.EndStep(ctx, live[i].ID, step, "superseded", live[i].Error, now); err != nil {
-			return err
-		}
-		pinned := slices.ContainsFunc(hit, func(v rotation.Version) bool { return v.Number == live[i].To })
-		if live[i].To == 0 || pinned {
-			continue
-		}
-		v, err := tx.Version(ctx, live[i].SecretID, live[i].To)
-		if err != nil {
-			return err
-		}
-		if v.Stage != rotation.StagePending {
-			continue
-		}
-		if err := e.discard(ctx, tx, live[i], v, rotation.CauseOrphan); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// contain makes sure that version v is being retired as compromised, from at on.
-func (e *Engine) contain(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, t *rotation.Retirement, at time.Time) error {
-	if t == nil {
-		_, err := e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseEmergency, Asked{By: r.Actor, Reason: r.Reason}, r.ID, at)
-		return err
-	}
-	t.RotationID, t.Reason, t.Actor = r.ID, r.Reason, r.Actor
-	t.Escalate(e.Now())
-	if err := tx.SaveRetirement(ctx, t); err != nil {
-		return err
-	}
-	return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, time.Time{}))
 }
 
 // retire inserts the retirement of v, to begin at at.
@@ -258,6 +89,9 @@ func (e *Engine) retire(ctx context.Context, tx Tx, v rotation.Version, confirm 
 		State: rotation.Requested, RequestedAt: now, NextAt: at}
 	if at.After(now) {
 		t.WaitingFor = rotation.WaitReplacement
+		if cause == rotation.CauseRotated {
+			t.WaitingFor = rotation.WaitOverlap
+		}
 	}
 	if err := tx.AddRetirement(ctx, &t); err != nil {
 		return t, err
@@ -267,7 +101,7 @@ func (e *Engine) retire(ctx context.Context, tx Tx, v rotation.Version, confirm 
 	if err != nil {
 		return t, err
 	}
-	return t, tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, at))
+	return t, tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, at, t.Emergency()))
 }
 
 // Revoke retires one version inside tx because somebody asked for it. The
@@ -278,16 +112,17 @@ func (e *Engine) Revoke(ctx context.Context, tx Tx, secretID string, number int,
 		return rotation.Retirement{}, err
 	}
 	v, err := tx.Version(ctx, secretID, number)
+	if notFound(err) {
+		err = fmt.Errorf("%w: %s has no version %d", backends.ErrNotFound, s.Ref, number)
+	}
 	if err != nil {
 		return rotation.Retirement{}, err
 	}
-	have, err := retirementsByVersion(ctx, tx, secretID)
-	if err != nil {
-		return rotation.Retirement{}, err
-	}
-	switch {
-	case have[number] != nil:
-		return *have[number], nil
+	switch t, err := tx.RetirementOf(ctx, secretID, number); {
+	case err == nil:
+		return t, nil
+	case !notFound(err):
+		return t, err
 	case v.Stage == rotation.StageCurrent:
 		return rotation.Retirement{}, fmt.Errorf("%w: version %d is the current one of %s, which applications are using; rotate it first, or declare an emergency", backends.ErrConflict, number, s.Ref)
 	case v.Stage == rotation.StagePending:
@@ -311,12 +146,11 @@ func (e *Engine) endOverlap(ctx context.Context, tx Tx, secretID string, number 
 	if err != nil {
 		return err
 	}
-	r.OverlapUntil, r.NextAt = e.Now(), e.Now()
-	r.Plan.Acknowledgement.Require = rotation.RequireNone
+	r.CutOverlap(e.Now())
 	if err := tx.SaveRotation(ctx, &r); err != nil {
 		return err
 	}
-	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, time.Time{}))
+	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime, false))
 }
 
 // SetPaused pauses or resumes a secret inside tx. A rotation under way goes on;
@@ -340,13 +174,13 @@ func (e *Engine) SetPaused(ctx context.Context, tx Tx, secretID string, paused b
 	if err := tx.SaveSecret(ctx, &s); err != nil {
 		return s, err
 	}
-	jobs := []river.InsertManyParams{wakeUp(scheduleJob{s.ID}, s.NextDueAt)}
+	jobs := []river.InsertManyParams{wakeUp(scheduleJob{s.ID}, s.NextDueAt, false)}
 	if r, err := tx.Occupying(ctx, secretID); err == nil && r.State == rotation.Queued {
 		r.NextAt = e.Now()
 		if err := tx.SaveRotation(ctx, &r); err != nil {
 			return s, err
 		}
-		jobs = append(jobs, wakeUp(rotationJob{r.ID}, time.Time{}))
+		jobs = append(jobs, wakeUp(rotationJob{r.ID}, zeroTime, false))
 	}
 	if !paused {
 		if err := tx.Enqueue(ctx, jobs...); err != nil {
@@ -355,28 +189,4 @@ func (e *Engine) SetPaused(ctx context.Context, tx Tx, secretID string, paused b
 	}
 	return s, tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: s.Ref.Tenant, Actor: asked.By, Action: action,
 		Path: s.Ref.Name, Outcome: "ok", Detail: map[string]string{"reason": asked.Reason}})
-}
-
-// issuerFull tells whether the issuer holds as many live credentials of this
-// secret as it can.
-func (e *Engine) issuerFull(name string, versions []rotation.Version, retirements map[int]*rotation.Retirement) bool {
-	is, err := e.issuer(name)
-	if err != nil {
-		return false
-	}
-	return full(is.Traits(), name, versions, retirements)
-}
-
-func full(traits issuer.Traits, name string, versions []rotation.Version, retirements map[int]*rotation.Retirement) bool {
-	if traits.MaxLive == 0 {
-		return false
-	}
-	live := 0
-	for _, v := range versions {
-		t := retirements[v.Number]
-		if v.Issuer == name && v.Handle != nil && (t == nil || t.AcknowledgedAt.IsZero()) {
-			live++
-		}
-	}
-	return live >= traits.MaxLive
 }

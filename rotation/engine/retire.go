@@ -9,7 +9,6 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/issuer"
-	"github.com/keybroker/keybroker/rotation/probe"
 )
 
 // retiring is all that a step of a retirement looks at, read in one snapshot.
@@ -59,11 +58,9 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 	switch act.Effect {
 	case rotation.NoEffect:
 		return e.restRetirement(ctx, x, act)
-	case rotation.ProbeBefore:
-		err = e.probeBefore(ctx, x)
 	case rotation.Revoke:
 		err = e.revoke(ctx, x)
-	case rotation.DeathRound, rotation.RecheckRound:
+	case rotation.ProbeBefore, rotation.DeathRound, rotation.RecheckRound:
 		err = e.round(ctx, x, act.Effect)
 	case rotation.Purge:
 		err = e.purge(ctx, x)
@@ -83,16 +80,16 @@ func (e *Engine) restRetirement(ctx context.Context, x *retiring, act rotation.A
 			return stepResult{}, err
 		}
 	}
-	return stepResult{until: act.Until, job: retirementJob{x.t.ID}}, nil
+	return stepResult{until: act.Until, job: retirementJob{x.t.ID}, urgent: x.t.Emergency()}, nil
 }
 
 // saveRetirement commits a change of the retirement together with what fn adds,
 // records what it means for the rotation that waits, and wakes whoever does.
-func (e *Engine) saveRetirement(ctx context.Context, x *retiring, fn func(Tx) error) error {
+func (e *Engine) saveRetirement(ctx context.Context, x *retiring, fn func(context.Context, Tx) error) error {
 	before := x.t
-	err := e.Store.Update(ctx, func(tx Tx) error {
+	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
 		x.t = before
-		if err := fn(tx); err != nil {
+		if err := fn(ctx, tx); err != nil {
 			return err
 		}
 		if err := tx.SaveRetirement(ctx, &x.t); err != nil {
@@ -144,13 +141,29 @@ func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, 
 	if t.Settled() == before.Settled() {
 		return nil
 	}
-	live, err := tx.LiveRotations(ctx, t.SecretID)
+	return e.wakeRetiring(ctx, tx, t.SecretID)
+}
+
+// wakeRetiring lets the rotations that wait for proofs look again. That it is
+// time is in their rows too: a wake-up alone may come to nobody.
+func (e *Engine) wakeRetiring(ctx context.Context, tx Tx, secretID string) error {
+	live, err := tx.LiveRotations(ctx, secretID)
+	if err != nil {
+		return err
+	}
 	for _, r := range live {
-		if r.State == rotation.Retiring && err == nil {
-			err = tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime))
+		if r.State != rotation.Retiring {
+			continue
+		}
+		r.NextAt = e.Now()
+		if err := tx.SaveRotation(ctx, &r); err != nil {
+			return err
+		}
+		if err := tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime, r.Emergency())); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
 func (e *Engine) observeRetirement(before rotation.Retirement, x *retiring) {
@@ -172,55 +185,20 @@ func (e *Engine) observeRetirement(before rotation.Retirement, x *retiring) {
 	}
 }
 
-func (e *Engine) beginRetirement(ctx context.Context, x *retiring, effect rotation.Effect, also func(Tx) error) error {
-	return e.saveRetirement(ctx, x, func(tx Tx) error {
+func (e *Engine) beginRetirement(ctx context.Context, x *retiring, effect rotation.Effect, also func(context.Context, Tx) error) error {
+	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.t.Begin(effect, e.owner, lease, e.Now())
 		if also != nil {
-			return also(tx)
+			return also(ctx, tx)
 		}
 		return nil
 	})
 }
 
-// probeBefore tries exactly the bytes that will be probed after the revocation:
-// a key that did not work before proves nothing when it is rejected after.
-func (e *Engine) probeBefore(ctx context.Context, x *retiring) error {
-	if err := e.beginRetirement(ctx, x, rotation.ProbeBefore, nil); err != nil {
-		return err
-	}
-	line, err := e.tryVersion(ctx, x, rotation.PurposeBefore)
-	if err != nil {
-		line = rotation.Try{Version: x.t.Version, At: e.Now(), Probe: x.version.Probe, Node: e.Node, Purpose: rotation.PurposeBefore,
-			RetirementID: x.t.ID, Verdict: rotation.Inconclusive, Detail: err.Error()}
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return e.saveRetirement(ctx, x, func(tx Tx) error {
-		x.t.ProbedBefore(line.Verdict, e.Now())
-		return tx.AddTry(ctx, x.t.SecretID, line)
-	})
-}
-
-// tryVersion tries the retiring version once, wherever its endpoint resolves to.
-func (e *Engine) tryVersion(ctx context.Context, x *retiring, purpose rotation.Purpose) (rotation.Try, error) {
-	p, err := e.probe(x.version.Probe)
-	if err != nil {
-		return rotation.Try{}, err
-	}
-	value, err := e.Open(ctx, x.version)
-	if err != nil {
-		return rotation.Try{}, err
-	}
-	line := e.try(ctx, p, x.secret, x.version, value, "")
-	line.Purpose, line.RetirementID = purpose, x.t.ID
-	return line, nil
-}
-
 // revoke asks the issuer to turn the credential off; from the intent on, nobody
 // is given this version any more.
 func (e *Engine) revoke(ctx context.Context, x *retiring) error {
-	err := e.beginRetirement(ctx, x, rotation.Revoke, func(tx Tx) error {
+	err := e.beginRetirement(ctx, x, rotation.Revoke, func(ctx context.Context, tx Tx) error {
 		if x.t.RotationID != "" {
 			if err := tx.StartStep(ctx, x.t.RotationID, "revoke", e.Now()); err != nil {
 				return err
@@ -245,10 +223,12 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	if err != nil && !errors.Is(err, errNothingFound) {
 		e.Logger.Warn("revoking failed and will be tried again", "secret", x.secret.Ref, "version", x.t.Version, "error", err)
 	}
-	return e.saveRetirement(ctx, x, func(Tx) error {
+	return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
 		switch {
 		case errors.Is(err, errNothingFound):
 			x.t.FoundNothing(e.Now())
+		case errors.Is(err, errNoHandle):
+			x.t.CannotRevoke(err.Error(), e.Now())
 		case err != nil:
 			x.t.RevokeFailed(err.Error(), e.Now())
 		default:
@@ -266,6 +246,9 @@ const lateMint = 5 * time.Minute
 // late for that to change.
 var errNothingFound = errors.New("the issuer has nothing under this tag")
 
+// errNoHandle: what the issuer may have made cannot be named to it.
+var errNoHandle = errors.New("suspected orphan: nobody knows the handle")
+
 // revokeAtIssuer revokes by handle; a version whose handle nobody heard of is
 // looked up by its tag first, again and again until its mint cannot arrive late.
 func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
@@ -279,7 +262,7 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 	}
 	finder, ok := is.(issuer.Finder)
 	if !ok {
-		return fmt.Errorf("%w: suspected orphan: nobody knows the handle of tag %s and issuer %s cannot look it up", backends.ErrUnsupported, x.version.Tag, x.version.Issuer)
+		return fmt.Errorf("%w of tag %s, and issuer %s cannot look it up", errNoHandle, x.version.Tag, x.version.Issuer)
 	}
 	found, err := finder.Find(ctx, sub, x.version.Tag)
 	if err != nil {
@@ -305,113 +288,9 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 	return errNothingFound
 }
 
-// round makes one round of tries: the control first, then the revoked
-// credential at every address of the endpoint.
-func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect) error {
-	if err := e.beginRetirement(ctx, x, effect, nil); err != nil {
-		return err
-	}
-	purpose := rotation.PurposeDeath
-	if effect == rotation.RecheckRound {
-		purpose = rotation.PurposeRecheck
-	}
-	lines, control, err := e.tryRound(ctx, x, purpose)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	var verdicts []rotation.Verdict
-	detail := ""
-	for i := range lines {
-		lines[i].RetirementID, lines[i].Round = x.t.ID, x.t.Round+1
-		if lines[i].Purpose != rotation.PurposeControl {
-			verdicts = append(verdicts, lines[i].Verdict)
-			detail = lines[i].Detail
-		}
-	}
-	verdict := rotation.Judge(verdicts, control)
-	switch {
-	case err != nil:
-		detail = err.Error()
-	case control == rotation.ControlNone:
-		detail = "no control: no credential that must work was accepted in this round"
-	}
-	return e.saveRetirement(ctx, x, func(tx Tx) error {
-		x.t.Scope = e.scope(x)
-		if purpose == rotation.PurposeRecheck {
-			x.t.Rechecked(verdict, detail, e.Now())
-		} else {
-			x.t.RoundMade(verdict, control, detail, e.Now())
-		}
-		for _, l := range lines {
-			if err := tx.AddTry(ctx, x.t.SecretID, l); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// scope says what a round covers.
-func (e *Engine) scope(x *retiring) rotation.Scope {
-	s := rotation.Scope{Node: e.Node, DerivedSessions: "none"}
-	if p, err := e.probe(x.version.Probe); err == nil {
-		s.Endpoint = p.Scope()
-	}
-	if is, err := e.issuer(x.version.Issuer); err == nil {
-		s.SelfAttested = is.Traits().SelfAttested
-		if is.Traits().DerivedSessions {
-			s.DerivedSessions = "not ended"
-		}
-	}
-	return s
-}
-
-func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Purpose) ([]rotation.Try, rotation.Control, error) {
-	p, err := e.probe(x.version.Probe)
-	if err != nil {
-		return nil, rotation.ControlNone, err
-	}
-	value, err := e.Open(ctx, x.version)
-	if err != nil {
-		return nil, rotation.ControlNone, err
-	}
-	lines, control := e.control(ctx, p, x)
-	addresses, err := p.Addresses(ctx)
-	if err != nil {
-		return lines, control, err
-	}
-	for _, a := range addresses {
-		line := e.try(ctx, p, x.secret, x.version, value, a)
-		line.Purpose = purpose
-		lines = append(lines, line)
-	}
-	return lines, control, nil
-}
-
-// control shows that the probe works in this round: the current version must be
-// accepted by the same probe. Without a current version that can be tried, the
-// acceptance recorded before the revocation has to serve.
-func (e *Engine) control(ctx context.Context, p probe.Probe, x *retiring) ([]rotation.Try, rotation.Control) {
-	if x.current != nil && x.current.Probe == x.version.Probe {
-		value, err := e.Open(ctx, *x.current)
-		if err == nil {
-			line := e.try(ctx, p, x.secret, *x.current, value, "")
-			line.Purpose = rotation.PurposeControl
-			if line.Verdict == rotation.Accepted {
-				return []rotation.Try{line}, rotation.ControlCurrent
-			}
-			return []rotation.Try{line}, rotation.ControlNone
-		}
-	}
-	if x.t.Before == rotation.Accepted {
-		return nil, rotation.ControlBefore
-	}
-	return nil, rotation.ControlNone
-}
-
 // purge forgets the sealed copy: the proof stays, the plaintext does not.
 func (e *Engine) purge(ctx context.Context, x *retiring) error {
-	return e.saveRetirement(ctx, x, func(tx Tx) error {
+	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.t.Purged(e.Now())
 		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)
 		if err != nil || v.Sealed == nil {

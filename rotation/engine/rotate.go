@@ -45,22 +45,42 @@ func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error)
 		if x.retirements, err = retirementsByVersion(ctx, tx, x.r.SecretID); err != nil {
 			return err
 		}
+		if err := e.awaited(ctx, tx, x); err != nil {
+			return err
+		}
 		return e.missingAcks(ctx, tx, x)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading rotation %s: %w", id, err)
 	}
 	x.facts.Paused = x.secret.State == rotation.SecretPaused
-	x.facts.NoProbe = x.secret.Definition.Probe == ""
-	for _, n := range x.r.Retires() {
-		if t := x.retirements[n]; t != nil {
-			x.facts.Retirements = append(x.facts.Retirements, *t)
-		}
+	if v := x.version(x.r.To); v != nil {
+		x.facts.NoProbe = v.Probe == "" // the definition may have changed since
 	}
 	return x, nil
 }
 
+// awaited reads the retirements that the rotation waits for.
+func (e *Engine) awaited(ctx context.Context, tx Tx, x *rotating) error {
+	x.facts.Retirements = nil
+	if x.r.State != rotation.Retiring {
+		return nil
+	}
+	for _, n := range x.r.Retires() {
+		t, err := tx.RetirementOf(ctx, x.r.SecretID, n)
+		if notFound(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		x.facts.Retirements = append(x.facts.Retirements, t)
+	}
+	return nil
+}
+
 func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
+	x.facts.MissingAcks = 0
 	if x.r.State != rotation.Overlap {
 		return nil
 	}
@@ -102,7 +122,7 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 	case rotation.BeginRetire:
 		err = e.beginRetire(ctx, x)
 	case rotation.Finish:
-		err = e.saveRotation(ctx, x, func(tx Tx) error {
+		err = e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 			x.r.Finished(e.Now())
 			return tx.EndStep(ctx, id, "done", "ok", "", e.Now())
 		})
@@ -142,20 +162,43 @@ func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Act
 			return stepResult{}, err
 		}
 	}
-	return stepResult{until: act.Until, job: rotationJob{x.r.ID}}, nil
+	return stepResult{until: act.Until, job: rotationJob{x.r.ID}, urgent: x.r.Emergency()}, nil
+}
+
+// Results are kept also while the process is stopping: what has happened
+// outside must not be forgotten. A store that is away for a moment is waited for.
+const (
+	keepTries   = 4
+	keepTimeout = 10 * time.Second
+)
+
+// keep commits a result.
+func (e *Engine) keep(ctx context.Context, fn func(context.Context, Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+	defer cancel()
+	for n := 1; ; n++ {
+		err := e.Store.Update(ctx, func(tx Tx) error { return fn(ctx, tx) })
+		if !errors.Is(err, backends.ErrUnavailable) || n == keepTries || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(time.Duration(n) * 200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // saveRotation commits a change of the rotation together with what fn adds. fn
 // may run more than once: it starts from the same record each time.
-func (e *Engine) saveRotation(ctx context.Context, x *rotating, fn func(Tx) error) error {
+func (e *Engine) saveRotation(ctx context.Context, x *rotating, fn func(context.Context, Tx) error) error {
 	before, secret := x.r, x.secret
-	err := e.Store.Update(ctx, func(tx Tx) error {
+	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
 		x.r, x.secret = before, secret
 		if before.Intent != nil {
 			intent := *before.Intent
 			x.r.Intent = &intent
 		}
-		if err := fn(tx); err != nil {
+		if err := fn(ctx, tx); err != nil {
 			return err
 		}
 		if x.r.State == rotation.Failed && before.State != rotation.Failed {
@@ -183,6 +226,9 @@ func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.Sta
 	if err := e.audit(ctx, tx, x.secret.Ref, "rotation.fail", "failed", map[string]string{"rotation": x.r.ID, "error": x.r.Error}); err != nil {
 		return err
 	}
+	if err := e.containNow(ctx, tx, x, e.Now()); err != nil {
+		return err // there is no replacement to wait for any more
+	}
 	if x.r.To == 0 {
 		return nil
 	}
@@ -190,16 +236,16 @@ func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.Sta
 	if err != nil || v.Stage != rotation.StagePending {
 		return err
 	}
-	return e.discard(ctx, tx, x.r, v, rotation.CauseFailed)
+	return e.discard(ctx, tx, x.r, v, rotation.CauseFailed, e.Now())
 }
 
 // discard retires a version that was, or may have been, minted in vain.
-func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, cause rotation.Cause) error {
+func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, cause rotation.Cause, at time.Time) error {
 	v.Stage = rotation.StageRetired
 	if err := tx.SaveVersion(ctx, &v); err != nil {
 		return err
 	}
-	_, err := e.retire(ctx, tx, v, r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: r.Error}, r.ID, e.Now())
+	_, err := e.retire(ctx, tx, v, r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: r.Error}, r.ID, at)
 	return err
 }
 
@@ -211,7 +257,7 @@ func stepName(s rotation.State) string {
 
 // begin commits the intent to perform effect.
 func (e *Engine) begin(ctx context.Context, x *rotating, effect rotation.Effect) error {
-	return e.saveRotation(ctx, x, func(tx Tx) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.r.Begin(effect, x.r.To, e.owner, lease, e.Now())
 		return tx.StartStep(ctx, x.r.ID, stepName(x.r.State), e.Now())
 	})
@@ -227,7 +273,7 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 	}
 	stager, ok := m.Stager()
 	if !ok {
-		return e.saveRotation(ctx, x, func(tx Tx) error {
+		return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 			x.r.Staged(e.Now())
 			return tx.EndStep(ctx, x.r.ID, "stage", "ok", "kept sealed by the broker: the vault has no pending stage", e.Now())
 		})
@@ -237,7 +283,7 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 	}
 	w, err := e.write(ctx, x, v)
 	if err != nil {
-		return err
+		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	}
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
@@ -245,7 +291,7 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	}
-	return e.saveRotation(ctx, x, func(tx Tx) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		staged, err := tx.Version(ctx, v.SecretID, v.Number)
 		if err != nil {
 			return err
@@ -279,7 +325,7 @@ func (e *Engine) unheard(ctx context.Context, x *rotating, waitingFor string, ca
 		return ctx.Err() // we are stopping: the intent stays as it is
 	}
 	e.Logger.Warn("a step did not succeed and will be taken up again", "secret", x.secret.Ref, "rotation", x.r.ID, "state", x.r.State, "error", cause)
-	return e.saveRotation(ctx, x, func(Tx) error {
+	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 		x.r.Unheard(waitingFor, cause.Error(), e.Now())
 		return nil
 	})
@@ -297,14 +343,14 @@ func (e *Engine) verify(ctx context.Context, x *rotating) error {
 	}
 	value, err := e.Open(ctx, *v)
 	if err != nil {
-		return err
+		return e.unheard(ctx, x, rotation.WaitProbe, err)
 	}
 	line := e.try(ctx, p, x.secret, *v, value, "")
 	line.RotationID, line.Purpose, line.Round = x.r.ID, rotation.PurposeVerify, x.r.Successes+1
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return e.saveRotation(ctx, x, func(tx Tx) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.r.Verified(line.Verdict, line.Detail, e.Now())
 		if x.r.State == rotation.Publishing {
 			detail := fmt.Sprintf("accepted %d times in a row (%s)", x.r.Plan.Verify.Successes, line.Detail)
@@ -329,7 +375,7 @@ func (e *Engine) try(ctx context.Context, p probe.Probe, s rotation.Secret, v ro
 // beginRetire ends the overlap: the retirement of what was replaced starts.
 func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 	old := x.version(x.r.From)
-	return e.saveRotation(ctx, x, func(tx Tx) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		now := e.Now()
 		detail := ""
 		if x.facts.MissingAcks > 0 {

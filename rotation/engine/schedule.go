@@ -29,7 +29,7 @@ func (e *Engine) Schedule(ctx context.Context, tx Tx, s rotation.Secret) error {
 	if s.NextDueAt.IsZero() {
 		return nil
 	}
-	return tx.Enqueue(ctx, wakeUp(scheduleJob{s.ID}, s.NextDueAt))
+	return tx.Enqueue(ctx, wakeUp(scheduleJob{s.ID}, s.NextDueAt, false))
 }
 
 // stepSchedule starts a rotation of a secret that is due, and computes when it is
@@ -50,7 +50,7 @@ func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error
 		if now.Before(s.NextDueAt) {
 			return nil
 		}
-		if _, err := e.Rotate(ctx, tx, id, rotation.TriggerSchedule, Asked{By: "keybroker", Reason: "schedule " + s.Definition.Schedule}); err != nil {
+		if _, err := e.Rotate(ctx, tx, id, rotation.TriggerSchedule, Asked{By: "keybroker", Reason: s.Definition.Schedule}); err != nil {
 			if !errors.Is(err, backends.ErrConflict) {
 				return err
 			}

@@ -29,7 +29,9 @@ type Tx interface {
 	Secret(ctx context.Context, id string) (rotation.Secret, error)
 	SaveSecret(ctx context.Context, s *rotation.Secret) error
 
-	// Versions returns a secret's versions, the oldest first.
+	// Versions returns a secret's open versions, the oldest first: those that are
+	// not retired, and those with a retirement that goes on (neither proven_dead nor
+	// unprovable, with a NextAt). Version returns any; neither reads Fingerprints back.
 	Versions(ctx context.Context, secretID string) ([]rotation.Version, error)
 	Version(ctx context.Context, secretID string, number int) (rotation.Version, error)
 	// AddVersion allocates v.Number (the highest ever used + 1) and inserts v.
@@ -49,7 +51,10 @@ type Tx interface {
 	LiveRotations(ctx context.Context, secretID string) ([]rotation.Rotation, error)
 
 	Retirement(ctx context.Context, id string) (rotation.Retirement, error)
-	// Retirements returns those of a secret, ordered by version; a version has at most one.
+	// RetirementOf returns the retirement of one version, or ErrNotFound.
+	RetirementOf(ctx context.Context, secretID string, version int) (rotation.Retirement, error)
+	// Retirements returns those of a secret's open versions (see Versions), whatever
+	// their state, ordered by version; a version has at most one.
 	Retirements(ctx context.Context, secretID string) ([]rotation.Retirement, error)
 	AddRetirement(ctx context.Context, t *rotation.Retirement) error
 	SaveRetirement(ctx context.Context, t *rotation.Retirement) error

@@ -1,3 +1,8 @@
+policy "root" {              # ERROR: The policy "root" is built in, allows everything and cannot be replaced
+  path "e" {
+    capabilities = ["read"]
+  }
+}
 policy "a" {
   pth "e" {}                 # ERROR: Did you mean "path"?
 }

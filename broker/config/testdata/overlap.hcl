@@ -36,9 +36,17 @@ secret "long/b" {
 secret "long/c" {
   backend = "b"
   probe   = "p"
-  issuer "single" { scopes = [] }
+  issuer "single" { scopes = [] } # ERROR: The issuer "single" allows one live credential
   rotation {
-    overlap = "3h"           # ERROR: allows one live credential
+    overlap = "3h"
+  }
+}
+secret "long/d" {
+  backend = "b"
+  probe   = "p"
+  issuer "single" { scopes = [] } # ERROR: a rotation needs two
+  rotation {
+    overlap = "0s"
   }
 }
 secret "other" {             # ERROR: The issuer "user" cannot give an overlap: its old credential ends

@@ -27,7 +27,8 @@ CREATE TABLE secrets (
     last_try    BIGINT NOT NULL DEFAULT 0,  -- seq given to its newest try
     UNIQUE (tenant, name)
 );
-CREATE INDEX secrets_due ON secrets (next_due_at) WHERE next_due_at IS NOT NULL AND state = 'active';
+CREATE INDEX secrets_due ON secrets (next_due_at, id) WHERE next_due_at IS NOT NULL AND state = 'active';
+CREATE INDEX secrets_of_name ON secrets (name);
 
 CREATE TABLE versions (
     secret_id       TEXT NOT NULL REFERENCES secrets (id),
@@ -52,6 +53,7 @@ CREATE TABLE versions (
 );
 CREATE UNIQUE INDEX versions_tag ON versions (tag) WHERE tag <> '';
 CREATE UNIQUE INDEX versions_current ON versions (secret_id) WHERE stage = 'current';
+CREATE INDEX versions_open ON versions (secret_id, number) WHERE stage <> 'retired';
 
 CREATE TABLE fingerprints (        -- of every field of every version ever, kept for ever
     tenant      TEXT NOT NULL,
@@ -78,9 +80,11 @@ CREATE TABLE rotations (
     revision    BIGINT NOT NULL
 );
 CREATE UNIQUE INDEX rotations_one_per_secret ON rotations (secret_id) WHERE occupies = 1;
-CREATE INDEX rotations_due ON rotations (next_at) WHERE next_at IS NOT NULL AND ended_at IS NULL;
-CREATE INDEX rotations_by_secret ON rotations (secret_id, started_at);
+CREATE INDEX rotations_due ON rotations (next_at, id) WHERE next_at IS NOT NULL AND ended_at IS NULL;
+CREATE INDEX rotations_by_secret ON rotations (secret_id, started_at, id);
 CREATE INDEX rotations_by_start ON rotations (started_at, id);
+CREATE INDEX rotations_live ON rotations (secret_id, started_at, id) WHERE ended_at IS NULL;
+CREATE INDEX rotations_live_by_start ON rotations (started_at, id) WHERE ended_at IS NULL;
 
 CREATE TABLE rotation_steps (
     rotation_id TEXT NOT NULL REFERENCES rotations (id),
@@ -107,7 +111,11 @@ CREATE TABLE retirements (
     revision    BIGINT NOT NULL,
     UNIQUE (secret_id, version)
 );
-CREATE INDEX retirements_due ON retirements (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX retirements_due ON retirements (next_at, id) WHERE next_at IS NOT NULL;
+CREATE INDEX retirements_open ON retirements (secret_id, version)
+    WHERE state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL;
+CREATE INDEX retirements_by_rotation ON retirements (rotation_id, version);
+CREATE INDEX retirements_by_secret ON retirements (secret_id, requested_at, id);
 CREATE INDEX retirements_by_request ON retirements (requested_at, id);
 
 CREATE TABLE tries (               -- every verdict: the lines of a proof
@@ -144,8 +152,11 @@ CREATE TABLE deliveries (
     applied_at      BIGINT,
     revision        BIGINT NOT NULL
 );
-CREATE INDEX deliveries_due ON deliveries (next_attempt_at) WHERE state = 'pending';
-CREATE INDEX deliveries_order ON deliveries (secret_id, consumer, generation);
+CREATE INDEX deliveries_due ON deliveries (next_attempt_at, id) WHERE state = 'pending';
+CREATE INDEX deliveries_pending ON deliveries (secret_id, consumer, generation) WHERE state = 'pending';
+CREATE INDEX deliveries_leased ON deliveries (secret_id, consumer) WHERE lease_until IS NOT NULL;
+CREATE INDEX deliveries_of_generation ON deliveries (secret_id, generation);
+CREATE INDEX deliveries_by_secret ON deliveries (secret_id, created_at, id);
 CREATE INDEX deliveries_by_creation ON deliveries (created_at, id);
 
 -- The feed of changes. Its sequence is taken from change_counter inside the transaction: the counter's
@@ -180,6 +191,7 @@ CREATE TABLE tokens (
     last_used_at BIGINT,
     revoked_at   BIGINT
 );
+CREATE INDEX tokens_by_creation ON tokens (created_at, id);
 
 CREATE TABLE api_keys (            -- issued by the api_key issuer
     id             TEXT PRIMARY KEY,

@@ -1,0 +1,60 @@
+package store
+
+import (
+	"context"
+	"strings"
+)
+
+// Exec runs any statement.
+func (tx *Tx) Exec(ctx context.Context, query string) error { return tx.execOnly(ctx, query) }
+
+// Explain makes the database explain each query of tx to to before it runs, one
+// part of the plan a line.
+func (tx *Tx) Explain(to func(query, plan string)) { tx.t = explaining{tx.t, to} }
+
+type explaining struct {
+	transaction
+	to func(query, plan string)
+}
+
+func (e explaining) explain(ctx context.Context, query string, args []any) error {
+	var lines []string
+	var line string
+	var skip any
+	prefix, columns := "EXPLAIN QUERY PLAN ", []any{&skip, &skip, &skip, &line}
+	if e.byteOrder() != "" { // PostgreSQL
+		prefix, columns = "EXPLAIN (COSTS OFF) ", []any{&line}
+	}
+	err := e.transaction.query(ctx, func(r row) error {
+		err := r.Scan(columns...)
+		lines = append(lines, line)
+		return err
+	}, prefix+query, args...)
+	e.to(query, strings.Join(lines, "\n"))
+	return err
+}
+
+func (e explaining) query(ctx context.Context, each func(row) error, query string, args ...any) error {
+	if err := e.explain(ctx, query, args); err != nil {
+		return err
+	}
+	return e.transaction.query(ctx, each, query, args...)
+}
+
+func (e explaining) exec(ctx context.Context, query string, args ...any) (int64, error) {
+	if err := e.explain(ctx, query, args); err != nil {
+		return 0, err
+	}
+	return e.transaction.exec(ctx, query, args...)
+}
+
+func (e explaining) queryRow(ctx context.Context, query string, args ...any) row {
+	if err := e.explain(ctx, query, args); err != nil {
+		return failedRow{err}
+	}
+	return e.transaction.queryRow(ctx, query, args...)
+}
+
+type failedRow struct{ err error }
+
+func (f failedRow) Scan(...any) error { return f.err }

@@ -1,0 +1,140 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// What every read and every step asks for costs the same after a million
+// versions: no query looks at a whole table or at all that a secret ever had.
+func TestQueriesUseIndexes(t *testing.T) {
+	ctx, page := t.Context(), store.Page{Limit: 10}
+	forEachConfig(t, func(t *testing.T, cfg store.Config) {
+		db := open(t, cfg)
+		s := addSecret(t, db, "a")
+		setting := "SELECT 1"
+		if cfg.SQLitePath == "" { // SQLite chooses by the schema alone
+			setting = "SET LOCAL enable_seqscan = off" // whole tables are read only where no index serves
+			for i := range 9 {
+				addSecret(t, db, fmt.Sprint("b", i))
+			}
+			update(t, db, func(tx *store.Tx) error { return growOld(ctx, tx) })
+		}
+		d := newDelivery(s, "web", 5000)
+		for _, tt := range []struct {
+			name    string
+			indexes string // that are named in the plans of both databases
+			query   func(tx *store.Tx) error
+		}{
+			{"due", "secrets_due rotations_one_per_secret rotations_due retirements_due deliveries_due", func(tx *store.Tx) error {
+				_, err := tx.Due(ctx, now, 10)
+				return err
+			}},
+			{"versions", "versions_open retirements_open", func(tx *store.Tx) error { _, err := tx.Versions(ctx, s.ID); return err }},
+			{"retirements", "versions_open retirements_open", func(tx *store.Tx) error { _, err := tx.Retirements(ctx, s.ID); return err }},
+			{"newest versions", "", func(tx *store.Tx) error { _, err := tx.RecentVersions(ctx, s.ID, 10); return err }},
+			{"retirements from a version", "", func(tx *store.Tx) error { _, err := tx.RetirementsOf(ctx, s.ID, 1990); return err }},
+			{"retirements of a rotation", "retirements_by_rotation", func(tx *store.Tx) error {
+				_, err := tx.RetirementsOfRotation(ctx, "rot")
+				return err
+			}},
+			{"live rotations", "rotations_live", func(tx *store.Tx) error { _, err := tx.LiveRotations(ctx, s.ID); return err }},
+			{"known fingerprint", "fingerprints_lookup", func(tx *store.Tx) error { _, err := tx.FingerprintKnown(ctx, "acme", "fp"); return err }},
+			{"in flight", "deliveries_leased", func(tx *store.Tx) error { _, err := tx.InFlight(ctx, d, now); return err }},
+			{"deliveries of a generation", "deliveries_of_generation", func(tx *store.Tx) error { _, err := tx.Deliveries(ctx, s.ID, 7); return err }},
+			{"adding a delivery", "deliveries_pending", func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) }},
+			{"adding a try", "", func(tx *store.Tx) error { return tx.AddTry(ctx, s.ID, rotation.Try{}) }},
+			{"all secrets", "", func(tx *store.Tx) error { _, _, err := tx.Secrets(ctx, store.SecretFilter{}, page); return err }},
+			{"secrets of a name", "", func(tx *store.Tx) error {
+				_, _, err := tx.Secrets(ctx, store.SecretFilter{Name: "a"}, page)
+				return err
+			}},
+			{"all rotations", "rotations_by_start", func(tx *store.Tx) error { _, _, err := tx.Rotations(ctx, store.RotationFilter{}, page); return err }},
+			{"all live rotations", "rotations_live_by_start", func(tx *store.Tx) error {
+				_, _, err := tx.Rotations(ctx, store.RotationFilter{Live: true}, page)
+				return err
+			}},
+			{"rotations of a secret", "rotations_by_secret", func(tx *store.Tx) error {
+				_, _, err := tx.Rotations(ctx, store.RotationFilter{SecretID: s.ID}, page)
+				return err
+			}},
+			{"all retirements", "retirements_by_request", func(tx *store.Tx) error {
+				_, _, err := tx.RetirementsPage(ctx, store.RetirementFilter{}, page)
+				return err
+			}},
+			{"retirements of a secret", "retirements_by_secret", func(tx *store.Tx) error {
+				_, _, err := tx.RetirementsPage(ctx, store.RetirementFilter{SecretID: s.ID}, page)
+				return err
+			}},
+			{"all deliveries", "deliveries_by_creation", func(tx *store.Tx) error {
+				_, _, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{}, page)
+				return err
+			}},
+			{"deliveries of a secret", "deliveries_by_secret", func(tx *store.Tx) error {
+				_, _, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{SecretID: s.ID}, page)
+				return err
+			}},
+			{"tries of a retirement", "tries_by_retirement", func(tx *store.Tx) error { _, _, err := tx.TriesOfRetirement(ctx, "ret", page); return err }},
+			{"tokens", "tokens_by_creation", func(tx *store.Tx) error { _, _, err := tx.Tokens(ctx, "", page); return err }},
+		} {
+			t.Run(tt.name, func(t *testing.T) { checkPlans(t, db, setting, strings.Fields(tt.indexes), tt.query) })
+		}
+	})
+}
+
+// wholeTable is a part of a plan that reads one: on SQLite SCAN without an index.
+var wholeTable = regexp.MustCompile(`(?m)Seq Scan|^SCAN \w+$`)
+
+func checkPlans(t *testing.T, db *store.DB, setting string, indexes []string, query func(tx *store.Tx) error) {
+	t.Helper()
+	var plans strings.Builder
+	explained := errors.New("explained")
+	err := db.Update(t.Context(), func(tx *store.Tx) error {
+		if err := tx.Exec(t.Context(), setting); err != nil {
+			return err
+		}
+		tx.Explain(func(query, plan string) {
+			if wholeTable.MatchString(plan) {
+				t.Error("a whole table is read")
+			}
+			plans.WriteString(query + "\n" + plan + "\n")
+		})
+		return errors.Join(query(tx), explained)
+	})
+	if !errors.Is(err, explained) || !strings.HasSuffix(err.Error(), "explained") {
+		t.Error(err)
+	}
+	for _, index := range indexes {
+		if !regexp.MustCompile(`\b` + index + `\b`).MatchString(plans.String()) {
+			t.Errorf("%s is not used", index)
+		}
+	}
+	if t.Failed() {
+		t.Log(plans.String())
+	}
+}
+
+// growOld gives every secret a long past, and PostgreSQL the statistics of it.
+func growOld(ctx context.Context, tx *store.Tx) (err error) {
+	const past = " FROM secrets s, generate_series(1, 500) n"
+	for _, statement := range []string{
+		`INSERT INTO versions SELECT s.id, n, s.tenant, CASE n WHEN 500 THEN 'current' ELSE 'retired' END, s.id || n, 1, s.id || n,
+			'b', 'i', 'p', '', '', '', NULL, n, n, n, n` + past,
+		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', '{}', n, NULL, NULL, 1` + past,
+		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, '{}', n, n, NULL, NULL, 1` + past,
+		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
+		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, '', n, NULL, NULL, n, n, 1` + past,
+		`INSERT INTO tries SELECT s.id, n, s.tenant, s.id || n, s.id || n, n, n, '{}'` + past,
+		"ANALYZE",
+	} {
+		err = errors.Join(err, tx.Exec(ctx, statement))
+	}
+	return err
+}

@@ -1,0 +1,285 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
+)
+
+// Emergency asks for compromised versions to be turned off and replaced.
+type Emergency struct {
+	Asked
+	Versions []int  // pinned as compromised; empty: every version that is not known to be dead
+	Contain  string // "revoke_first" or "replace_first"; empty: as the secret's policy says
+}
+
+// repeatWithin is how long after it was published an emergency's replacement is
+// not itself taken for compromised by declaring the emergency again.
+const repeatWithin = 10 * time.Minute
+
+// Declare starts an emergency inside tx, or returns the one that is under way
+// for all that can be alive. Containment is in rows of its own from here on: it
+// begins when the replacement is published or after replace_within, whichever is
+// first, and waits for nothing else. Where the current version is not among the
+// compromised ones, nothing is replaced: they are contained at once.
+func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergency) (rotation.Rotation, error) {
+	now := e.Now()
+	d, err := e.loadDeclaring(ctx, tx, secretID, em)
+	if err != nil {
+		return rotation.Rotation{}, err
+	}
+	if r, ok := d.underWay(len(em.Versions) > 0, now); ok {
+		return r, nil
+	}
+	plan := d.secret.Definition.Plan
+	if em.Contain != "" {
+		plan.Emergency.RevokeFirst = em.Contain == "revoke_first"
+	}
+	r := rotation.Rotation{ID: newID(), SecretID: secretID, Trigger: rotation.TriggerEmergency, Reason: em.Reason, Actor: em.By,
+		Plan: plan, State: rotation.Queued, From: d.secret.Current, Compromised: numbers(d.hit), CreatedAt: now, StepSince: now, NextAt: now}
+	containBy := now.Add(plan.Emergency.ReplaceWithin)
+	if plan.Emergency.RevokeFirst {
+		containBy = now
+	}
+	if !d.replaces() {
+		r.State, r.From, containBy = rotation.Retiring, 0, now
+	}
+	if err := e.takeOver(ctx, tx, d, containBy, now); err != nil {
+		return rotation.Rotation{}, err
+	}
+	if err := tx.AddRotation(ctx, &r); err != nil {
+		return rotation.Rotation{}, err
+	}
+	full := e.issuerFull(d.secret.Definition.Issuer, d.versions, d.retirements)
+	for _, v := range d.hit {
+		at := containBy
+		if full && v.Stage == rotation.StagePrevious {
+			at = now // it makes room for the replacement
+		}
+		if err := e.contain(ctx, tx, r, v, d.retirements[v.Number], at); err != nil {
+			return rotation.Rotation{}, err
+		}
+	}
+	return r, e.begun(ctx, tx, d.secret, r)
+}
+
+// declaring is all that the declaration of an emergency looks at.
+type declaring struct {
+	secret      rotation.Secret
+	live        []rotation.Rotation
+	versions    []rotation.Version
+	retirements map[int]*rotation.Retirement
+	hit         []rotation.Version // the compromised ones
+}
+
+func (e *Engine) loadDeclaring(ctx context.Context, tx Tx, secretID string, em Emergency) (d *declaring, err error) {
+	d = &declaring{}
+	if d.secret, err = tx.Secret(ctx, secretID); err != nil {
+		return nil, err
+	}
+	if d.secret.Definition.Issuer == "" {
+		return nil, fmt.Errorf("%w: %s has no issuer: nobody here can revoke or replace it; do so by hand where it was made", backends.ErrInvalid, d.secret.Ref)
+	}
+	if d.live, err = tx.LiveRotations(ctx, secretID); err != nil {
+		return nil, err
+	}
+	if d.versions, err = tx.Versions(ctx, secretID); err != nil {
+		return nil, err
+	}
+	if d.retirements, err = retirementsByVersion(ctx, tx, secretID); err != nil {
+		return nil, err
+	}
+	if d.hit, err = compromised(d.versions, d.retirements, em.Versions); err != nil {
+		return nil, fmt.Errorf("declaring an emergency for %s: %w", d.secret.Ref, err)
+	}
+	return d, nil
+}
+
+// underWay returns the emergency that deals with everything that is hit
+// already. Its own replacement, while it is being made and for a while after,
+// is what was asked for, unless it is named.
+func (d *declaring) underWay(named bool, now time.Time) (rotation.Rotation, bool) {
+	for _, r := range d.live {
+		fresh := !named && (r.State.Occupies() || now.Before(r.PublishedAt.Add(repeatWithin)))
+		covers := func(v rotation.Version) bool {
+			return slices.Contains(r.Compromised, v.Number) || fresh && v.Number == r.To
+		}
+		if r.Emergency() && !slices.ContainsFunc(d.hit, func(v rotation.Version) bool { return !covers(v) }) {
+			return r, true
+		}
+	}
+	return rotation.Rotation{}, false
+}
+
+// replaces tells whether a replacement is needed: the current version is hit, or
+// there is none.
+func (d *declaring) replaces() bool {
+	return d.secret.Current == 0 || slices.Contains(numbers(d.hit), d.secret.Current)
+}
+
+func numbers(versions []rotation.Version) []int {
+	var out []int
+	for _, v := range versions {
+		out = append(out, v.Number)
+	}
+	return out
+}
+
+func retirementsByVersion(ctx context.Context, tx Tx, secretID string) (map[int]*rotation.Retirement, error) {
+	all, err := tx.Retirements(ctx, secretID)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[int]*rotation.Retirement, len(all))
+	for i := range all {
+		m[all[i].Version] = &all[i]
+	}
+	return m, nil
+}
+
+// compromised picks the versions that an emergency turns off: those asked for,
+// or every one that is not known to be dead.
+func compromised(versions []rotation.Version, retirements map[int]*rotation.Retirement, asked []int) ([]rotation.Version, error) {
+	var hit []rotation.Version
+	for _, v := range versions {
+		t := retirements[v.Number]
+		live := v.Stage != rotation.StageRetired // a retired one without a retirement was never made
+		if t != nil {
+			live = t.MayLive()
+		}
+		if slices.Contains(asked, v.Number) && !live {
+			return nil, fmt.Errorf("%w: version %d is not alive: see `keybroker secret show` for what became of it", backends.ErrConflict, v.Number)
+		}
+		unheard := v.Stage == rotation.StagePending && v.Handle == nil // nobody has its value: see takeOver
+		if live && (len(asked) == 0 && !unheard || slices.Contains(asked, v.Number)) {
+			hit = append(hit, v)
+		}
+	}
+	for _, n := range asked {
+		if !slices.ContainsFunc(hit, func(v rotation.Version) bool { return v.Number == n }) {
+			return nil, fmt.Errorf("%w: there is no version %d", backends.ErrNotFound, n)
+		}
+	}
+	if len(hit) == 0 {
+		return nil, fmt.Errorf("%w: no version of it can be alive, there is nothing to turn off", backends.ErrConflict)
+	}
+	return hit, nil
+}
+
+// takeOver makes way for the emergency: the rotation that occupies the secret is
+// superseded, where the emergency replaces the current version or has pinned what
+// that rotation is bringing. What a superseded rotation leaves behind and the
+// emergency has not pinned is retired all the same: the version it was replacing
+// at the end of its overlap, and what it was minting as an orphan.
+func (e *Engine) takeOver(ctx context.Context, tx Tx, d *declaring, containBy, now time.Time) error {
+	pinned := numbers(d.hit)
+	for _, r := range d.live {
+		switch {
+		case !r.State.Occupies():
+			continue
+		case !d.replaces() && !slices.Contains(pinned, r.To):
+			if err := e.cutOverlap(ctx, tx, r, pinned, now); err != nil {
+				return err
+			}
+			continue
+		}
+		was := r.State
+		r.Supersede(now)
+		if err := tx.SaveRotation(ctx, &r); err != nil {
+			return err
+		}
+		if err := tx.EndStep(ctx, r.ID, stepName(was), "superseded", r.Error, now); err != nil {
+			return err
+		}
+		if was == rotation.Overlap && !slices.Contains(pinned, r.From) && d.retirements[r.From] == nil {
+			if err := e.retireFrom(ctx, tx, r); err != nil {
+				return err
+			}
+		}
+		if r.To > 0 && !slices.Contains(pinned, r.To) {
+			at := now
+			if was == rotation.Publishing {
+				at = containBy // the vault may hold it
+			}
+			if err := e.discardPending(ctx, tx, r, at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cutOverlap lets a rotation go on at once whose overlap was for a version that
+// is compromised.
+func (e *Engine) cutOverlap(ctx context.Context, tx Tx, r rotation.Rotation, pinned []int, now time.Time) error {
+	if r.State != rotation.Overlap || !slices.Contains(pinned, r.From) {
+		return nil
+	}
+	r.CutOverlap(now)
+	if err := tx.SaveRotation(ctx, &r); err != nil {
+		return err
+	}
+	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime, false))
+}
+
+// retireFrom retires what a superseded rotation replaced, when its overlap ends.
+func (e *Engine) retireFrom(ctx context.Context, tx Tx, r rotation.Rotation) error {
+	v, err := tx.Version(ctx, r.SecretID, r.From)
+	if err != nil {
+		return err
+	}
+	_, err = e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, r.ID, r.OverlapUntil)
+	return err
+}
+
+// discardPending retires what a superseded rotation was bringing.
+func (e *Engine) discardPending(ctx context.Context, tx Tx, r rotation.Rotation, at time.Time) error {
+	v, err := tx.Version(ctx, r.SecretID, r.To)
+	if err != nil || v.Stage != rotation.StagePending {
+		return err
+	}
+	return e.discard(ctx, tx, r, v, rotation.CauseOrphan, at)
+}
+
+// contain makes sure that version v is being retired as compromised, from at on.
+func (e *Engine) contain(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, t *rotation.Retirement, at time.Time) error {
+	if t == nil {
+		_, err := e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseEmergency, Asked{By: r.Actor, Reason: r.Reason}, r.ID, at)
+		return err
+	}
+	t.RotationID, t.Reason, t.Actor = r.ID, r.Reason, r.Actor
+	t.Escalate(e.Now())
+	if err := tx.SaveRetirement(ctx, t); err != nil {
+		return err
+	}
+	return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true))
+}
+
+// issuerFull tells whether the issuer holds as many live credentials of this
+// secret as it can.
+func (e *Engine) issuerFull(name string, versions []rotation.Version, retirements map[int]*rotation.Retirement) bool {
+	is, err := e.issuer(name)
+	if err != nil {
+		return false
+	}
+	return full(is.Traits(), name, versions, retirements)
+}
+
+func full(traits issuer.Traits, name string, versions []rotation.Version, retirements map[int]*rotation.Retirement) bool {
+	if traits.MaxLive == 0 {
+		return false
+	}
+	live := 0
+	for _, v := range versions {
+		t := retirements[v.Number]
+		if v.Issuer == name && v.Handle != nil && (t == nil || t.AcknowledgedAt.IsZero()) {
+			live++
+		}
+	}
+	return live >= traits.MaxLive
+}

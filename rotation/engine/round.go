@@ -1,0 +1,175 @@
+package engine
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/probe"
+)
+
+// purposeOf says what a round is made for.
+var purposeOf = map[rotation.Effect]rotation.Purpose{
+	rotation.ProbeBefore:  rotation.PurposeBefore,
+	rotation.DeathRound:   rotation.PurposeDeath,
+	rotation.RecheckRound: rotation.PurposeRecheck,
+}
+
+// quietAfter is how many failed rounds in a row are recorded try by try; of
+// those that follow, only what is no longer inconclusive.
+const quietAfter = 20
+
+// round makes one round of tries and commits it: at every address of the
+// endpoint first the control, then the retiring credential, each on a fresh
+// connection.
+func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect) error {
+	if err := e.beginRetirement(ctx, x, effect, nil); err != nil {
+		return err
+	}
+	rctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	lines, seen, err := e.tryRound(rctx, x, purposeOf[effect])
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	verdict, control := rotation.Judge(seen, x.t.Before == rotation.Accepted)
+	detail := roundDetail(lines, verdict, control, err)
+	for i := range lines {
+		lines[i].RetirementID, lines[i].Round = x.t.ID, x.t.Round+1
+	}
+	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
+		quiet := x.t.Failures > quietAfter && verdict == rotation.Inconclusive
+		now := e.Now()
+		switch effect {
+		case rotation.ProbeBefore:
+			x.t.ProbedBefore(verdict, control, detail, now)
+		case rotation.RecheckRound:
+			x.t.Scope = e.scope(x, seen)
+			x.t.Rechecked(verdict, control, detail, now)
+		default:
+			x.t.Scope = e.scope(x, seen)
+			x.t.RoundMade(verdict, control, detail, now)
+		}
+		if quiet {
+			return nil
+		}
+		for _, l := range lines {
+			if err := tx.AddTry(ctx, x.t.SecretID, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// roundDetail says in a few words why a round counts for nothing.
+func roundDetail(lines []rotation.Try, v rotation.Verdict, c rotation.Control, err error) string {
+	switch {
+	case err != nil:
+		return err.Error()
+	case v == rotation.Rejected && c == rotation.ControlNone:
+		return "it is refused, but there is no credential that must work to try beside it"
+	case v != rotation.Inconclusive:
+		return ""
+	}
+	for _, l := range lines {
+		if l.Purpose == rotation.PurposeControl && l.Verdict != rotation.Accepted {
+			return "the control, which must work, was " + string(l.Verdict) + ": " + l.Detail
+		}
+	}
+	for _, l := range lines {
+		if l.Verdict == rotation.Inconclusive {
+			return "inconclusive: " + l.Detail
+		}
+	}
+	return ""
+}
+
+// subjects are the values that a round tries.
+type subjects struct {
+	probe   probe.Probe
+	retired backends.Value
+	current *backends.Value // nil: there is no other version to try
+}
+
+func (e *Engine) subjects(ctx context.Context, x *retiring) (s subjects, err error) {
+	if s.probe, err = e.probe(x.version.Probe); err != nil {
+		return s, err
+	}
+	if s.retired, err = e.Open(ctx, x.version); err != nil {
+		return s, err
+	}
+	if x.current == nil || x.current.Probe != x.version.Probe {
+		return s, nil
+	}
+	value, err := e.Open(ctx, *x.current) // a control that is there and cannot be tried is none
+	s.current = &value
+	return s, err
+}
+
+func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Purpose) ([]rotation.Try, []rotation.Sighting, error) {
+	s, err := e.subjects(ctx, x)
+	if err != nil {
+		return nil, nil, err
+	}
+	addresses, err := s.probe.Addresses(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := make([]rotation.Sighting, len(addresses))
+	tries := make([][]rotation.Try, len(addresses))
+	var wg sync.WaitGroup
+	for i, address := range addresses {
+		wg.Go(func() { tries[i], seen[i] = e.tryAt(ctx, x, s, purpose, address) })
+	}
+	wg.Wait()
+	var lines []rotation.Try
+	for _, t := range tries {
+		lines = append(lines, t...)
+	}
+	return lines, seen, nil
+}
+
+// tryAt tries control and subject at one address.
+func (e *Engine) tryAt(ctx context.Context, x *retiring, s subjects, purpose rotation.Purpose, address string) ([]rotation.Try, rotation.Sighting) {
+	seen := rotation.Sighting{Address: address, Unreached: true}
+	var lines []rotation.Try
+	add := func(l rotation.Try, purpose rotation.Purpose) rotation.Verdict {
+		l.Purpose = purpose
+		seen.Unreached = seen.Unreached && l.Verdict == rotation.Inconclusive && l.Address == ""
+		if l.Address == "" {
+			l.Address = address
+		}
+		lines = append(lines, l)
+		return l.Verdict
+	}
+	if s.current != nil {
+		seen.Control = add(e.try(ctx, s.probe, x.secret, *x.current, *s.current, address), rotation.PurposeControl)
+	}
+	seen.Subject = add(e.try(ctx, s.probe, x.secret, x.version, s.retired, address), purpose)
+	return lines, seen
+}
+
+// scope says what a round covers.
+func (e *Engine) scope(x *retiring, seen []rotation.Sighting) rotation.Scope {
+	s := rotation.Scope{Node: e.Node, DerivedSessions: "none"}
+	if p, err := e.probe(x.version.Probe); err == nil {
+		s.Endpoint = p.Scope()
+	}
+	if is, err := e.issuer(x.version.Issuer); err == nil {
+		s.SelfAttested = is.Traits().SelfAttested
+		if is.Traits().DerivedSessions {
+			s.DerivedSessions = "not ended"
+		}
+	}
+	var unreached []string
+	for _, a := range seen {
+		if a.Unreached {
+			unreached = append(unreached, a.Address)
+		}
+	}
+	s.Unreached = strings.Join(unreached, " ")
+	return s
+}

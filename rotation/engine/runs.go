@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// runs keeps two workers of this process from driving one record at once.
+type runs struct {
+	mu sync.Mutex
+	m  map[string]chan struct{}
+	// planned is for when a wake-up of a record is in the queue already, as far as
+	// this process knows: without it every early look would leave another job behind.
+	planned map[string]time.Time
+}
+
+func newRuns() runs {
+	return runs{m: map[string]chan struct{}{}, planned: map[string]time.Time{}}
+}
+
+// plan tells whether a wake-up of the record is needed for at: none is under way
+// for then. It is taken for made.
+func (r *runs) plan(key string, at time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.planned[key].Equal(at) {
+		return false
+	}
+	r.planned[key] = at
+	return true
+}
+
+// sweep tells whether a due record needs a wake-up: no worker is at it, and none
+// was made for it in the last minute, which a worker may just not have come to.
+func (r *runs) sweep(key string, now time.Time) bool {
+	const patience = time.Minute
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, busy := r.m[key]; busy || now.Sub(r.planned[key]).Abs() < patience && !r.planned[key].After(now) {
+		return false
+	}
+	r.planned[key] = now
+	return true
+}
+
+// forget drops what is planned for long ago.
+func (r *runs) forget(before time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, at := range r.planned {
+		if at.Before(before) {
+			delete(r.planned, key)
+		}
+	}
+}
+
+func (r *runs) enter(key string) (wake chan struct{}, mine bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ch, ok := r.m[key]; ok {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+		return nil, false
+	}
+	ch := make(chan struct{}, 1)
+	r.m[key] = ch
+	return ch, true
+}
+
+// leave gives a record up; false: somebody has asked meanwhile to look again,
+// whose own wake-up is spent.
+func (r *runs) leave(ctx context.Context, key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-r.m[key]:
+		if ctx.Err() == nil {
+			return false
+		}
+	default:
+	}
+	delete(r.m, key)
+	return true
+}
+
+func (r *runs) drop(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.m, key)
+}
