@@ -122,19 +122,20 @@ func (b *Broker) allows(p authn.Principal, path string, c policy.Capability) pol
 
 // find returns the secret that name means to p: of p's own tenant, or, for one
 // who is bound to none, of whichever tenant has it; "tenant:name" is exact. What
-// belongs to others is not found.
+// belongs to others is not found. The secret's own name is always pathOf(name),
+// which is what p was authorised for.
 func (b *Broker) find(ctx context.Context, tx *store.Tx, p authn.Principal, name string) (rotation.Secret, error) {
 	tenant, bare, qualified := strings.Cut(name, ":")
 	if !qualified {
 		tenant, bare = p.Tenant, name
 	}
-	if p.Tenant != "" && tenant != p.Tenant {
-		return rotation.Secret{}, fmt.Errorf("%w: there is no secret %q", backends.ErrNotFound, name)
+	if p.Tenant != "" && tenant != p.Tenant || backends.ParseName(bare) != nil {
+		return rotation.Secret{}, notThere("secret", name)
 	}
 	if tenant != "" {
 		s, err := tx.SecretByRef(ctx, backends.Ref{Tenant: tenant, Name: bare})
 		if errors.Is(err, backends.ErrNotFound) {
-			return s, fmt.Errorf("%w: there is no secret %q", backends.ErrNotFound, name)
+			err = notThere("secret", name)
 		}
 		return s, err
 	}
@@ -143,7 +144,7 @@ func (b *Broker) find(ctx context.Context, tx *store.Tx, p authn.Principal, name
 	case err != nil:
 		return rotation.Secret{}, err
 	case len(found) == 0:
-		return rotation.Secret{}, fmt.Errorf("%w: there is no secret %q", backends.ErrNotFound, name)
+		return rotation.Secret{}, notThere("secret", name)
 	case len(found) > 1:
 		return rotation.Secret{}, fmt.Errorf("%w: several tenants have a secret %q: say TENANT:%s", backends.ErrInvalid, bare, bare)
 	}

@@ -33,6 +33,10 @@ func notThere(kind, name string) error {
 	return fmt.Errorf("%w: there is no %s %q", backends.ErrNotFound, kind, name)
 }
 
+// recordPath is where records are, by their ids, that belong to a secret: it is in
+// the audit log where the secret is not known.
+var recordPath = map[string]string{"rotation": "sys/rotations/", "retirement": "sys/retirements/", "delivery": "sys/deliveries/"}
+
 // listOf serves one page of what belongs to secrets: what p may not see is left out.
 func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string,
 	read func(*store.Tx, string) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
@@ -78,7 +82,7 @@ func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, ki
 	read func(*store.Tx) (T, rotation.Secret, error), view func(*store.Tx, T, rotation.Secret) (W, error)) (W, error) {
 	var out, none W
 	var of backends.Ref
-	r := request{action: action, path: "sys/" + kind + "/" + id, detail: map[string]string{kind: id}}
+	r := request{action: action, path: recordPath[kind] + id, detail: map[string]string{kind: id}}
 	err := b.Store.View(ctx, func(tx *store.Tx) error {
 		item, s, err := read(tx)
 		if err != nil {
@@ -205,7 +209,7 @@ func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, 
 		of = d.Ref
 		return err
 	})
-	req := request{action: "delivery.acknowledge", path: "sys/deliveries/" + id, detail: map[string]string{"generation": fmt.Sprint(r.Generation)}}
+	req := request{action: "delivery.acknowledge", path: recordPath["delivery"] + id, detail: map[string]string{"generation": fmt.Sprint(r.Generation)}}
 	if missing == nil {
 		req = req.about(of.Name, of)
 	}

@@ -170,8 +170,8 @@ func (b *Broker) setPaused(ctx context.Context, p authn.Principal, name string, 
 // Event lets a configured trigger act on the secret that the event names. An
 // event with an id that came before for that secret starts nothing.
 func (b *Broker) Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (out client.Rotation, err error) {
-	if r.ID == "" || r.Secret == "" {
-		return out, fmt.Errorf("%w: an event needs an id and a secret", backends.ErrInvalid)
+	if r.ID == "" || r.Secret == "" || r.Reason == "" {
+		return out, fmt.Errorf("%w: an event needs an id, a secret and a reason", backends.ErrInvalid)
 	}
 	found, req, missing := b.resolve(ctx, p, r.Secret, request{action: "event.receive", path: "sys/events/" + trigger,
 		detail: map[string]string{"event": r.ID, "reason": r.Reason}})

@@ -113,8 +113,8 @@ func TestATenantsTokenSeesNothingOfOthers(t *testing.T) {
 		"revoke":          second(acme.Revoke(ctx, foreign, client.RevokeRequest{Version: 1})),
 		"emergency":       second(acme.Emergency(ctx, foreign, client.EmergencyRequest{Reason: "x"})),
 		"pause":           second(acme.Pause(ctx, foreign, client.PauseRequest{})),
-		"event":           second(acme.Event(ctx, "ci", client.EventRequest{ID: "1", Secret: foreign})),
-		"event, by name":  second(acme.Event(ctx, "ci", client.EventRequest{ID: "1", Secret: "app/other"})),
+		"event":           second(acme.Event(ctx, "ci", client.EventRequest{ID: "1", Secret: foreign, Reason: "test"})),
+		"event, by name":  second(acme.Event(ctx, "ci", client.EventRequest{ID: "1", Secret: "app/other", Reason: "test"})),
 		"rotation":        second(acme.Rotation(ctx, rotation)),
 		"watch":           watched,
 		"its rotations":   second(acme.Rotations(ctx, client.RotationQuery{Secret: foreign})),
@@ -203,16 +203,21 @@ func TestTheAuditLogTellsWhoseSecretAndWhatCameOfIt(t *testing.T) {
 		{"secret.read", func() error { return second(one.Value(ctx, "default:app/other", 0)) }, 403, "tenant capability",
 			"denied app/other tenant=default capability=read"},
 		{"secret.read", func() error { return second(one.Value(ctx, "nosuch", 0)) }, 403, "tenant secret", "denied nosuch tenant= secret=nosuch"},
+		{"secret.read", func() error { return second(n.Value(ctx, ":", 0)) }, 404, "error", "ok  error=; failed  error=not found"},
 		{"secret.show", func() error { return second(n.Secret(ctx, "nosuch")) }, 404, "error", "ok nosuch error=; failed nosuch error=not found"},
 		{"secret.revoke", func() error { return second(n.Revoke(ctx, "acme:app/key", client.RevokeRequest{Version: 1})) }, 409, "tenant error",
 			"ok app/key tenant=acme error=; failed app/key tenant=acme error=conflict"},
-		{"event.receive", func() error { return second(n.Event(ctx, "ci", client.EventRequest{ID: "1", Secret: "acme:app/key"})) }, 0, "tenant secret event",
+		{"event.receive", func() error {
+			return second(n.Event(ctx, "ci", client.EventRequest{ID: "1", Secret: "acme:app/key", Reason: "test"}))
+		}, 0, "tenant secret event",
 			"ok sys/events/ci tenant=acme secret=app/key event=1"},
-		{"event.receive", func() error { return second(n.Event(ctx, "nosuch", client.EventRequest{ID: "1", Secret: "app/other"})) }, 404, "tenant error",
+		{"event.receive", func() error {
+			return second(n.Event(ctx, "nosuch", client.EventRequest{ID: "1", Secret: "app/other", Reason: "test"}))
+		}, 404, "tenant error",
 			"ok sys/events/nosuch tenant=default error=; failed sys/events/nosuch tenant=default error=not found"},
 		{"rotation.show", func() error { return second(n.Rotation(ctx, other)) }, 0, "rotation tenant", "ok app/other rotation=" + other + " tenant=default"},
 		{"rotation.show", func() error { return second(one.Rotation(ctx, other)) }, 404, "rotation tenant", "denied app/other rotation=" + other + " tenant=default"},
-		{"rotation.show", func() error { return second(one.Rotation(ctx, "gone")) }, 404, "rotation error", "failed sys/rotation/gone rotation=gone error=not found"},
+		{"rotation.show", func() error { return second(one.Rotation(ctx, "gone")) }, 404, "rotation error", "failed sys/rotations/gone rotation=gone error=not found"},
 		{"rotation.list", func() error { return second(one.Rotations(ctx, client.RotationQuery{Secret: "app/other"})) }, 404, "secret tenant",
 			"denied app/other secret=app/other tenant=default"},
 		{"rotation.list", func() error { return second(n.Rotations(ctx, client.RotationQuery{Secret: "nosuch"})) }, 404, "secret error",
@@ -243,7 +248,7 @@ func TestTheAuditLogTellsWhoseSecretAndWhatCameOfIt(t *testing.T) {
 // asks for what is new.
 func TestTheEndOfTheOverlapIsAChange(t *testing.T) {
 	t.Parallel()
-	n := newSite(t, withConsumer(embedded, nil)).start()
+	n := newSite(t, withConsumer(strings.Replace(embedded, `overlap = "1s"`, `overlap = "3s"`, 1), nil)).start()
 	ctx := t.Context()
 	n.done(t, "app/key")
 	r := must(n.Rotate(ctx, "app/key", client.RotateRequest{}))(t)

@@ -59,7 +59,7 @@ type many struct{ *client.Client }
 func startMany(b *testing.B, secrets int) *many {
 	b.Helper()
 	hcl := strings.NewReplacer(
-		`overlap = "1s"`, `overlap = "0s"`,
+		`overlap = "2s"`, `overlap = "0s"`,
 		`interval  = "50ms"`, `interval  = "10ms"`,
 		`rejections = 3`, `rejections = 2`,
 		`window     = "2s"`, `window     = "1s"`,

@@ -243,7 +243,7 @@ func (h *hunt) askWrongly(n *node, secret, revoked string) {
 		"no such version": second(n.Value(ctx, secret, 999)),
 		"current version": second(n.Revoke(ctx, secret, client.RevokeRequest{Version: h.previous(n, secret)})),
 		"no reason":       second(n.Emergency(ctx, secret, client.EmergencyRequest{})),
-		"no trigger":      second(n.Event(ctx, "nosuch", client.EventRequest{ID: "1", Secret: secret})),
+		"no trigger":      second(n.Event(ctx, "nosuch", client.EventRequest{ID: "1", Secret: secret, Reason: "test"})),
 		"no policy":       second(n.CreateToken(ctx, client.CreateTokenRequest{Name: "x", Policies: []string{"nosuch"}})),
 		"no delivery":     second(n.Acknowledge(ctx, "nosuch", client.AcknowledgeRequest{Generation: 1})),
 	} {

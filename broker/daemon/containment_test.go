@@ -169,7 +169,7 @@ func TestEventIDIsOfOneSecret(t *testing.T) {
 	other := strings.Replace(embedded, "secret \"app/key\"", "secret \"app/other\" {\n  backend = \"embedded\"\n  probe   = \"internal\"\n  issuer \"internal\" {}\n}\nsecret \"app/key\"", 1)
 	n := newSite(t, withConsumer(other, nil)).start()
 	for _, name := range []string{"app/key", "app/other", "app/key"} {
-		r, err := n.Event(t.Context(), "ci", client.EventRequest{ID: "e1", Secret: name})
+		r, err := n.Event(t.Context(), "ci", client.EventRequest{ID: "e1", Secret: name, Reason: "test"})
 		if err != nil || r.Secret != name {
 			t.Errorf("an event for %s began a rotation of %q (%v)", name, r.Secret, err)
 		}

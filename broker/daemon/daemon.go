@@ -23,6 +23,7 @@ import (
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/httpapi"
 	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/keys"
 )
@@ -33,6 +34,9 @@ type Options struct {
 	Logger hclog.Logger
 	// Listener replaces the one of the configuration; nil: listen there.
 	Listener net.Listener
+	// NewRootToken makes another root token, for those who lost all others; those
+	// that exist stay valid. It is logged and audited.
+	NewRootToken bool
 }
 
 // RootTokenFile is the name of the file in data_dir that the first start writes
@@ -107,8 +111,13 @@ func (d *Daemon) openState(ctx context.Context) error {
 		sc.PostgresURL = cfg.Storage.URL
 	default:
 		sc.SQLitePath = cfg.Storage.Path
-		_, err := os.Stat(cfg.Storage.Path)
-		dataExists = err == nil
+		info, err := os.Stat(cfg.Storage.Path)
+		dataExists = err == nil && info.Size() > 0
+		if !dataExists {
+			if err := refuseLostData(cfg); err != nil {
+				return err
+			}
+		}
 	}
 	sealer, err := openSeal(cfg, dataExists)
 	if err != nil {
@@ -124,6 +133,17 @@ func (d *Daemon) openState(ctx context.Context) error {
 	}
 	d.onClose(d.audit.Close)
 	return nil
+}
+
+// refuseLostData refuses to begin anew where a broker has been at work: whatever
+// it minted would be forgotten, and alive.
+func refuseLostData(cfg *config.Config) error {
+	path := filepath.Join(cfg.DataDir, auditFile)
+	info, err := os.Stat(path)
+	if err != nil || info.Size() == 0 {
+		return nil //nolint:nilerr // without an audit log nothing has happened here
+	}
+	return fmt.Errorf("%w: the audit log %s tells of work, but the database %s is missing or empty: restore it, or move the audit log away to begin anew", backends.ErrNotFound, path, cfg.Storage.Path)
 }
 
 func (d *Daemon) openKeys(ctx context.Context) error {
@@ -193,6 +213,9 @@ func (d *Daemon) issueRootToken(ctx context.Context) error {
 		_, err := tx.Setting(ctx, rootTokenIssued)
 		return err
 	})
+	if d.opts.NewRootToken && err == nil {
+		return d.anotherRootToken(ctx)
+	}
 	if !errors.Is(err, backends.ErrNotFound) {
 		return err
 	}
@@ -221,6 +244,27 @@ func (d *Daemon) issueRootToken(ctx context.Context) error {
 	}
 	d.log.Info("the root token was written; make tokens of your own with it and keep it safe", "file", path)
 	return nil
+}
+
+// anotherRootToken makes a root token although there was one: whoever holds the
+// host and the seal can, and the log says so.
+func (d *Daemon) anotherRootToken(ctx context.Context) error {
+	rec, token := d.authn.Make("", "root", []string{broker.RootPolicy}, 0)
+	path := filepath.Join(d.opts.Config.DataDir, RootTokenFile)
+	if err := writePrivate(path, token); err != nil {
+		return fmt.Errorf("writing the root token: %w", err)
+	}
+	err := d.db.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.AddToken(ctx, rec); err != nil {
+			return err
+		}
+		return tx.AddAudit(ctx, rotation.AuditEvent{At: now(), Actor: "keybroker", Action: "token.new-root", Path: "sys/tokens",
+			Outcome: "ok", Detail: map[string]string{"token": rec.ID}})
+	})
+	if err == nil {
+		d.log.Warn("another root token was made, as asked on the command line; the earlier ones stay valid until they are revoked", "file", path)
+	}
+	return err
 }
 
 func (d *Daemon) listen(context.Context) error {

@@ -150,11 +150,11 @@ func TestEventsActOnceAndWithinTheirTrigger(t *testing.T) {
 	if rot, _ := n.follow(t, a.ID); rot.Trigger != "event" || rot.Reason != "deploy" {
 		t.Errorf("trigger %s, reason %q", rot.Trigger, rot.Reason)
 	}
-	b, err := n.Event(t.Context(), "ci", client.EventRequest{ID: "e1", Secret: "app/key"})
+	b, err := n.Event(t.Context(), "ci", client.EventRequest{ID: "e1", Secret: "app/key", Reason: "test"})
 	if err != nil || a.ID != b.ID {
 		t.Errorf("a repeated event: %s (%v), want %s", b.ID, err, a.ID)
 	}
-	if _, err := n.Event(t.Context(), "nosuch", client.EventRequest{ID: "e2", Secret: "app/key"}); client.Status(err) != 404 {
+	if _, err := n.Event(t.Context(), "nosuch", client.EventRequest{ID: "e2", Secret: "app/key", Reason: "test"}); client.Status(err) != 404 {
 		t.Errorf("unknown trigger: %v", err)
 	}
 	e, err := n.Event(t.Context(), "scanner", client.EventRequest{ID: "e3", Secret: "app/key", Reason: "found on a paste site"})

@@ -52,6 +52,8 @@ type site struct {
 	env  map[string]string
 	// token is the root token of the installation, if another node had it first.
 	token string
+	// newRoot starts the node with NewRootToken.
+	newRoot bool
 }
 
 // newSite makes a site with a configuration in which ADDR stands for its address.
@@ -91,7 +93,7 @@ type node struct {
 func (s *site) start() *node {
 	s.t.Helper()
 	logger := hclog.New(&hclog.LoggerOptions{Output: s.log, Level: hclog.Trace})
-	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Logger: logger})
+	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Logger: logger, NewRootToken: s.newRoot})
 	if err != nil {
 		s.t.Fatalf("opening: %v", err)
 	}

@@ -49,7 +49,7 @@ func TestAnOutageOfTheStoreTellsStrangersNothing(t *testing.T) {
 	n.done(t, "app/key")
 	eventually(t, "readiness", func() bool { status, _ := s.get("GET", "/readyz", ""); return status == http.StatusOK })
 	key := n.value(t, "app/key").Fields["key"]
-	db, err := sql.Open("sqlite", s.config().Storage.Path)
+	db, err := sql.Open("sqlite", "file:"+s.config().Storage.Path+"?_pragma=busy_timeout(20000)")
 	if err != nil {
 		t.Fatal(err)
 	}

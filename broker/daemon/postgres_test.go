@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,13 +37,7 @@ seal "file" {
 func TestNodesThatStartTogether(t *testing.T) {
 	t.Parallel()
 	url := postgresserver.Start(t).URL
-	db, err := store.Open(t.Context(), store.Config{PostgresURL: backends.SecretString(url)})
-	if err != nil { // they would migrate it one after the other, and never meet
-		t.Fatal(err)
-	}
-	if err := db.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	openStore(t, url) // else they would migrate it one after the other, and never meet
 	hcl := withConsumer(embedded, nil)
 	for i := range 30 {
 		hcl += fmt.Sprintf("secret \"app/key%d\" {\n  backend = \"embedded\"\n  issuer \"internal\" {}\n  probe = \"internal\"\n}\n", i)
@@ -61,37 +54,77 @@ func TestNodesThatStartTogether(t *testing.T) {
 		sites[i].env = map[string]string{"DATABASE_URL": url}
 		configs[i] = sites[i].config()
 	}
-	nodes := make([]*daemon.Daemon, count)
 	var wg sync.WaitGroup
 	for i := range sites {
-		wg.Go(func() {
-			var err error
-			logger := hclog.New(&hclog.LoggerOptions{Output: sites[i].log, Level: hclog.Trace})
-			if nodes[i], err = daemon.Open(context.Background(), daemon.Options{Config: configs[i], Logger: logger}); err != nil {
-				t.Errorf("opening node %d: %v", i, err)
-			}
-		})
+		wg.Go(func() { openAndStop(t, configs[i]) })
 	}
 	wg.Wait()
 	tokens := 0
-	for i, s := range sites {
-		if _, err := os.Stat(filepath.Join(s.dir, "data", daemon.RootTokenFile)); err == nil {
+	for _, s := range sites {
+		if s.hasRootToken() {
 			tokens++
-		} else if !errors.Is(err, os.ErrNotExist) {
-			t.Error(err)
-		}
-		if nodes[i] == nil {
-			continue
-		}
-		ended, end := context.WithCancel(context.Background())
-		end()
-		if err := nodes[i].Run(ended); err != nil {
-			t.Errorf("stopping node %d: %v", i, err)
 		}
 	}
 	if tokens != 1 {
 		t.Errorf("%d nodes have a root token, want 1", tokens)
 	}
+}
+
+// TestLateNodeLeavesNoRootToken lets another node keep its root token after this
+// one has seen that there is none yet.
+func TestLateNodeLeavesNoRootToken(t *testing.T) {
+	t.Parallel()
+	url := postgresserver.Start(t).URL
+	s := newSite(t, onPostgres(withConsumer(embedded, nil), filepath.Join(t.TempDir(), "seal.key")))
+	s.env = map[string]string{"DATABASE_URL": url}
+	cfg := s.config()
+	var wg sync.WaitGroup
+	err := openStore(t, url).Update(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.PutSettingIfAbsent(t.Context(), "root-token/issued", []byte("of another node"))
+		wg.Go(func() { openAndStop(t, cfg) })
+		eventually(t, "the file of a token that is not valid yet", s.hasRootToken)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if s.hasRootToken() {
+		t.Error("it left the file of a token that is not valid")
+	}
+}
+
+func openStore(t *testing.T, url string) *store.DB {
+	t.Helper()
+	db, err := store.Open(t.Context(), store.Config{PostgresURL: backends.SecretString(url)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+// openAndStop opens a node and lets it stop before it serves.
+func openAndStop(t *testing.T, cfg *config.Config) {
+	n, err := daemon.Open(context.Background(), daemon.Options{Config: cfg, Logger: hclog.NewNullLogger()})
+	if err != nil {
+		t.Errorf("opening: %v", err)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := n.Run(ctx); err != nil {
+		t.Errorf("stopping: %v", err)
+	}
+}
+
+func (s *site) hasRootToken() bool {
+	_, err := os.Stat(filepath.Join(s.dir, "data", daemon.RootTokenFile))
+	return err == nil
 }
 
 // TestTwoNodesOnPostgreSQL runs two nodes on one database, with one seal key:

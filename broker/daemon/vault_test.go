@@ -70,7 +70,7 @@ rotation_policy "quick" {
   match {
     paths = ["mail/*"]
   }
-  overlap = "1s"
+  overlap = "2s"
   verify {
     successes = 2
     interval  = "50ms"

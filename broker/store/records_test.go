@@ -484,22 +484,3 @@ func TestReleaseLeases(t *testing.T) {
 		})
 	})
 }
-
-// pages reads a list to its end in pages of limit.
-func pages(t *testing.T, db *store.DB, limit int, list func(*store.Tx, store.Page) (n int, next string, err error)) {
-	t.Helper()
-	p := store.Page{Limit: limit}
-	for {
-		view(t, db, func(tx *store.Tx) error {
-			n, next, err := list(tx, p)
-			if n > limit || n < limit && next != "" {
-				t.Errorf("a page of %d items, limit %d, next %q", n, limit, next)
-			}
-			p.After = next
-			return err
-		})
-		if p.After == "" {
-			return
-		}
-	}
-}

@@ -35,6 +35,7 @@ func (f *logFlags) logger(a *app) (hclog.Logger, error) {
 
 func (a *app) serverCommand() *cobra.Command {
 	var path string
+	var newRoot bool
 	var logs logFlags
 	cmd := &cobra.Command{
 		Use:   "server",
@@ -54,7 +55,7 @@ func (a *app) serverCommand() *cobra.Command {
 			if err := a.report(diags); err != nil {
 				return err
 			}
-			d, err := daemon.Open(ctx, daemon.Options{Config: cfg, Logger: logger})
+			d, err := daemon.Open(ctx, daemon.Options{Config: cfg, Logger: logger, NewRootToken: newRoot})
 			if err != nil {
 				return fmt.Errorf("starting: %w", err)
 			}
@@ -62,6 +63,7 @@ func (a *app) serverCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&path, "config", "config.hcl", "configuration: a file, or a directory of *.hcl files")
+	cmd.Flags().BoolVar(&newRoot, "new-root-token", false, "write another root token to data_dir, if all others are lost")
 	logs.declare(cmd, "info")
 	return cmd
 }
