@@ -162,7 +162,7 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 	}
 	for _, n := range asked {
 		if !slices.ContainsFunc(hit, func(v rotation.Version) bool { return v.Number == n }) {
-			return nil, fmt.Errorf("%w: there is no version %d", backends.ErrNotFound, n)
+			return nil, fmt.Errorf("%w: there is no version %d that may be alive; `keybroker secret show` tells what became of each", backends.ErrNotFound, n)
 		}
 	}
 	if len(hit) == 0 {
@@ -196,8 +196,8 @@ func (e *Engine) takeOver(ctx context.Context, tx Tx, d *declaring, containBy, n
 		if err := tx.EndStep(ctx, r.ID, stepName(was), "superseded", r.Error, now); err != nil {
 			return err
 		}
-		if was == rotation.Overlap && !slices.Contains(pinned, r.From) && d.retirements[r.From] == nil {
-			if err := e.retireFrom(ctx, tx, r); err != nil {
+		if was == rotation.Overlap && !slices.Contains(pinned, r.From) {
+			if err := e.retireReplaced(ctx, tx, r, r.OverlapUntil); err != nil {
 				return err
 			}
 		}
@@ -227,13 +227,17 @@ func (e *Engine) cutOverlap(ctx context.Context, tx Tx, r rotation.Rotation, pin
 	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime, false))
 }
 
-// retireFrom retires what a superseded rotation replaced, when its overlap ends.
-func (e *Engine) retireFrom(ctx context.Context, tx Tx, r rotation.Rotation) error {
+// retireReplaced retires the version that a rotation replaced, from at on, unless
+// somebody has had it revoked already.
+func (e *Engine) retireReplaced(ctx context.Context, tx Tx, r rotation.Rotation, at time.Time) error {
+	if _, err := tx.RetirementOf(ctx, r.SecretID, r.From); !notFound(err) {
+		return err
+	}
 	v, err := tx.Version(ctx, r.SecretID, r.From)
 	if err != nil {
 		return err
 	}
-	_, err = e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, r.ID, r.OverlapUntil)
+	_, err = e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, r.ID, at)
 	return err
 }
 

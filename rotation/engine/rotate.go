@@ -374,7 +374,6 @@ func (e *Engine) try(ctx context.Context, p probe.Probe, s rotation.Secret, v ro
 
 // beginRetire ends the overlap: the retirement of what was replaced starts.
 func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
-	old := x.version(x.r.From)
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		now := e.Now()
 		detail := ""
@@ -386,11 +385,7 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 			return err
 		}
 		x.r.RetireBegun(now)
-		if x.retirements[x.r.From] != nil {
-			return nil // somebody revoked it during the overlap
-		}
-		_, err := e.retire(ctx, tx, *old, x.r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, x.r.ID, now)
-		return err
+		return e.retireReplaced(ctx, tx, x.r, now)
 	})
 }
 
