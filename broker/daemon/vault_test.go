@@ -248,3 +248,34 @@ func TestEmergencyDuringAMintDoesNotWaitForItsOrphan(t *testing.T) {
 		t.Error("the key in the vault does not work")
 	}
 }
+
+func TestEmergencyWithoutAReplacementContainsAndGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newVaultSite(t)
+	n := s.start()
+	n.rotate(t, "mail/sender")
+	leaked := s.direct(t)
+	s.api.Override("POST /v1/keys", 500, -1)
+	e, err := n.Emergency(t.Context(), "mail/sender", client.EmergencyRequest{Reason: "leaked", Contain: client.RevokeFirst})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "containment", func() bool {
+		list, err := n.Retirements(t.Context(), client.RetirementQuery{Secret: "mail/sender"})
+		return err == nil && len(list.Items) > 0 && !list.Items[len(list.Items)-1].ContainedAt.IsZero()
+	})
+	if s.api.Works(leaked) {
+		t.Error("contained, and the leaked key works")
+	}
+	if _, err := n.Value(t.Context(), "mail/sender", 0); client.Status(err) != 503 {
+		t.Errorf("reading a revoked key: %v, want 503", err)
+	}
+	s.api.Override("POST /v1/keys", 500, 0)
+	rot, retirements := n.follow(t, e.ID)
+	if rot.State != client.RotationDone || retirements[1].State != client.ProvenDead || retirements[1].Control != "current_version" {
+		t.Fatalf("%s: %s; version 1 %s by %s", rot.State, rot.Error, retirements[1].State, retirements[1].Control)
+	}
+	if !s.api.Works(n.value(t, "mail/sender").Fields["key"]) {
+		t.Error("the replacement does not work")
+	}
+}

@@ -58,7 +58,7 @@ func (e *Engine) refused(ctx context.Context, m *backends.Mount, v *rotation.Ver
 	case err == nil || notFound(err):
 		return "", refusal
 	}
-	return "", fmt.Errorf("%w: it cannot be told what the vault holds: %v, after: %v", backends.ErrUnavailable, err, refusal) //nolint:errorlint // neither's class counts
+	return "", fmt.Errorf("%w: it cannot be told what the vault holds: %v, after: %v", backends.ErrUnavailable, err, refusal)
 }
 
 // guardedWrite publishes or promotes. On a conflict it looks whether the vault
