@@ -66,6 +66,7 @@ type Retirement struct {
 	Before          Verdict         `json:"before,omitzero"`           // of the try before revoking; empty: there was none
 
 	RequestedAt    time.Time `json:"requested_at,omitzero"`
+	DueAt          time.Time `json:"due_at,omitzero"`          // when it was to begin: at once, or at the end of an overlap
 	RevokeBegunAt  time.Time `json:"revoke_begun_at,omitzero"` // from then on nobody is given the version
 	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
 	LastAcceptedAt time.Time `json:"last_accepted_at,omitzero"`
@@ -141,15 +142,34 @@ func (t *Retirement) Next(owner string, now time.Time) Action {
 }
 
 func (t *Retirement) wantsProbeBefore(now time.Time) bool {
-	return t.HasProbe && !t.Emergency() && t.Before == "" && now.Sub(t.RequestedAt) < patienceBefore
+	return t.HasProbe && !t.Emergency() && t.Before == "" && now.Sub(t.DueAt) < patienceBefore
 }
 
-// Escalate makes an existing retirement part of an emergency: what waits for the
-// overlap, a probe or a slower schedule goes on now, and what was proven dead is
-// tried again.
-func (t *Retirement) Escalate(now time.Time) {
-	t.Cause = CauseEmergency
-	t.NextAt, t.WaitingFor, t.Failures = now, "", 0
+// Escalate makes an existing retirement part of an emergency that contains by
+// at: what waits for an overlap or a probe does not wait longer than that, what
+// has begun goes on now.
+func (t *Retirement) Escalate(at, now time.Time) {
+	t.Cause, t.Failures = CauseEmergency, 0
+	if t.State != Requested || !at.After(now) {
+		t.NextAt, t.WaitingFor = now, ""
+		return
+	}
+	if t.NextAt.After(at) {
+		t.NextAt = at
+	}
+	if t.NextAt.After(now) {
+		t.WaitingFor = WaitReplacement
+	}
+}
+
+// Hasten lets a retirement that waits for a time begin now; it tells whether
+// there was anything to hasten.
+func (t *Retirement) Hasten(now time.Time) bool {
+	if t.State != Requested || !t.NextAt.After(now) || t.WaitingFor == WaitProbe || t.WaitingFor == WaitIssuer {
+		return false
+	}
+	t.NextAt, t.DueAt, t.WaitingFor = now, now, ""
+	return true
 }
 
 // Begin records the intent to perform e.
@@ -217,11 +237,19 @@ func (t *Retirement) CannotRevoke(why string, now time.Time) {
 }
 
 // FoundNothing records that the issuer has nothing under the version's tag, long
-// enough after the mint: there is nothing to revoke or to prove.
-func (t *Retirement) FoundNothing(now time.Time) {
-	t.Revoked(now)
-	t.State, t.NeverMade = Acknowledged, true
+// enough after the mint: there is nothing to revoke or to prove. A version that
+// was seen to exist is not explained away like that: false.
+func (t *Retirement) FoundNothing(now time.Time) bool {
+	if !t.AcknowledgedAt.IsZero() || !t.LastAcceptedAt.IsZero() || t.Before == Accepted {
+		return false
+	}
+	t.Intent, t.Failures, t.Error, t.WaitingFor = nil, 0, "", ""
+	t.State, t.NeverMade, t.NextAt = Acknowledged, true, now
+	return true
 }
+
+// Restart begins the series of rounds anew: what it covers has changed.
+func (t *Retirement) Restart() { t.resetSeries() }
 
 // MayLive tells whether the version may be alive as far as the retirement knows.
 func (t *Retirement) MayLive() bool {

@@ -10,7 +10,7 @@ import (
 
 func requested(cause rotation.Cause) *rotation.Retirement {
 	return &rotation.Retirement{ID: "t", Version: 1, Cause: cause, Confirm: plan().Confirm, HasProbe: true,
-		State: rotation.Requested, RequestedAt: start, NextAt: start}
+		State: rotation.Requested, RequestedAt: start, DueAt: start, NextAt: start}
 }
 
 func TestOneRejectionContainsButProvesNothing(t *testing.T) {
@@ -111,8 +111,7 @@ func TestOneRejectionBeforeRevokingIsNotBelieved(t *testing.T) {
 
 func TestNothingFoundIsSettledAndNoProof(t *testing.T) {
 	r := requested(rotation.CauseOrphan)
-	r.FoundNothing(start)
-	if !r.Settled() || r.State == rotation.ProvenDead || r.Next(me, start).Effect != rotation.Purge {
+	if !r.FoundNothing(start) || !r.Settled() || r.State == rotation.ProvenDead || r.Next(me, start).Effect != rotation.Purge {
 		t.Fatalf("%s settled %v, next %q", r.State, r.Settled(), r.Next(me, start).Effect)
 	}
 }
@@ -221,5 +220,38 @@ func TestNoFalseProof(t *testing.T) {
 		if r.ProvenAt.Sub(start) < dead {
 			t.Fatalf("run %d: proven after %s, alive until %s", n, r.ProvenAt.Sub(start), dead)
 		}
+	}
+}
+
+func TestWhatWasSeenToWorkIsNotExplainedAway(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.ProbedBefore(rotation.Accepted, rotation.ControlCurrent, "", start)
+	if r.FoundNothing(start) || r.NeverMade {
+		t.Fatal("it worked, so it was made")
+	}
+}
+
+// What waited for the end of an overlap is tried before it is revoked like
+// everything else.
+func TestTryBeforeRevokingWhatWaited(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.DueAt = start.Add(48 * time.Hour)
+	r.NextAt = r.DueAt
+	if e := r.Next(me, r.DueAt).Effect; e != rotation.ProbeBefore {
+		t.Fatalf("due: %q", e)
+	}
+}
+
+func TestEscalationKeepsTheTimeForAReplacement(t *testing.T) {
+	r := requested(rotation.CauseRotated)
+	r.NextAt = start.Add(time.Hour)
+	r.Escalate(start.Add(time.Minute), start)
+	if !r.NextAt.Equal(start.Add(time.Minute)) || r.WaitingFor != rotation.WaitReplacement {
+		t.Fatalf("next at %s, waiting for %q", r.NextAt, r.WaitingFor)
+	}
+	r.Revoked(start)
+	r.Escalate(start.Add(time.Minute), start.Add(time.Second))
+	if !r.NextAt.Equal(start.Add(time.Second)) {
+		t.Fatalf("what has begun waits until %s", r.NextAt)
 	}
 }

@@ -96,8 +96,17 @@ func (i *Intent) Held(owner string, now time.Time) bool {
 	return i != nil && !i.Unheard && i.Owner != owner && now.Before(i.Lease)
 }
 
-// blockedEvery is how often a queued rotation looks whether it can begin.
-const blockedEvery = 5 * time.Second
+// A queued rotation looks whether it can begin more and more rarely: a vault that
+// is down for hours is not asked every few seconds by each secret in it.
+const (
+	blockedFirst = 5 * time.Second
+	blockedLast  = time.Minute
+)
+
+func (r *Rotation) blocked(why string, now time.Time) Action {
+	every := min(max(now.Sub(r.StepSince)/4, blockedFirst), blockedLast)
+	return wait(now.Add(every), why)
+}
 
 // pausedEvery is how often a paused one looks again without having been woken.
 const pausedEvery = time.Minute
@@ -194,10 +203,10 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 			return wait(now.Add(pausedEvery), WaitPause)
 		}
 		if f.BackendDown {
-			return wait(now.Add(blockedEvery), WaitBackend)
+			return r.blocked(WaitBackend, now)
 		}
 		if f.IssuerFull {
-			return wait(now.Add(blockedEvery), WaitIssuer)
+			return r.blocked(WaitIssuer, now)
 		}
 		return Action{Effect: Mint}
 	case Minting:

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -277,5 +278,36 @@ func TestEmergencyWithoutAReplacementContainsAndGoesOn(t *testing.T) {
 	}
 	if !s.api.Works(n.value(t, "mail/sender").Fields["key"]) {
 		t.Error("the replacement does not work")
+	}
+}
+
+// More rotations than there are workers wait for one vault; nobody else does.
+func TestADeadVaultHoldsNobodyElseUp(t *testing.T) {
+	t.Parallel()
+	s := newVaultSite(t)
+	const many = 160
+	var hcl strings.Builder
+	hcl.WriteString("backend \"local\" \"embedded\" {}\nissuer \"api_key\" \"internal\" {}\n" +
+		"secret \"app/key\" {\n  backend = \"embedded\"\n  proof = \"none\"\n  issuer \"internal\" {}\n}\n")
+	for i := range many {
+		fmt.Fprintf(&hcl, "secret \"mail/s%d\" {\n  backend = \"prod\"\n  probe = \"mailer\"\n  issuer \"mailer\" {\n    scopes = [\"send\"]\n  }\n}\n", i)
+	}
+	s.hcl += hcl.String()
+	s.vault.Seal(t)
+	n := s.start()
+	var last client.Rotation
+	for i := range many {
+		r, err := n.Rotate(t.Context(), fmt.Sprintf("mail/s%d", i), client.RotateRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = r
+	}
+	eventually(t, "all of them to wait", func() bool {
+		now, err := n.Rotation(t.Context(), last.ID)
+		return err == nil && now.WaitingFor == "backend"
+	})
+	if rot, _ := n.rotate(t, "app/key"); rot.State != client.RotationDone {
+		t.Errorf("a rotation that has nothing to do with that vault: %s, waiting for %q", rot.State, rot.WaitingFor)
 	}
 }

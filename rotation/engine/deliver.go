@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -67,7 +68,7 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	}
 	d := &m.Delivery
 	job := deliveryJob{id}
-	if d.State == rotation.DeliveryPending && revoking {
+	if d.State == rotation.DeliveryPending && revoking && !now.Before(d.Lease) {
 		out := Outcome{Gone: true, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}
 		return stepResult{}, e.delivered(ctx, m, out)
 	}
@@ -238,8 +239,8 @@ func wakeHeld(ctx context.Context, tx Tx, rotationID string, now time.Time) erro
 		return err
 	}
 	r.NextAt = now
-	if err := tx.SaveRotation(ctx, &r); err != nil {
-		return err
+	if err := tx.SaveRotation(ctx, &r); err != nil && !isConflict(err) {
+		return err // whoever is at the row is woken below
 	}
 	return tx.Enqueue(ctx, wakeUp(rotationJob{rotationID}, zeroTime, false))
 }
@@ -274,3 +275,5 @@ func (e *Engine) Acknowledge(ctx context.Context, tx Tx, id string, generation i
 	}
 	return d, e.acknowledged(ctx, tx, d, v.RotationID, now)
 }
+
+func isConflict(err error) bool { return errors.Is(err, backends.ErrConflict) }

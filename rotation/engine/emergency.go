@@ -34,7 +34,10 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 		return rotation.Rotation{}, err
 	}
 	if r, ok := d.underWay(len(em.Versions) > 0, now); ok {
-		return r, nil
+		return r, e.again(ctx, tx, r, em)
+	}
+	if r, ok := d.widened(); ok {
+		return r, e.widen(ctx, tx, d, &r, em)
 	}
 	plan := d.secret.Definition.Plan
 	if em.Contain != "" {
@@ -72,6 +75,7 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 type declaring struct {
 	secret      rotation.Secret
 	live        []rotation.Rotation
+	last        *rotation.Rotation // that brought the current version
 	versions    []rotation.Version
 	retirements map[int]*rotation.Retirement
 	hit         []rotation.Version // the compromised ones
@@ -94,7 +98,23 @@ func (e *Engine) loadDeclaring(ctx context.Context, tx Tx, secretID string, em E
 	if d.retirements, err = retirementsByVersion(ctx, tx, secretID); err != nil {
 		return nil, err
 	}
-	if d.hit, err = compromised(d.versions, d.retirements, em.Versions); err != nil {
+	for _, v := range d.versions {
+		if v.Number != d.secret.Current {
+			continue
+		}
+		r, err := tx.Rotation(ctx, v.RotationID)
+		if err != nil && !notFound(err) {
+			return nil, err
+		}
+		d.last = &r
+	}
+	making := 0 // the replacement that an emergency is making
+	for _, r := range d.live {
+		if r.Emergency() && r.State.Occupies() {
+			making = r.To
+		}
+	}
+	if d.hit, err = compromised(d.versions, d.retirements, em.Versions, making); err != nil {
 		return nil, fmt.Errorf("declaring an emergency for %s: %w", d.secret.Ref, err)
 	}
 	return d, nil
@@ -104,7 +124,11 @@ func (e *Engine) loadDeclaring(ctx context.Context, tx Tx, secretID string, em E
 // already. Its own replacement, while it is being made and for a while after,
 // is what was asked for, unless it is named.
 func (d *declaring) underWay(named bool, now time.Time) (rotation.Rotation, bool) {
-	for _, r := range d.live {
+	candidates := d.live
+	if d.last != nil && d.last.State.Ended() { // done in seconds, and declared again
+		candidates = append(slices.Clone(d.live), *d.last)
+	}
+	for _, r := range candidates {
 		fresh := !named && (r.State.Occupies() || now.Before(r.PublishedAt.Add(repeatWithin)))
 		covers := func(v rotation.Version) bool {
 			return slices.Contains(r.Compromised, v.Number) || fresh && v.Number == r.To
@@ -116,10 +140,64 @@ func (d *declaring) underWay(named bool, now time.Time) (rotation.Rotation, bool
 	return rotation.Rotation{}, false
 }
 
-// replaces tells whether a replacement is needed: the current version is hit, or
-// there is none.
+// replaces tells whether a replacement is needed: the current version is hit or
+// being turned off already, or there is none.
 func (d *declaring) replaces() bool {
-	return d.secret.Current == 0 || slices.Contains(numbers(d.hit), d.secret.Current)
+	current := d.secret.Current
+	return current == 0 || d.retirements[current] != nil || slices.Contains(numbers(d.hit), current)
+}
+
+// widened returns the emergency that is still making its replacement, where more
+// is compromised than it was declared for, but not that replacement: it goes on,
+// and takes the others in.
+func (d *declaring) widened() (rotation.Rotation, bool) {
+	for _, r := range d.live {
+		if r.Emergency() && r.State.Occupies() && !slices.Contains(numbers(d.hit), r.To) {
+			return r, true
+		}
+	}
+	return rotation.Rotation{}, false
+}
+
+// widen pins what is hit in an emergency that is under way.
+func (e *Engine) widen(ctx context.Context, tx Tx, d *declaring, r *rotation.Rotation, em Emergency) error {
+	containBy := r.CreatedAt.Add(r.Plan.Emergency.ReplaceWithin)
+	for _, v := range d.hit {
+		if slices.Contains(r.Compromised, v.Number) {
+			continue
+		}
+		r.Compromised = append(slices.Clone(r.Compromised), v.Number)
+		if err := e.contain(ctx, tx, *r, v, d.retirements[v.Number], containBy); err != nil {
+			return err
+		}
+	}
+	if err := tx.SaveRotation(ctx, r); err != nil {
+		return err
+	}
+	return e.again(ctx, tx, *r, em)
+}
+
+// again does what a repeated declaration asks for beyond the first one.
+func (e *Engine) again(ctx context.Context, tx Tx, r rotation.Rotation, em Emergency) error {
+	if em.Contain != "revoke_first" {
+		return nil
+	}
+	for _, n := range r.Compromised {
+		t, err := tx.RetirementOf(ctx, r.SecretID, n)
+		if notFound(err) || (err == nil && !t.Hasten(e.Now())) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := tx.SaveRetirement(ctx, &t); err != nil {
+			return err
+		}
+		if err := tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func numbers(versions []rotation.Version) []int {
@@ -143,8 +221,9 @@ func retirementsByVersion(ctx context.Context, tx Tx, secretID string) (map[int]
 }
 
 // compromised picks the versions that an emergency turns off: those asked for,
-// or every one that is not known to be dead.
-func compromised(versions []rotation.Version, retirements map[int]*rotation.Retirement, asked []int) ([]rotation.Version, error) {
+// or every one that is not known to be dead, but not the one that an emergency
+// is making.
+func compromised(versions []rotation.Version, retirements map[int]*rotation.Retirement, asked []int, making int) ([]rotation.Version, error) {
 	var hit []rotation.Version
 	for _, v := range versions {
 		t := retirements[v.Number]
@@ -155,7 +234,7 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 		if slices.Contains(asked, v.Number) && !live {
 			return nil, fmt.Errorf("%w: version %d is not alive: see `keybroker secret show` for what became of it", backends.ErrConflict, v.Number)
 		}
-		unheard := v.Stage == rotation.StagePending && v.Handle == nil // nobody has its value: see takeOver
+		unheard := v.Number == making || v.Stage == rotation.StagePending && v.Handle == nil // nobody has its value: see takeOver
 		if live && (len(asked) == 0 && !unheard || slices.Contains(asked, v.Number)) {
 			hit = append(hit, v)
 		}
@@ -257,7 +336,7 @@ func (e *Engine) contain(ctx context.Context, tx Tx, r rotation.Rotation, v rota
 		return err
 	}
 	t.RotationID, t.Reason, t.Actor = r.ID, r.Reason, r.Actor
-	t.Escalate(e.Now())
+	t.Escalate(at, e.Now())
 	if err := tx.SaveRetirement(ctx, t); err != nil {
 		return err
 	}

@@ -76,11 +76,13 @@ const (
 	effectTimeout = 60 * time.Second
 	lease         = 90 * time.Second
 	sweepEvery    = 10 * time.Second
-	// inlineWait is the longest wait that a worker sits out: River's scheduler is
-	// up to five seconds late, which short waits would feel.
-	inlineWait = 10 * time.Second
-	sweepLimit = 1000
-	tryTimeout = 20 * time.Second
+	// inlineWait is the longest wait that a worker sits out. It is short: a worker
+	// that waits for a dead vault is none for anybody else.
+	inlineWait = time.Second
+	// lookTimeout bounds looking whether a vault can be used, before anything is begun.
+	lookTimeout = 3 * time.Second
+	sweepLimit  = 1000
+	tryTimeout  = 20 * time.Second
 )
 
 type (
@@ -120,8 +122,8 @@ func (e *Engine) AddWorkers(w *river.Workers) {
 	}))
 }
 
-// QueueUrgent has workers of its own: what contains an emergency never waits for
-// a worker that sits out something else.
+// QueueUrgent has workers of its own, for emergencies and whatever revokes and
+// proves: that never waits for a worker which is busy with something else.
 const QueueUrgent = "urgent"
 
 // wakeUp is a job at a time, now if that is zero.
@@ -179,6 +181,7 @@ func (e *Engine) drive(ctx context.Context, kind, id string, wake <-chan struct{
 			return
 		case err != nil && ctx.Err() == nil:
 			e.Logger.Error("step failed; the sweep will take it up again", "kind", kind, "id", id, "error", err)
+			e.runs.unplan(kind + id)
 			return
 		}
 		conflicts = 0
@@ -208,6 +211,7 @@ func (e *Engine) sitOut(ctx context.Context, key string, wake <-chan struct{}, r
 		}
 		if err := e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, wakeUp(res.job, res.until, res.urgent)) }); err != nil {
 			e.Logger.Warn("scheduling a wake-up failed; the sweep will do", "error", err)
+			e.runs.unplan(key)
 		}
 		return false
 	}
@@ -255,17 +259,17 @@ func (e *Engine) Sweep(ctx context.Context) error {
 	}
 	e.runs.forget(now.Add(-time.Hour))
 	var jobs []river.InsertManyParams
-	add := func(kind string, ids []string, args func(string) river.JobArgs) {
+	add := func(kind string, ids []string, urgent bool, args func(string) river.JobArgs) {
 		for _, id := range ids {
 			if e.runs.sweep(kind+id, now) {
-				jobs = append(jobs, wakeUp(args(id), zeroTime, false))
+				jobs = append(jobs, wakeUp(args(id), zeroTime, urgent))
 			}
 		}
 	}
-	add("schedule", due.Secrets, func(id string) river.JobArgs { return scheduleJob{id} })
-	add("rotation", due.Rotations, func(id string) river.JobArgs { return rotationJob{id} })
-	add("retirement", due.Retirements, func(id string) river.JobArgs { return retirementJob{id} })
-	add("delivery", due.Deliveries, func(id string) river.JobArgs { return deliveryJob{id} })
+	add("schedule", due.Secrets, false, func(id string) river.JobArgs { return scheduleJob{id} })
+	add("rotation", due.Rotations, false, func(id string) river.JobArgs { return rotationJob{id} })
+	add("retirement", due.Retirements, true, func(id string) river.JobArgs { return retirementJob{id} })
+	add("delivery", due.Deliveries, false, func(id string) river.JobArgs { return deliveryJob{id} })
 	if len(jobs) == 0 {
 		return nil
 	}

@@ -61,6 +61,9 @@ func (e *Engine) refused(ctx context.Context, m *backends.Mount, v *rotation.Ver
 	return "", fmt.Errorf("%w: it cannot be told what the vault holds: %v, after: %v", backends.ErrUnavailable, err, refusal)
 }
 
+// recentVersions is how many versions a vault's content is compared with.
+const recentVersions = 50
+
 // guardedWrite publishes or promotes. On a conflict it looks whether the vault
 // holds another version of ours, such as one that a superseded rotation wrote
 // without hearing the answer, and if so takes that as the version to replace.
@@ -76,7 +79,15 @@ func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotatin
 	if readErr != nil {
 		return "", err
 	}
-	for _, ours := range x.versions {
+	var known []rotation.Version // also those that are dead: one may have been written without our hearing of it
+	viewErr := e.Store.View(ctx, func(tx Tx) (err error) {
+		known, err = tx.RecentVersions(ctx, x.secret.ID, recentVersions)
+		return err
+	})
+	if viewErr != nil {
+		return "", fmt.Errorf("after a conflict, reading our versions: %w", viewErr)
+	}
+	for _, ours := range known {
 		value, openErr := e.Open(ctx, ours)
 		if openErr == nil && value.Equal(held) {
 			w.Expect = heldID

@@ -86,7 +86,7 @@ func (e *Engine) retire(ctx context.Context, tx Tx, v rotation.Version, confirm 
 	now := e.Now()
 	t := rotation.Retirement{ID: newID(), SecretID: v.SecretID, RotationID: rotationID, Version: v.Number, Cause: cause,
 		Reason: asked.Reason, Actor: asked.By, Confirm: confirm, HasProbe: v.Probe != "" && v.Sealed != nil,
-		State: rotation.Requested, RequestedAt: now, NextAt: at}
+		State: rotation.Requested, RequestedAt: now, DueAt: at, NextAt: at}
 	if at.After(now) {
 		t.WaitingFor = rotation.WaitReplacement
 		if cause == rotation.CauseRotated {
@@ -101,7 +101,7 @@ func (e *Engine) retire(ctx context.Context, tx Tx, v rotation.Version, confirm 
 	if err != nil {
 		return t, err
 	}
-	return t, tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, at, t.Emergency()))
+	return t, tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, at, true))
 }
 
 // Revoke retires one version inside tx because somebody asked for it. The
@@ -119,6 +119,12 @@ func (e *Engine) Revoke(ctx context.Context, tx Tx, secretID string, number int,
 		return rotation.Retirement{}, err
 	}
 	switch t, err := tx.RetirementOf(ctx, secretID, number); {
+	case err == nil && t.Hasten(e.Now()): // it was to begin later
+		t.Reason, t.Actor = asked.Reason, asked.By
+		if err := tx.SaveRetirement(ctx, &t); err != nil {
+			return t, err
+		}
+		return t, errors.Join(tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true)), e.endOverlap(ctx, tx, secretID, number))
 	case err == nil:
 		return t, nil
 	case !notFound(err):

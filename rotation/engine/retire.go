@@ -80,7 +80,7 @@ func (e *Engine) restRetirement(ctx context.Context, x *retiring, act rotation.A
 			return stepResult{}, err
 		}
 	}
-	return stepResult{until: act.Until, job: retirementJob{x.t.ID}, urgent: x.t.Emergency()}, nil
+	return stepResult{until: act.Until, job: retirementJob{x.t.ID}, urgent: true}, nil
 }
 
 // saveRetirement commits a change of the retirement together with what fn adds,
@@ -120,6 +120,11 @@ func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, 
 			return err
 		}
 	}
+	if t.NeverMade && !before.NeverMade {
+		if err := line("revoke", "ok", ": "+t.Why()); err != nil {
+			return err
+		}
+	}
 	if !t.ContainedAt.Equal(before.ContainedAt) && !t.ContainedAt.IsZero() {
 		if err := line("contain", "ok", " is rejected"); err != nil {
 			return err
@@ -156,8 +161,8 @@ func (e *Engine) wakeRetiring(ctx context.Context, tx Tx, secretID string) error
 			continue
 		}
 		r.NextAt = e.Now()
-		if err := tx.SaveRotation(ctx, &r); err != nil {
-			return err
+		if err := tx.SaveRotation(ctx, &r); err != nil && !isConflict(err) {
+			return err // whoever is at the row is woken below
 		}
 		if err := tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, zeroTime, r.Emergency())); err != nil {
 			return err
@@ -217,7 +222,7 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	err = e.revokeAtIssuer(cctx, x)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil && !errors.Is(err, errNothingFound) {
@@ -225,8 +230,7 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	}
 	return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
 		switch {
-		case errors.Is(err, errNothingFound):
-			x.t.FoundNothing(e.Now())
+		case errors.Is(err, errNothingFound) && x.t.FoundNothing(e.Now()):
 		case errors.Is(err, errNoHandle):
 			x.t.CannotRevoke(err.Error(), e.Now())
 		case err != nil:
@@ -273,12 +277,15 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 		if f.Tag != x.version.Tag {
 			continue
 		}
+		if err := e.noteHandle(ctx, x, f.Handle); err != nil {
+			return err
+		}
 		if err := is.Revoke(ctx, sub, f.Handle); err != nil {
 			return err
 		}
 		revoked++
 	}
-	end := x.version.CreatedAt.Add(lateMint)
+	end := latest(x.version.CreatedAt, x.t.RequestedAt).Add(lateMint) // recovery may have asked again until it was superseded
 	switch {
 	case revoked > 0:
 		return nil
@@ -286,6 +293,26 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 		return fmt.Errorf("%w: nothing under tag %s yet; its mint may still arrive until %s", backends.ErrUnavailable, x.version.Tag, end.UTC().Format(time.RFC3339))
 	}
 	return errNothingFound
+}
+
+// noteHandle records a handle that was found, before it is used: an issuer may
+// list what it has revoked no more, and then it could not be found again.
+func (e *Engine) noteHandle(ctx context.Context, x *retiring, h issuer.Handle) error {
+	return e.keep(ctx, func(ctx context.Context, tx Tx) error {
+		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)
+		if err != nil || v.Handle != nil {
+			return err
+		}
+		v.Handle = h
+		return tx.SaveVersion(ctx, &v)
+	})
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // purge forgets the sealed copy: the proof stays, the plaintext does not.

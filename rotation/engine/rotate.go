@@ -133,7 +133,7 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 // lookOutside finds what a queued rotation may have to wait for, before its
 // first effect (rule 5).
 func (e *Engine) lookOutside(ctx context.Context, x *rotating) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	m, err := e.backend(x.secret.Definition.Backend)
 	if err == nil {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -46,10 +47,10 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 		case rotation.ProbeBefore:
 			x.t.ProbedBefore(verdict, control, detail, now)
 		case rotation.RecheckRound:
-			x.t.Scope = e.scope(x, seen)
+			x.t.Scope = e.scope(x, unreached(seen))
 			x.t.Rechecked(verdict, control, detail, now)
 		default:
-			x.t.Scope = e.scope(x, seen)
+			e.cover(x, seen)
 			x.t.RoundMade(verdict, control, detail, now)
 		}
 		if quiet {
@@ -152,8 +153,34 @@ func (e *Engine) tryAt(ctx context.Context, x *retiring, s subjects, purpose rot
 	return lines, seen
 }
 
+// cover works out what the series of rounds covers with this one: an address
+// that was out of reach in one of them is not covered; one that was and has now
+// been reached begins the series anew, so that each has seen all rounds.
+func (e *Engine) cover(x *retiring, seen []rotation.Sighting) {
+	out := unreached(seen)
+	if x.t.Rejections > 0 {
+		for _, a := range strings.Fields(x.t.Scope.Unreached) {
+			if !slices.Contains(out, a) {
+				x.t.Restart()
+				break
+			}
+		}
+	}
+	x.t.Scope = e.scope(x, out)
+}
+
+func unreached(seen []rotation.Sighting) []string {
+	var out []string
+	for _, a := range seen {
+		if a.Unreached {
+			out = append(out, a.Address)
+		}
+	}
+	return out
+}
+
 // scope says what a round covers.
-func (e *Engine) scope(x *retiring, seen []rotation.Sighting) rotation.Scope {
+func (e *Engine) scope(x *retiring, unreached []string) rotation.Scope {
 	s := rotation.Scope{Node: e.Node, DerivedSessions: "none"}
 	if p, err := e.probe(x.version.Probe); err == nil {
 		s.Endpoint = p.Scope()
@@ -162,12 +189,6 @@ func (e *Engine) scope(x *retiring, seen []rotation.Sighting) rotation.Scope {
 		s.SelfAttested = is.Traits().SelfAttested
 		if is.Traits().DerivedSessions {
 			s.DerivedSessions = "not ended"
-		}
-	}
-	var unreached []string
-	for _, a := range seen {
-		if a.Unreached {
-			unreached = append(unreached, a.Address)
 		}
 	}
 	s.Unreached = strings.Join(unreached, " ")

@@ -44,6 +44,13 @@ func (r *runs) sweep(key string, now time.Time) bool {
 	return true
 }
 
+// unplan takes back that a wake-up was made.
+func (r *runs) unplan(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.planned, key)
+}
+
 // forget drops what is planned for long ago.
 func (r *runs) forget(before time.Time) {
 	r.mu.Lock()
