@@ -1,12 +1,17 @@
 package main
 
 import (
+	"flag"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 func TestMain(m *testing.M) {
+	// The live scripts wait for proofs, not for processors; -parallel still wins.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"keybroker": main})
 }
 
@@ -15,8 +20,14 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve":    serveScript,
+			"remember": remember,
+		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KEYBROKER_ADDR", "http://127.0.0.1:1") // nobody listens there
+			env.Setenv("TMPDIR", env.WorkDir)
+			env.Values[theTest{}] = env.T()
 			return nil
 		},
 	})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -43,12 +44,31 @@ func (i *installation) write(name, text string) {
 	}
 }
 
-// server runs `keybroker server` until ready says so or it ends by itself.
-func (i *installation) server(ready func() bool) (code int, stderr string) {
+// serverLog can be read while the server writes it.
+type serverLog struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *serverLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *serverLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// server runs `keybroker server` until ready says so of its log or it ends by
+// itself.
+func (i *installation) server(ready func(log string) bool) (code int, stderr string) {
 	i.t.Helper()
 	ctx, cancel := context.WithCancel(i.t.Context())
 	defer cancel()
-	var out, errs bytes.Buffer
+	var out, errs serverLog
 	ended := make(chan int, 1)
 	go func() {
 		ended <- run(ctx, []string{"server", "--config", i.path("config.hcl")}, streams{strings.NewReader(""), &out, &errs})
@@ -58,7 +78,7 @@ func (i *installation) server(ready func() bool) (code int, stderr string) {
 		case code := <-ended:
 			return code, errs.String()
 		default:
-			if ready() {
+			if ready(errs.String()) {
 				cancel()
 			}
 		}
@@ -67,12 +87,12 @@ func (i *installation) server(ready func() bool) (code int, stderr string) {
 	return 0, ""
 }
 
-func never() bool { return false }
+func never(string) bool { return false }
 
 // serveOnce makes the data of a first start.
 func (i *installation) serveOnce() {
 	i.t.Helper()
-	code, stderr := i.server(func() bool { _, err := os.Stat(i.path("state/root-token")); return err == nil })
+	code, stderr := i.server(func(log string) bool { return strings.Contains(log, "keybroker is serving") })
 	if code != exitDone {
 		i.t.Fatalf("the first start: exit %d\n%s", code, stderr)
 	}

@@ -140,21 +140,25 @@ func retirementFacts(r client.Retirement) []fact {
 func proofFacts(r client.Retirement) []fact {
 	rounds := map[int][]client.Try{}
 	var facts []fact
-	for _, y := range r.Tries {
-		if y.Purpose == client.PurposeBefore {
+	for i, y := range r.Tries {
+		switch {
+		case y.Purpose == client.PurposeBefore:
 			facts = append(facts, fact{
 				key: r.ID + "before" + y.At.String(), at: y.At, label: "tried before",
 				detail: fmt.Sprintf("version %d is %s%s", y.Version, y.Verdict, because(y.Detail)),
 			})
-			continue
+		case slices.ContainsFunc(r.Tries[i:], triedBefore): // the control beside it: no round yet
+		default:
+			rounds[y.Round] = append(rounds[y.Round], y)
 		}
-		rounds[y.Round] = append(rounds[y.Round], y)
 	}
 	for number, tries := range rounds {
 		facts = append(facts, roundFact(r, number, tries))
 	}
 	return facts
 }
+
+func triedBefore(y client.Try) bool { return y.Purpose == client.PurposeBefore }
 
 // roundFact sums up one round: what every address said, and whether the control
 // worked.

@@ -239,6 +239,29 @@ func TestRoundsSayWhatEachAddressSaid(t *testing.T) {
 	}
 }
 
+// The try before the revocation has a control of its own, with the number of the
+// round that comes next: it must not be shown in that round's place.
+func TestTheControlOfTheTryBeforeIsNoRound(t *testing.T) {
+	control := client.Try{Round: 1, Purpose: client.PurposeControl, Version: 2, Verdict: client.Accepted}
+	before := client.Try{Round: 1, Purpose: client.PurposeBefore, Version: 1, Verdict: client.Accepted}
+	death := client.Try{Round: 1, Purpose: client.PurposeDeath, Version: 1, Verdict: client.Rejected}
+	for _, test := range []struct {
+		tries []client.Try
+		want  string
+	}{
+		{[]client.Try{control, before}, "tried before: version 1 is accepted\n"},
+		{[]client.Try{control, before, control, death}, "tried before: version 1 is accepted\nround 1: version 1 rejected; control version 2 accepted\n"},
+	} {
+		got := ""
+		for _, f := range proofFacts(client.Retirement{ID: "t1", Version: 1, Tries: test.tries}) {
+			got += f.label + ": " + f.detail + "\n"
+		}
+		if got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}
+
 func TestWatchForPrograms(t *testing.T) {
 	_, done, proof := story(time.Now())
 	stream := ""
