@@ -51,19 +51,17 @@ func TestNamingAnEmergencysReplacementMakesAnother(t *testing.T) {
 	_, n, unsure := startGated(t)
 	n.rotate(t, "app/key")
 	unsure.Store(1_000_000)
-	e1 := n.emergency(t, client.EmergencyRequest{Contain: client.RevokeFirst})
-	n.inState(t, e1.ID, "verifying")
-	e2 := n.emergency(t, client.EmergencyRequest{Versions: []int{2}})
-	unsure.Store(0)
-	t.Logf("e2: %s from %d", e2.State, e2.FromVersion)
-	for range 100 {
-		if v, err := n.Value(t.Context(), "app/key", 0); err == nil && n.works(t, v.Fields["key"]) {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
+	first := n.emergency(t, client.EmergencyRequest{Contain: client.RevokeFirst})
+	n.inState(t, first.ID, "verifying")
+	another := n.emergency(t, client.EmergencyRequest{Versions: []int{2}})
+	if another.ID == first.ID {
+		t.Error("the replacement was named, and is taken for clean")
 	}
-	rs, _ := n.Rotations(t.Context(), client.RotationQuery{Secret: "app/key", Live: true})
-	t.Fatalf("no working value after 10 s; live rotations: %+v", rs.Items)
+	unsure.Store(0)
+	eventually(t, "a value that works", func() bool {
+		v, err := n.Value(t.Context(), "app/key", 0)
+		return err == nil && v.Version == 3 && n.works(t, v.Fields["key"])
+	})
 }
 
 // An emergency for more versions than the one under way does not cut the current
@@ -72,24 +70,27 @@ func TestAWiderEmergencyKeepsTheTimeForAReplacement(t *testing.T) {
 	t.Parallel()
 	_, n, unsure := startGated(t)
 	n.rotate(t, "app/key")
-	key := n.value(t, "app/key").Fields["key"]
 	n.begin(t, "app/key", "overlap")
-	key2 := n.value(t, "app/key").Fields["key"]
-	_ = key
+	current := n.value(t, "app/key").Fields["key"]
 	unsure.Store(1_000_000)
-	e1 := n.emergency(t, client.EmergencyRequest{Versions: []int{2}}) // replace first, 60 s
-	n.inState(t, e1.ID, "verifying")
-	e2 := n.emergency(t, client.EmergencyRequest{})
-	if e2.ID == e1.ID {
-		t.Log("same")
+	narrow := n.emergency(t, client.EmergencyRequest{Versions: []int{2}}) // replace first, within 60 s
+	n.inState(t, narrow.ID, "verifying")
+	wide := n.emergency(t, client.EmergencyRequest{})
+	if wide.ID != narrow.ID || len(wide.Compromised) != 2 {
+		t.Errorf("the wider one is %s with %v, not %s widened", wide.ID, wide.Compromised, narrow.ID)
 	}
-	time.Sleep(3 * time.Second)
-	if !n.works(t, key2) {
-		t.Error("the current key was revoked at once, though replace_within is 60 s and there is no replacement")
+	for _, r := range n.retirementsOf(t, "app/key") {
+		if r.Version == 2 && r.NextAt.Before(time.Now().Add(30*time.Second)) {
+			t.Errorf("version 2 is to be revoked at %s, before there can be a replacement", r.NextAt)
+		}
+	}
+	if !n.works(t, current) {
+		t.Error("the current key was revoked at once")
 	}
 	unsure.Store(0)
-	rot, _ := n.follow(t, e2.ID)
-	t.Logf("%s: the replacement is version %d (3 was almost there)", rot.State, rot.ToVersion)
+	if rot, _ := n.follow(t, wide.ID); rot.State != client.RotationDone || rot.ToVersion != 3 {
+		t.Errorf("%s with version %d", rot.State, rot.ToVersion)
+	}
 }
 
 // A scanner repeats itself: that does not kill the fresh replacement.
@@ -97,13 +98,10 @@ func TestDeclaringAgainAfterTheEndIsTheSameEmergency(t *testing.T) {
 	t.Parallel()
 	n := newSite(t, withConsumer(embedded, nil)).start()
 	n.rotate(t, "app/key")
-	e1 := n.emergency(t, client.EmergencyRequest{})
-	n.follow(t, e1.ID)
-	e2, err := n.Emergency(t.Context(), "app/key", client.EmergencyRequest{Reason: "leaked"})
-	t.Logf("%v %v", e2.ID, err)
-	if err == nil && e2.ID != e1.ID {
-		rot, _ := n.follow(t, e2.ID)
-		t.Errorf("the replacement, some seconds old, was taken for compromised: %s, version %d", rot.State, rot.ToVersion)
+	first := n.emergency(t, client.EmergencyRequest{})
+	n.follow(t, first.ID)
+	if again := n.emergency(t, client.EmergencyRequest{}); again.ID != first.ID {
+		t.Errorf("the replacement, some seconds old, is taken for compromised by %s", again.ID)
 	}
 }
 
@@ -119,10 +117,7 @@ func TestRevokingWhatIsToBeRevokedLater(t *testing.T) {
 	if _, err := n.Revoke(t.Context(), "app/key", client.RevokeRequest{Version: 1, Reason: "now"}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(5 * time.Second)
-	if n.works(t, key) {
-		t.Error("revoked by its owner, with success; the key works on, until the overlap of a rotation that is over")
-	}
+	eventually(t, "the key's end", func() bool { return !n.works(t, key) })
 }
 
 // Who declares again with revoke_first does not want to wait.
@@ -130,16 +125,25 @@ func TestRevokeFirstHastensAnEmergencyUnderWay(t *testing.T) {
 	t.Parallel()
 	_, n, unsure := startGated(t)
 	n.rotate(t, "app/key")
-	key := n.value(t, "app/key").Fields["key"]
 	unsure.Store(1_000_000)
-	e1 := n.emergency(t, client.EmergencyRequest{})
-	n.inState(t, e1.ID, "verifying")
+	e := n.emergency(t, client.EmergencyRequest{})
+	n.inState(t, e.ID, "verifying")
 	n.emergency(t, client.EmergencyRequest{Contain: client.RevokeFirst})
-	time.Sleep(4 * time.Second)
-	if n.works(t, key) {
-		t.Error("revoke_first was answered with success and ignored")
+	for _, r := range n.retirementsOf(t, "app/key") {
+		if r.Version == 1 && r.NextAt.After(time.Now().Add(10*time.Second)) {
+			t.Errorf("version 1 is to be revoked at %s", r.NextAt)
+		}
 	}
 	unsure.Store(0)
+}
+
+func (n *node) retirementsOf(t *testing.T, secret string) []client.Retirement {
+	t.Helper()
+	list, err := n.Retirements(t.Context(), client.RetirementQuery{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Items
 }
 
 // A write whose answer was lost brought a version into the vault that an emergency
