@@ -5,6 +5,7 @@ package vaultconn
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"strings"
 	"unicode"
@@ -59,6 +60,8 @@ func (c Config) Validate() error {
 		wrong("address must not hold credentials: use an auth block")
 	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		wrong("address must end after the host and port")
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		wrong("address must begin with https:// off loopback: over plain HTTP the token and every secret would be seen on the way. Write https://%s", u.Host)
 	}
 	if len(c.Auth) != 1 {
 		wrong(`there must be exactly one auth block ("token" or "approle"), not %d`, len(c.Auth))
@@ -91,6 +94,12 @@ func (a Auth) validate(wrong func(format string, args ...any)) {
 	default:
 		wrong("there is no auth method %q: use token or approle", a.Method)
 	}
+}
+
+// loopback tells whether only this machine is reached by host.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // printable tells whether s can stand in a header; a file that ends in a line

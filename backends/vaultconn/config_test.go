@@ -55,6 +55,9 @@ func TestValidateReportsEveryMistake(t *testing.T) {
 		"no scheme":          {vaultconn.Config{Address: "vault:8200", Auth: []vaultconn.Auth{token}}, []string{"address must be a URL"}},
 		"credentials in URL": {vaultconn.Config{Address: "https://u:" + canary + "@vault", Auth: []vaultconn.Auth{token}}, []string{"must not hold credentials"}},
 		"path in URL":        {vaultconn.Config{Address: "https://vault/v1", Auth: []vaultconn.Auth{token}}, []string{"end after the host"}},
+		"plain http":         {tokenConfig("http://vault.example.com:8200", canary), []string{"over plain HTTP", "Write https://vault.example.com:8200"}},
+		"plain http to IP":   {tokenConfig("http://10.0.0.1:8200", canary), []string{"over plain HTTP"}},
+		"plain http by name": {tokenConfig("http://localhost.example.com", canary), []string{"over plain HTTP"}},
 		"two logins":         {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{token, token}}, []string{"exactly one auth block"}},
 		"token with a break": {tokenConfig("https://vault", canary+"\n"), []string{"one printable line"}},
 		"unknown method":     {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "ldap"}}}, []string{`no auth method "ldap"`}},
@@ -72,6 +75,15 @@ func TestValidateReportsEveryMistake(t *testing.T) {
 		}
 		if _, dialErr := vaultconn.Dial(t.Context(), tt.cfg, hclog.NewNullLogger()); !errors.Is(dialErr, backends.ErrInvalid) {
 			t.Errorf("%s: dialled with %v", name, dialErr)
+		}
+	}
+}
+
+func TestPlainHTTPIsForLoopback(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"http://127.0.0.1:8200", "http://[::1]:8200", "http://localhost:8200", "http://127.9.9.9"} {
+		if err := tokenConfig(address, canary).Validate(); err != nil {
+			t.Errorf("%s: %v", address, err)
 		}
 	}
 }

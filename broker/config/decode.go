@@ -26,6 +26,7 @@ type decoder struct {
 	opts   Options
 	diags  hcl.Diagnostics
 	hidden []hcl.Range // of the sources: literals where a secret belongs
+	faults
 }
 
 func (d *decoder) mistake(at hcl.Range, summary, detail string) {
@@ -134,6 +135,7 @@ func (d *decoder) block(b *hclsyntax.Block, targets ...any) bool {
 
 func (d *decoder) wrongLabels(b *hclsyntax.Block, l layout) {
 	d.hide(b.Body)
+	d.unknown = append(d.unknown, b.DefRange())
 	form := b.Type
 	for _, f := range l.labels {
 		form += fmt.Sprintf(" %q", strings.ToUpper(f.name))
@@ -147,10 +149,14 @@ func (d *decoder) body(body *hclsyntax.Body, header hcl.Range, l layout) {
 		f, ok := l.attrs[name]
 		switch {
 		case ok:
-			d.attribute(attr, f)
+			before := len(d.diags)
+			if d.attribute(attr, f); len(d.diags) > before {
+				d.spoil(attr, header, f)
+			}
 		case l.open:
 			d.hidden = append(d.hidden, attr.Expr.Range())
 		default:
+			d.unknown = append(d.unknown, header)
 			d.unknownAttribute(attr, l)
 		}
 	}
@@ -168,18 +174,30 @@ func (d *decoder) body(body *hclsyntax.Body, header hcl.Range, l layout) {
 		case l.open:
 			d.hide(b.Body)
 		default:
+			d.unknown = append(d.unknown, header)
 			d.unknownBlock(b, l)
 		}
 	}
 	for name, f := range l.attrs {
 		if f.required && body.Attributes[name] == nil {
+			d.missing = append(d.missing, header)
 			d.mistake(header, fmt.Sprintf("The attribute %q is missing", name), "It is required here.")
 		}
 	}
 	for name, f := range l.blocks {
 		if f.required && first[name] == nil {
+			d.missing = append(d.missing, header)
 			d.mistake(header, fmt.Sprintf("The block %q is missing", name), "It is required here.")
 		}
+	}
+}
+
+// spoil notes that an attribute was reported. Where that can be told from its
+// absence it is: who asks where a setting comes from is led to the attribute.
+func (d *decoder) spoil(attr *hclsyntax.Attribute, header hcl.Range, f field) {
+	d.attributes = append(d.attributes, fault{name: attr.Name, value: attr.Expr.Range(), header: header})
+	if v := f.value; v.Kind() == reflect.Pointer && v.Type() != attributeType && v.IsNil() {
+		v.Set(reflect.New(v.Type().Elem()))
 	}
 }
 

@@ -78,7 +78,8 @@ func plan(r policy.Rotation, traits issuer.Traits) rotation.Plan {
 	}
 }
 
-// rotationProblems returns what is wrong with rotating s by r with that issuer.
+// rotationProblems returns what is wrong with rotating s by r with that issuer, of
+// which nothing is known if it is nil.
 func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) []policy.Problem {
 	problems := append(policy.Check(r), timing.of(r).problems...)
 	report := func(attribute, suggestion, format string, args ...any) {
@@ -93,6 +94,9 @@ func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) [
 	if r.Proof != policy.ProofNone && r.Confirm.Rejections == 1 {
 		report("confirm.rejections", "ask for at least 2: some servers reject while others still accept",
 			"one rejection proves nothing")
+	}
+	if i == nil {
+		return problems
 	}
 	switch t := i.Traits; {
 	case t.Kind == issuer.Mint && t.MaxLive == 1:

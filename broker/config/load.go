@@ -161,6 +161,7 @@ type loader struct {
 	consumers map[string]*Consumer
 	secrets   map[string]hcl.Range // by Ref.String
 	timings   timings
+	obscured  bool // there is a rotation policy of which nobody knows what it matches or sets
 }
 
 // document is all that may stand at the top of a configuration.
@@ -210,6 +211,9 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 	}
 	for _, b := range doc.Triggers {
 		l.trigger(b)
+	}
+	if !l.diags.HasErrors() {
+		l.unused(doc, whole.SrcRange)
 	}
 }
 

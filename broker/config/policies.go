@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -80,8 +81,9 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 		} `hcl:"limits,block"`
 	}
 	var settings settingsBlock
-	good := l.block(b, &spec, &settings)
-	if len(b.Labels) != 1 || !l.declare("rotation_policy", spec.Name, b, b.LabelRanges[0]) || !good {
+	l.block(b, &spec, &settings)
+	if len(b.Labels) != 1 || !l.declare("rotation_policy", spec.Name, b, b.LabelRanges[0]) {
+		l.obscured = true
 		return
 	}
 	p := policy.RotationPolicy{Name: spec.Name, Settings: settings.settings()}
@@ -91,14 +93,35 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 	if spec.Limits != nil {
 		p.Settings.MaxOverlap = spec.Limits.MaxOverlap
 	}
-	for _, problem := range policy.ValidateRotation(p) {
-		l.problem(settingAt(b, problem.Attribute), problem)
-	}
 	effective, _ := policy.Resolve([]policy.RotationPolicy{{Settings: p.Settings}}, anyName, nil, policy.Settings{})
-	for _, problem := range l.timings.of(effective).problems {
-		l.problem(settingAt(b, problem.Attribute), problem)
+	where := func(setting string) hcl.Range { return settingAt(b, setting) }
+	for _, problem := range append(policy.ValidateRotation(p), l.timings.of(effective).problems...) {
+		if !l.doubtful(problem.Attribute, where) {
+			l.problem(where(problem.Attribute), problem)
+		}
+	}
+	match := blockOf(b, "match")
+	if slices.Contains(l.unknown, b.DefRange()) || match != nil && l.obscure(match.DefRange()) {
+		l.obscured = true
+		return
 	}
 	l.cfg.RotationPolicies = append(l.cfg.RotationPolicies, p)
+}
+
+// judgedBy lists the settings that a setting is judged by.
+var judgedBy = map[string][]string{
+	"overlap":        {"max_overlap"},
+	"verify.timeout": {"verify.successes", "verify.interval"},
+}
+
+// doubtful tells whether a setting, or one that it is judged by, was reported.
+func (l *loader) doubtful(setting string, where func(setting string) hcl.Range) bool {
+	for _, s := range append([]string{setting}, judgedBy[setting]...) {
+		if l.spoilt(where(s)) {
+			return true
+		}
+	}
+	return false
 }
 
 // anyName is a secret's name that a policy without paths matches.
@@ -132,27 +155,32 @@ func (l *loader) accessPolicy(b *hclsyntax.Block) {
 		Paths []*hclsyntax.Block `hcl:"path,block"`
 	}
 	good := l.block(b, &spec)
-	if len(b.Labels) != 1 || !l.declare("policy", spec.Name, b, b.LabelRanges[0]) || !good {
+	if len(b.Labels) != 1 || !l.declare("policy", spec.Name, b, b.LabelRanges[0]) {
 		return
 	}
 	p := policy.Policy{Name: spec.Name}
+	var paths []*hclsyntax.Block // of the rules
 	for _, inner := range spec.Paths {
 		var rule struct {
 			Path         string              `hcl:"path,label"`
 			Capabilities []policy.Capability `hcl:"capabilities"`
 		}
 		if !l.block(inner, &rule) {
-			return
+			good = false
+			continue
 		}
+		paths = append(paths, inner)
 		p.Rules = append(p.Rules, policy.Rule{Path: rule.Path, Capabilities: rule.Capabilities})
 	}
 	for _, problem := range policy.Validate(p) {
 		where := b.DefRange()
-		if problem.Rule >= 0 {
-			where = labelRange(spec.Paths[problem.Rule], 0)
-			if problem.Attribute == "capabilities" {
-				where = at(spec.Paths[problem.Rule], "capabilities")
-			}
+		switch {
+		case problem.Rule >= 0 && problem.Attribute == "capabilities":
+			where = at(paths[problem.Rule], "capabilities")
+		case problem.Rule >= 0:
+			where = labelRange(paths[problem.Rule], 0)
+		case !good:
+			continue // it may be about a rule that was reported
 		}
 		l.problem(where, problem)
 	}

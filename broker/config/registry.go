@@ -26,8 +26,11 @@ type Type struct {
 	// backends.SecretString take env() or file().
 	New func() any
 	// Check returns the mistakes that the struct's tags cannot tell, each with its
-	// place. It opens nothing: no connection, no file. It may be nil, and is called
-	// only with what was decoded without a mistake.
+	// place. It opens nothing: no connection, no file. It may be nil. Where decoding
+	// found mistakes it is called as well: required attributes can then be missing
+	// (nil) or empty, and what it says of these is dropped. A diagnostic whose Extra
+	// has a method HidesSource() bool that tells true is about a literal secret: its
+	// source is masked.
 	Check func(cfg any, c CheckContext) hcl.Diagnostics
 	// SeparatesTenants: a backend of this type keeps secrets of the same name apart
 	// that belong to different tenants. Where it does not, a name is used once.
@@ -94,15 +97,21 @@ func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b
 	if !l.declare(kind, n.Name, b, b.LabelRanges[1]) {
 		return n, known, false
 	}
-	if check := of(known).Check; check != nil && !n.broken {
+	if check := of(known).Check; ok && check != nil {
 		diags := check(cfg, CheckContext{Offline: l.opts.Offline, Dir: l.opts.Dir, block: b})
+		if n.broken {
+			diags = slices.DeleteFunc(diags, l.follows)
+		}
 		for _, diag := range diags {
+			if secret, ok := hcl.DiagnosticExtra[interface{ HidesSource() bool }](diag); ok && secret.HidesSource() && diag.Subject != nil {
+				l.hidden = append(l.hidden, *diag.Subject)
+			}
 			if diag.Subject == nil || diag.Subject.Filename == "" {
 				diag.Subject = &n.Range // of an attribute that is not written
 			}
 		}
 		l.diags = append(l.diags, diags...)
-		n.broken = diags.HasErrors()
+		n.broken = n.broken || diags.HasErrors()
 	}
 	return n, known, true
 }

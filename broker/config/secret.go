@@ -30,7 +30,7 @@ type secretSpec struct {
 
 func (l *loader) secretBlock(b *hclsyntax.Block) {
 	spec := secretSpec{Tenant: backends.DefaultTenant}
-	good := l.block(b, &spec)
+	l.block(b, &spec)
 	if len(b.Labels) != 1 || !l.declareSecret(spec, b) {
 		return
 	}
@@ -42,16 +42,15 @@ func (l *loader) secretBlock(b *hclsyntax.Block) {
 	l.cfg.Secrets = append(l.cfg.Secrets, s)
 	if spec.Rotation != nil {
 		var settings settingsBlock
-		good = l.block(spec.Rotation, &settings) && good
+		l.block(spec.Rotation, &settings)
 		s.Rotation = settings.settings()
 	}
 	s.Rotation.Proof = spec.Proof
 	if spec.Issuer != nil {
-		good = l.secretIssuer(spec.Issuer, s) && good
+		l.secretIssuer(spec.Issuer, s)
 	}
-	if good = l.references(b, s) && good; good {
-		l.plan(s)
-	}
+	l.references(b, s)
+	l.plan(s)
 }
 
 func (l *loader) declareSecret(spec secretSpec, b *hclsyntax.Block) bool {
@@ -71,8 +70,7 @@ func (l *loader) declareSecret(spec secretSpec, b *hclsyntax.Block) bool {
 }
 
 // references checks the names of other blocks.
-func (l *loader) references(b *hclsyntax.Block, s *Secret) bool {
-	before := len(l.diags)
+func (l *loader) references(b *hclsyntax.Block, s *Secret) {
 	if s.Backend != "" && l.refer("backend", s.Backend, at(b, "backend")) {
 		l.environment(b, s)
 		l.apart(b, s)
@@ -94,10 +92,12 @@ func (l *loader) references(b *hclsyntax.Block, s *Secret) bool {
 				"Tenants are kept apart: give both the same tenant.")
 		}
 	}
-	return len(l.diags) == before
 }
 
 func (l *loader) environment(b *hclsyntax.Block, s *Secret) {
+	if l.unlabelled(s) {
+		return
+	}
 	for _, v := range l.cfg.Backends {
 		env := s.Labels[EnvironmentLabel]
 		if v.Name != s.Backend || v.broken || len(v.Environments) == 0 || slices.Contains(v.Environments, env) {
@@ -126,11 +126,11 @@ func (l *loader) apart(b *hclsyntax.Block, s *Secret) {
 
 // secretIssuer decodes what a secret asks of its issuer: constants of any shape,
 // which are stored and shown, so never secrets.
-func (l *loader) secretIssuer(b *hclsyntax.Block, s *Secret) bool {
+func (l *loader) secretIssuer(b *hclsyntax.Block, s *Secret) {
 	before := len(l.diags)
 	if len(b.Labels) != 1 {
 		l.mistake(b.DefRange(), fmt.Sprintf("An issuer block in a secret has one label, here are %d", len(b.Labels)), `Write issuer "NAME" { … }.`)
-		return false
+		return
 	}
 	s.Issuer = b.Labels[0]
 	l.refer("issuer", s.Issuer, b.LabelRanges[0])
@@ -145,28 +145,26 @@ func (l *loader) secretIssuer(b *hclsyntax.Block, s *Secret) bool {
 		}
 	}
 	if len(l.diags) > before {
-		return false
+		return
 	}
 	object := cty.ObjectVal(values)
 	settings, err := ctyjson.Marshal(object, object.Type())
 	if err != nil {
 		l.mistake(b.DefRange(), "The settings cannot be written as JSON", "Use texts, numbers, true, false, lists and objects.")
-		return false
+		return
 	}
 	s.Settings = settings
-	return l.checkSettings(b, s)
+	l.checkSettings(b, s)
 }
 
-func (l *loader) checkSettings(b *hclsyntax.Block, s *Secret) bool {
+func (l *loader) checkSettings(b *hclsyntax.Block, s *Secret) {
 	i, ok := l.cfg.issuers[s.Issuer]
 	if !ok || i.broken {
-		return ok
+		return
 	}
-	problems := settingsProblems(i, s.Settings)
-	for _, text := range problems {
+	for _, text := range settingsProblems(i, s.Settings) {
 		l.mistake(b.DefRange(), fmt.Sprintf("The issuer %q does not take these settings", s.Issuer), upper(text)+".")
 	}
-	return len(problems) == 0
 }
 
 func settingsProblems(i *Issuer, settings json.RawMessage) []string {
@@ -182,23 +180,52 @@ func settingsProblems(i *Issuer, settings json.RawMessage) []string {
 // plan checks how the secret would rotate, and reports at the place where what is
 // wrong was written.
 func (l *loader) plan(s *Secret) {
-	if s.Issuer == "" {
-		if rotation := blockOf(s.block, "rotation"); rotation != nil {
+	if blockOf(s.block, "issuer") == nil {
+		if rotation := blockOf(s.block, "rotation"); rotation != nil && !slices.Contains(l.unknown, s.Range) {
 			l.warn(rotation.DefRange(), "The rotation settings are without effect: the secret has no issuer", `Add issuer "NAME" {}.`)
 		}
 		return
 	}
 	issuer := l.cfg.issuers[s.Issuer]
-	if issuer == nil || issuer.broken {
-		return
+	if issuer != nil && issuer.broken {
+		issuer = nil // nobody knows what it can do
 	}
 	effective, origins := policy.Resolve(l.cfg.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
 	for _, p := range rotationProblems(effective, s, issuer, l.timings) {
-		l.problem(l.origin(s, origins, p.Attribute), p)
+		if !l.guessed(s, origins, p.Attribute) {
+			l.problem(l.origin(s, origins, p.Attribute), p)
+		}
+	}
+	unsure := func(setting string) bool { return l.guessed(s, origins, setting) }
+	if slices.ContainsFunc([]string{"schedule", "overlap", "verify.successes", "verify.interval"}, unsure) {
+		return
 	}
 	if p, ok := l.timings.crowded(effective); ok {
 		l.warn(l.origin(s, origins, p.Attribute), upper(p.Text), upper(p.Suggestion)+".")
 	}
+}
+
+// guessed tells whether a secret's setting, or what it is judged by, was reported
+// where it is written, or may be written where nobody could read it.
+func (l *loader) guessed(s *Secret, origins []policy.Origin, setting string) bool {
+	if l.doubtful(setting, func(name string) hcl.Range { return l.origin(s, origins, name) }) {
+		return true
+	}
+	if setting == "probe" || setting == "proof" || setting == "issuer" {
+		return slices.Contains(l.unknown, s.Range) || l.spoilt(at(s.block, "probe"), at(s.block, "proof"))
+	}
+	rotation := blockOf(s.block, "rotation")
+	if !l.obscured && !l.unlabelled(s) && (rotation == nil || !slices.Contains(l.unknown, rotation.DefRange())) {
+		return false
+	}
+	return !slices.ContainsFunc(origins, func(o policy.Origin) bool {
+		return o.Setting == setting && o.Source == policy.FromSecret
+	})
+}
+
+// unlabelled tells whether nobody knows the labels of s.
+func (l *loader) unlabelled(s *Secret) bool {
+	return l.spoilt(at(s.block, "labels")) || slices.Contains(l.unknown, s.Range)
 }
 
 // origin returns where the value of a secret's setting was written.

@@ -27,19 +27,22 @@ func (t timings) of(r policy.Rotation) *timing {
 	return t[key]
 }
 
-// newTiming tells a wrong time zone from a wrong expression.
+// newTiming tells a wrong time zone from a wrong expression, which is judged in
+// UTC where the zone is wrong.
 func newTiming(expr, zone string) *timing {
-	problem := func(attribute, text string, err error) *timing {
-		return &timing{problems: []policy.Problem{{Rule: -1, Attribute: attribute, Text: text, Suggestion: reasonText(err)}}}
+	t := &timing{}
+	problem := func(attribute, text string, err error) {
+		t.problems = append(t.problems, policy.Problem{Rule: -1, Attribute: attribute, Text: text, Suggestion: reasonText(err)})
 	}
 	if _, err := schedule.Parse("", zone); err != nil {
-		return problem("time_zone", "the time zone cannot be used", err)
+		problem("time_zone", "the time zone cannot be used", err)
+		zone = ""
 	}
-	s, err := schedule.Parse(expr, zone)
-	if err != nil {
-		return problem("schedule", "the schedule cannot be used", err)
+	var err error
+	if t.schedule, err = schedule.Parse(expr, zone); err != nil {
+		problem("schedule", "the schedule cannot be used", err)
 	}
-	return &timing{schedule: s}
+	return t
 }
 
 // interval returns the shortest time between two of the next runs.

@@ -81,6 +81,9 @@ func checkVault(cfg any, c config.CheckContext) (diags hcl.Diagnostics) {
 	for _, text := range strings.Split(err.Error(), "\n") {
 		text = strings.TrimPrefix(text, "invalid: ")
 		attribute, _, _ := strings.Cut(text, " ")
+		if attribute == "there" { // … is no such auth block
+			attribute = "auth"
+		}
 		diags = append(diags, c.Mistake(attribute, "The vault backend is not complete", strings.ToUpper(text[:1])+text[1:]+"."))
 	}
 	return diags

@@ -25,6 +25,18 @@ var ownHeaders = map[string]bool{
 	"Te": true, "Trailer": true, "Upgrade": true, "Expect": true, "User-Agent": true,
 }
 
+// LiteralSecret is the Extra of a diagnostic whose subject must not be shown.
+type LiteralSecret struct{}
+
+// HidesSource tells who prints diagnostics.
+func (LiteralSecret) HidesSource() bool { return true }
+
+// Headers that by their name carry credentials, in canonical form.
+var secretHeaders = map[string]bool{
+	"Authorization": true, "Proxy-Authorization": true, "Cookie": true, "X-Api-Key": true, "Api-Key": true,
+	"X-Auth-Token": true, "X-Access-Token": true, "Private-Token": true,
+}
+
 func compileHeaders(e hcl.Expression, scope Scope) ([]header, hcl.Diagnostics) {
 	object, ok := e.(*hclsyntax.ObjectConsExpr)
 	if !ok {
@@ -47,9 +59,11 @@ func compileHeaders(e hcl.Expression, scope Scope) ([]header, hcl.Diagnostics) {
 			diags = append(diags, mistake(item.KeyExpr.Range(), "Duplicate header", fmt.Sprintf("The header %s is set twice.", name))...)
 		case ownHeaders[name]:
 			diags = append(diags, mistake(item.KeyExpr.Range(), "Reserved header", fmt.Sprintf("The header %s is written by the broker itself.", name))...)
-		case (name == "Authorization" || name == "Cookie") && len(x.refs) == 0:
-			diags = append(diags, mistake(item.ValueExpr.Range(), "Literal secret",
-				fmt.Sprintf("The header %s holds a credential, which may not stand in the configuration: use an auth block with file() or env().", name))...)
+		case secretHeaders[name] && len(x.refs) == 0:
+			more := mistake(item.ValueExpr.Range(), "Literal secret",
+				fmt.Sprintf("The header %s holds a credential, which may not stand in the configuration: use an auth block with file() or env(), or, in a probe, ${field.NAME}.", name))
+			more[0].Extra = LiteralSecret{}
+			diags = append(diags, more...)
 		}
 		seen[name] = true
 		headers = append(headers, header{name: name, expr: x})

@@ -52,9 +52,12 @@ func Compile(spec Spec, scope Scope) (*Request, hcl.Diagnostics) {
 	if !slices.Contains(methods, r.method) {
 		diags = mistake(spec.At, "Unknown method", fmt.Sprintf("%q is no method for a request.%s", r.method, suggest(strings.ToUpper(r.method), methods)))
 	}
-	if spec.Base != nil {
+	switch {
+	case spec.URL == nil:
+		more = mistake(hcl.Range{}, "Missing address", "A request needs to know where it goes.")
+	case spec.Base != nil:
 		r.target, more = compilePath(spec.URL.Expr, spec.Base, scope)
-	} else {
+	default:
 		r.target, more = compileURL(spec.URL.Expr, spec.AllowPlain, scope)
 	}
 	diags = append(diags, more...)

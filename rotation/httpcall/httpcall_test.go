@@ -195,6 +195,8 @@ func TestMistakes(t *testing.T) {
 		"path = \"/x\"\nheaders = { Host = \"other\" }":               `broker itself`,
 		"path = \"/x\"\nheaders = { User-Agent = \"x\" }":             `broker itself`,
 		"path = \"/x\"\nheaders = { Authorization = \"Bearer abc\" }": `auth block`,
+		"path = \"/x\"\nheaders = { x-api-key = \"abc\" }":            `The header X-Api-Key holds a credential`,
+		"path = \"/x\"\nheaders = { PRIVATE-TOKEN = \"abc\" }":        `The header Private-Token holds a credential`,
 		"path = \"/x\"\nheaders = { A = rotation.tags }":              `Did you mean "tag"?`,
 	} {
 		_, diags, files := compile(t, src)

@@ -39,6 +39,9 @@ func CompilePath(text string, at hcl.Range) (Path, hcl.Diagnostics) {
 
 // CompilePaths checks an object of names and paths: { id = "$.id" }.
 func CompilePaths(attr *hcl.Attribute) (map[string]Path, hcl.Diagnostics) {
+	if attr == nil {
+		return nil, mistake(hcl.Range{}, "Missing paths", `Write { name = "$.path.in.the.answer" }.`)
+	}
 	object, ok := attr.Expr.(*hclsyntax.ObjectConsExpr)
 	if !ok || len(object.Items) == 0 {
 		return nil, mistake(attr.Expr.Range(), "Invalid "+attr.Name, fmt.Sprintf(`Write %s = { name = "$.path.in.the.answer" }.`, attr.Name))

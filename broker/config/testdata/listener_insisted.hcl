@@ -1,4 +1,4 @@
-listener "tcp" {
+listener "tcp" { # WARNING: The configuration declares no secret
   address          = "0.0.0.0:8400"
   allow_plain_http = true
 }

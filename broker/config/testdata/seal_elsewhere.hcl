@@ -1,4 +1,4 @@
-listener "tcp" {
+listener "tcp" { # WARNING: The configuration declares no secret
   address       = ":8400"
   tls_cert_file = "tls.crt"
   tls_key_file  = "tls.key"

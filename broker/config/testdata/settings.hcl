@@ -24,7 +24,7 @@ secret "c" {
     name = who               # ERROR: There is no variable "who"
   }
 }
-secret "d" {
+secret "d" { # ERROR: rotates without a probe
   backend = "b"
   issuer {}                  # ERROR: has one label, here are 0
 }

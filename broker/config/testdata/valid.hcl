@@ -99,7 +99,7 @@ secret "mail/sender" {
     overlap = "12h"
   }
 }
-secret "mail/static" {
+secret "mail/static" { # WARNING: has no issuer: nobody can rotate or fill it
   backend = "prod"
 }
 trigger "api" "ci" {

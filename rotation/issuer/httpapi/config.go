@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
 
 	"github.com/keybroker/keybroker/rotation/httpcall"
 	"github.com/keybroker/keybroker/rotation/issuer"
@@ -109,6 +110,9 @@ type compiler struct {
 	base  *url.URL
 	i     *Issuer
 	diags hcl.Diagnostics
+
+	created bool // the request of create has no mistake
+	handled bool // the names in the handle are known
 }
 
 func (c *compiler) mistake(at hcl.Range, summary, detail string) {
@@ -136,27 +140,29 @@ func (c *compiler) settings() {
 	c.i.client = client
 }
 
-func (c *compiler) request(spec httpcall.Spec, scope httpcall.Scope) *httpcall.Request {
+// request compiles and tells whether there was no mistake in it.
+func (c *compiler) request(spec httpcall.Spec, scope httpcall.Scope) (*httpcall.Request, bool) {
 	spec.Base = c.base
 	r, diags := httpcall.Compile(spec, scope)
 	c.diags = append(c.diags, diags...)
-	return r
+	return r, !diags.HasErrors()
 }
 
 func (c *compiler) create() {
 	b := c.cfg.Create
 	c.i.create = operation{name: "creating a credential", success: orDefault(b.Success, 200, 201)}
-	c.i.create.request = c.request(httpcall.Spec{
+	c.i.create.request, c.created = c.request(httpcall.Spec{
 		Method: b.Method, Default: "POST", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
 	}, httpcall.Scope{"secret": httpcall.SecretVersionType, "rotation": httpcall.RotationType})
 	var diags hcl.Diagnostics
 	c.i.handle, diags = httpcall.CompilePaths(b.Handle)
 	c.diags = append(c.diags, diags...)
+	c.handled = !diags.HasErrors()
 	c.i.fields, diags = httpcall.CompilePaths(b.Fields)
 	c.diags = append(c.diags, diags...)
 	for h, path := range c.i.handle {
 		for f, field := range c.i.fields {
-			if path.String() == field.String() {
+			if path.String() == field.String() && path.String() != "" {
 				c.mistake(b.Handle.Expr.Range(), "Secret in the handle",
 					fmt.Sprintf("handle.%s is the same as the field %s, but handles are stored and shown openly.", h, f))
 			}
@@ -167,10 +173,15 @@ func (c *compiler) create() {
 func (c *compiler) revoke() {
 	b := c.cfg.Revoke
 	c.i.revoke = operation{name: "revoking a credential", success: orDefault(b.Success, 200, 202, 204)}
-	c.i.revoke.request = c.request(httpcall.Spec{
+	handle := cty.DynamicPseudoType
+	if c.handled {
+		handle = httpcall.HandleType(slices.Sorted(maps.Keys(c.i.handle)))
+	}
+	var good bool
+	c.i.revoke.request, good = c.request(httpcall.Spec{
 		Method: b.Method, Default: "DELETE", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
-	}, httpcall.Scope{"secret": httpcall.SecretType, "handle": httpcall.HandleType(slices.Sorted(maps.Keys(c.i.handle)))})
-	if !c.diags.HasErrors() && !c.i.revoke.request.Uses("handle") {
+	}, httpcall.Scope{"secret": httpcall.SecretType, "handle": handle})
+	if good && !c.i.revoke.request.Uses("handle") {
 		c.mistake(b.DefRange, "Revocation without a handle", "revoke does not use handle, so it cannot tell which credential it turns off.")
 	}
 }
@@ -178,7 +189,7 @@ func (c *compiler) revoke() {
 func (c *compiler) find() *FindingIssuer {
 	b := c.cfg.Find
 	f := &FindingIssuer{Issuer: c.i, find: operation{name: "finding a credential", success: orDefault(b.Success, 200)}}
-	f.find.request = c.request(httpcall.Spec{
+	f.find.request, _ = c.request(httpcall.Spec{
 		Method: b.Method, Default: "GET", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
 	}, httpcall.Scope{"secret": httpcall.SecretType, "rotation": httpcall.TagType})
 	c.i.others = append(c.i.others, f.find.request)
@@ -193,11 +204,11 @@ func (c *compiler) find() *FindingIssuer {
 	f.handle, diags = httpcall.CompilePaths(b.Handle)
 	c.diags = append(c.diags, diags...)
 	made, found := slices.Sorted(maps.Keys(c.i.handle)), slices.Sorted(maps.Keys(f.handle))
-	if !slices.Equal(made, found) {
+	if c.handled && !diags.HasErrors() && !slices.Equal(made, found) {
 		c.mistake(b.Handle.Expr.Range(), "Different handles",
 			fmt.Sprintf("create gives the handle %s, so find must give the same names.", strings.Join(made, ", ")))
 	}
-	if !c.diags.HasErrors() && !c.i.create.request.Uses("rotation", "tag") {
+	if c.created && !c.i.create.request.Uses("rotation", "tag") {
 		c.mistake(b.DefRange, "Nothing to find", "create does not use rotation.tag, so nothing it makes could be found by it.")
 	}
 	return f

@@ -110,6 +110,9 @@ func compileAnswer(a Answer) (answer, hcl.Diagnostics) {
 	path, more := httpcall.CompilePath(a.JSON.Path, a.JSON.PathRange)
 	diags = append(diags, more...)
 	compiled.path = &path
+	if a.JSON.Equals == nil {
+		return compiled, append(diags, mistake(hcl.Range{}, "Missing value", "equals is a text, a number, true or false.")...)
+	}
 	equals, more := a.JSON.Equals.Expr.Value(nil)
 	if diags = append(diags, more...); more.HasErrors() {
 		return compiled, diags
@@ -136,6 +139,9 @@ func checkOverlap(accepted, rejected answer, at hcl.Range) hcl.Diagnostics {
 func distinct(a, b answer) bool {
 	if a.path == nil || b.path == nil {
 		return false
+	}
+	if a.equals == cty.NilVal || b.equals == cty.NilVal {
+		return true // as far as can be told: one was reported
 	}
 	return a.path.String() != b.path.String() || !a.equals.RawEquals(b.equals)
 }

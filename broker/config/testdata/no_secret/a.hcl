@@ -1,0 +1,1 @@
+# WARNING: The configuration declares no secret
