@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"maps"
 	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
@@ -12,9 +13,12 @@ import (
 
 func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, occupied bool) client.Secret {
 	d := s.Definition
-	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Labels: d.Labels, Issuer: d.Issuer,
+	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Mirrors: []client.Mirror{}, Labels: maps.Clone(d.Labels), Issuer: d.Issuer,
 		Probe: d.Probe, Consumers: d.Consumers, Schedule: d.Schedule, State: string(s.State), Generation: s.Generation,
 		Versions: []client.Version{}}
+	if out.Labels == nil {
+		out.Labels = map[string]string{}
+	}
 	if s.State == rotation.SecretActive {
 		out.NextRotationAt = s.NextDueAt.UTC()
 		if s.NextDueAt.IsZero() {

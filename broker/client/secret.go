@@ -28,8 +28,8 @@ type Secret struct {
 	Name           string            `json:"name"`
 	Tenant         string            `json:"tenant"`
 	Backend        string            `json:"backend"`
-	Mirrors        []Mirror          `json:"mirrors,omitempty"`
-	Labels         map[string]string `json:"labels,omitempty"`
+	Mirrors        []Mirror          `json:"mirrors"`
+	Labels         map[string]string `json:"labels"`
 	Issuer         string            `json:"issuer"`
 	Probe          string            `json:"probe,omitempty"`
 	Consumers      []string          `json:"consumers,omitempty"`

@@ -19,6 +19,13 @@ import (
 // while unsure is positive, tries are answered with 503.
 func startGated(t *testing.T) (s *site, n *node, unsure *atomic.Int32) {
 	t.Helper()
+	s, unsure = gatedSite(t, withConsumer(embedded, nil))
+	return s, s.start(), unsure
+}
+
+// gatedSite is the site of startGated, not started yet.
+func gatedSite(t *testing.T, hcl string) (s *site, unsure *atomic.Int32) {
+	t.Helper()
 	unsure = &atomic.Int32{}
 	s = newSite(t, "")
 	to, err := url.Parse("http://" + s.addr)
@@ -34,9 +41,9 @@ func startGated(t *testing.T) (s *site, n *node, unsure *atomic.Int32) {
 		proxy.ServeHTTP(w, r)
 	}))
 	t.Cleanup(gate.Close)
-	hcl := strings.Replace(withConsumer(embedded, nil), "http://ADDR/api", gate.URL+"/api", 1)
+	hcl = strings.Replace(hcl, "http://ADDR/api", gate.URL+"/api", 1)
 	s.hcl = strings.ReplaceAll(hcl, "ADDR", s.addr)
-	return s, s.start(), unsure
+	return s, unsure
 }
 
 // begin starts a rotation and waits until it is in a state.
@@ -234,4 +241,32 @@ func TestStoppingInAWaitTakesNoTime(t *testing.T) {
 	if rot, _ := n.follow(t, id); rot.State != client.RotationDone {
 		t.Errorf("%s: %s", rot.State, rot.Error)
 	}
+}
+
+// A consumer that was down when a version was published is not given it any more
+// once that version is being revoked.
+func TestARevokedVersionIsNotDelivered(t *testing.T) {
+	t.Parallel()
+	signing := newSigningSecret()
+	var attempts atomic.Int32
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		attempts.Add(1)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(app.Close)
+	s, unsure := gatedSite(t, withConsumer(embedded, &consumer{url: app.URL}))
+	s.env["SIGNING_SECRET"] = signing.Reveal()
+	n := s.start()
+	n.rotate(t, "app/key")
+	eventually(t, "the first attempt", func() bool { return attempts.Load() == 1 })
+	unsure.Store(1_000_000) // so that no replacement supersedes the delivery
+	n.emergency(t, client.EmergencyRequest{Contain: client.RevokeFirst})
+	eventually(t, "the end of the delivery", func() bool {
+		list, err := n.Deliveries(t.Context(), client.DeliveryQuery{Secret: "app/key"})
+		return err == nil && len(list.Items) == 1 && list.Items[0].State == client.DeliveryDead
+	})
+	if got := attempts.Load(); got != 1 {
+		t.Errorf("%d attempts: the revoked version was sent again", got)
+	}
+	unsure.Store(0)
 }
