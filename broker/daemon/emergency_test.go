@@ -207,3 +207,23 @@ func TestAVaultThatHoldsADeadVersionOfOurs(t *testing.T) {
 		t.Errorf("the next rotation: %s: %s", again.State, again.Error)
 	}
 }
+
+// The block of a secret lost its issuer: what that issuer made is contained all the same.
+func TestContainmentOutlivesTheIssuersName(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, withConsumer(embedded, nil))
+	n := s.start()
+	n.rotate(t, "app/key")
+	key := n.value(t, "app/key").Fields["key"]
+	n.stop()
+	s.hcl = strings.Replace(s.hcl, "  issuer \"internal\" {}\n", "", 1)
+	n = s.start()
+	n.emergency(t, client.EmergencyRequest{})
+	eventually(t, "containment", func() bool {
+		of := n.retirementsOf(t, "app/key")
+		return len(of) == 1 && !of[0].ContainedAt.IsZero()
+	})
+	if n.works(t, key) {
+		t.Error("contained, and the key works")
+	}
+}

@@ -86,9 +86,6 @@ func (e *Engine) loadDeclaring(ctx context.Context, tx Tx, secretID string, em E
 	if d.secret, err = tx.Secret(ctx, secretID); err != nil {
 		return nil, err
 	}
-	if d.secret.Definition.Issuer == "" {
-		return nil, fmt.Errorf("%w: %s has no issuer: nobody here can revoke or replace it; do so by hand where it was made", backends.ErrInvalid, d.secret.Ref)
-	}
 	if d.live, err = tx.LiveRotations(ctx, secretID); err != nil {
 		return nil, err
 	}
@@ -141,8 +138,12 @@ func (d *declaring) underWay(named bool, now time.Time) (rotation.Rotation, bool
 }
 
 // replaces tells whether a replacement is needed: the current version is hit or
-// being turned off already, or there is none.
+// being turned off already, or there is none. A secret whose block names no issuer
+// (any more) can only be contained, by the issuers that its versions came from.
 func (d *declaring) replaces() bool {
+	if d.secret.Definition.Issuer == "" {
+		return false
+	}
 	current := d.secret.Current
 	return current == 0 || d.retirements[current] != nil || slices.Contains(numbers(d.hit), current)
 }
