@@ -111,7 +111,7 @@ func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, ki
 func (b *Broker) Rotations(ctx context.Context, p authn.Principal, q client.RotationQuery) (client.List[client.Rotation], error) {
 	return listOf(ctx, b, p, "rotation.list", q.Secret,
 		func(tx *store.Tx, id string) ([]store.RotationOf, string, error) {
-			return tx.Rotations(ctx, store.RotationFilter{Tenant: p.Tenant, SecretID: id, Live: q.Live}, page(q.Page))
+			return tx.Rotations(ctx, store.RotationFilter{Tenant: p.Tenant, SecretID: id, State: rotation.State(q.State), Live: q.Live}, page(q.Page))
 		},
 		func(r store.RotationOf) backends.Ref { return r.Ref },
 		func(tx *store.Tx, r store.RotationOf) (client.Rotation, error) {
@@ -139,7 +139,7 @@ func (b *Broker) Rotation(ctx context.Context, p authn.Principal, id string) (cl
 func (b *Broker) Retirements(ctx context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error) {
 	return listOf(ctx, b, p, "retirement.list", q.Secret,
 		func(tx *store.Tx, id string) ([]store.RetirementOf, string, error) {
-			return tx.RetirementsPage(ctx, store.RetirementFilter{Tenant: p.Tenant, SecretID: id}, page(q.Page))
+			return tx.RetirementsPage(ctx, store.RetirementFilter{Tenant: p.Tenant, SecretID: id, State: rotation.RetirementState(q.State)}, page(q.Page))
 		},
 		func(t store.RetirementOf) backends.Ref { return t.Ref },
 		func(_ *store.Tx, t store.RetirementOf) (client.Retirement, error) { return viewRetirement(t, nil), nil })

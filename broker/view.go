@@ -53,7 +53,8 @@ func viewRotation(r store.RotationOf, steps []rotation.Step) client.Rotation {
 	out := client.Rotation{ID: r.ID, Secret: r.Ref.Name, Tenant: r.Ref.Tenant, Trigger: string(r.Trigger), Reason: r.Reason,
 		State: string(r.State), WaitingFor: r.WaitingFor, Error: r.Error, FromVersion: r.From, ToVersion: r.To,
 		Compromised: r.Compromised, StartedAt: utc(r.CreatedAt), PublishedAt: utc(r.PublishedAt),
-		OverlapUntil: utc(r.OverlapUntil), EndedAt: utc(r.EndedAt), NextAt: utc(r.NextAt), Steps: []client.Step{}}
+		OverlapUntil: utc(r.OverlapUntil), EndedAt: utc(r.EndedAt), Actor: r.Actor, ApprovedBy: r.ApprovedBy,
+		ApprovedAt: utc(r.ApprovedAt), RollBackBy: r.RollBackBy, NextAt: utc(r.NextAt), Steps: []client.Step{}}
 	for _, s := range steps {
 		out.Steps = append(out.Steps, client.Step{Step: s.Step, StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt),
 			Outcome: s.Outcome, Detail: s.Detail})
@@ -62,11 +63,11 @@ func viewRotation(r store.RotationOf, steps []rotation.Step) client.Rotation {
 }
 
 func viewRetirement(t store.RetirementOf, tries []rotation.Try) client.Retirement {
-	out := client.Retirement{ID: t.ID, Secret: t.Ref.Name, Version: t.Version, Cause: string(t.Cause), Reason: t.Reason,
+	out := client.Retirement{ID: t.ID, Secret: t.Ref.Name, Tenant: t.Ref.Tenant, Version: t.Version, Cause: string(t.Cause), Reason: t.Reason,
 		State: string(t.State), WaitingFor: t.WaitingFor, Error: t.Why(), RotationID: t.RotationID,
 		RequestedAt: utc(t.RequestedAt), AcknowledgedAt: utc(t.AcknowledgedAt), LastAcceptedAt: utc(t.LastAcceptedAt),
 		ContainedAt: utc(t.ContainedAt), ProvenAt: utc(t.ProvenAt), ResurrectedAt: utc(t.ResurrectedAt),
-		Control: string(t.Control), AlreadyRejected: t.AlreadyRejected, NextAt: utc(t.NextAt), Rechecks: viewRechecks(t.Retirement, tries)}
+		Control: string(t.Control), NeverMade: t.NeverMade, AlreadyRejected: t.AlreadyRejected, NextAt: utc(t.NextAt), Rechecks: viewRechecks(t.Retirement, tries)}
 	if t.Scope != (rotation.Scope{}) {
 		scope := client.Scope(t.Scope)
 		out.Scope = &scope
@@ -99,8 +100,12 @@ func viewRechecks(t rotation.Retirement, tries []rotation.Try) []client.Recheck 
 	out := make([]client.Recheck, 0, len(t.Confirm.Recheck))
 	for i, after := range t.Confirm.Recheck {
 		r := client.Recheck{DueAt: utc(t.ProvenAt.Add(after))}
-		if i < len(made) {
-			r.At, r.Verdict = utc(made[i].At), string(made[i].Verdict)
+		for len(made) > 0 && made[0].At.Before(r.DueAt) { // somebody asked for it
+			made = made[1:]
+		}
+		if i < t.Rechecks && len(made) > 0 {
+			r.At, r.Verdict = utc(made[0].At), string(made[0].Verdict)
+			made = made[1:]
 		}
 		out = append(out, r)
 	}
@@ -108,7 +113,7 @@ func viewRechecks(t rotation.Retirement, tries []rotation.Try) []client.Recheck 
 }
 
 func viewDelivery(d rotation.Delivery) client.Delivery {
-	out := client.Delivery{ID: d.ID, Consumer: d.Consumer, Secret: d.Ref.Name, Version: d.Version, Generation: d.Generation,
+	out := client.Delivery{ID: d.ID, Consumer: d.Consumer, Secret: d.Ref.Name, Tenant: d.Ref.Tenant, Version: d.Version, Generation: d.Generation,
 		Event: d.Event, State: string(d.State), Attempts: d.Attempts, Error: d.Error, ReceivedAt: utc(d.ReceivedAt),
 		AppliedAt: utc(d.AppliedAt)}
 	if d.State == rotation.DeliveryPending {

@@ -19,29 +19,47 @@ const watchPoll = time.Second
 
 // WatchRotation sends the present state of a rotation, of the retirements it
 // waits for, then each whenever it changed, then
-// client.EventEnd once the rotation has ended (one that failed in an emergency: once
-// what it contains is settled), and closes the channel. It closes
+// client.EventEnd once the rotation has ended (and, unless it is done, once what
+// it leaves to be turned off is settled), and closes the channel. It closes
 // it without EventEnd when ctx ends or it can no longer tell.
 func (b *Broker) WatchRotation(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
 	if _, err := b.Rotation(ctx, p, id); err != nil {
 		return nil, err
 	}
+	return b.watch(ctx, "rotation", id, snapshotOfRotation), nil
+}
+
+// WatchRetirement sends the present state of a retirement, again whenever it
+// changed, and client.EventEnd once it is proven, or nothing changes by itself
+// any more.
+func (b *Broker) WatchRetirement(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
+	if _, err := b.Retirement(ctx, p, id); err != nil {
+		return nil, err
+	}
+	return b.watch(ctx, "retirement", id, snapshotOfRetirement), nil
+}
+
+// snapshot reads the present state of what is watched, and whether it has ended.
+type snapshot func(ctx context.Context, tx *store.Tx, id string) (events []client.Event, ended bool, err error)
+
+func (b *Broker) watch(ctx context.Context, kind, id string, read snapshot) <-chan client.Event {
 	ch := make(chan client.Event)
-	w := &watcher{b: b, id: id, out: ch, sent: map[string]string{}}
+	w := &watcher{b: b, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}}
 	go func() {
 		defer close(ch)
 		w.run(ctx)
 	}()
-	return ch, nil
+	return ch
 }
 
-// watcher sends what changed of one rotation to one caller.
+// watcher sends what changed of one rotation or retirement to one caller.
 type watcher struct {
-	b    *Broker
-	id   string
-	out  chan<- client.Event
-	seq  int
-	sent map[string]string // object → its JSON as last sent
+	b        *Broker
+	kind, id string
+	read     snapshot
+	out      chan<- client.Event
+	seq      int
+	sent     map[string]string // object → its JSON as last sent
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -69,23 +87,13 @@ func (w *watcher) run(ctx context.Context) {
 // look sends what is new; ok is false when the watch is over.
 func (w *watcher) look(ctx context.Context) (ended, ok bool) {
 	var events []client.Event
-	err := w.b.Store.View(ctx, func(tx *store.Tx) error {
-		events = nil
-		r, err := tx.Rotation(ctx, w.id)
-		if err != nil {
-			return err
-		}
-		s, err := tx.Secret(ctx, r.SecretID)
-		if err != nil {
-			return err
-		}
-		events, err = w.snapshot(ctx, tx, r, s)
-		ended = r.State.Ended() && !containing(r, events)
+	err := w.b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		events, ended, err = w.read(ctx, tx, w.id)
 		return err
 	})
 	if err != nil {
 		if ctx.Err() == nil {
-			w.b.Logger.Warn("watching a rotation failed", "rotation", w.id, "error", err)
+			w.b.Logger.Warn("watching failed", "kind", w.kind, "id", w.id, "error", err)
 		}
 		return false, false
 	}
@@ -97,34 +105,67 @@ func (w *watcher) look(ctx context.Context) (ended, ok bool) {
 	return ended, true
 }
 
-// containing tells whether an emergency that failed to bring a replacement is
-// still turning something off: that is what its watcher waits for.
-func containing(r rotation.Rotation, events []client.Event) bool {
-	return r.Emergency() && r.State == rotation.Failed && slices.ContainsFunc(events, func(ev client.Event) bool {
-		return ev.Retirement != nil && !ev.Retirement.Settled()
-	})
-}
-
-func (w *watcher) snapshot(ctx context.Context, tx *store.Tx, r rotation.Rotation, s rotation.Secret) ([]client.Event, error) {
+func snapshotOfRotation(ctx context.Context, tx *store.Tx, id string) ([]client.Event, bool, error) {
+	r, err := tx.Rotation(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	s, err := tx.Secret(ctx, r.SecretID)
+	if err != nil {
+		return nil, false, err
+	}
 	steps, err := tx.Steps(ctx, r.ID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	rot := viewRotation(store.RotationOf{Rotation: r, Ref: s.Ref}, steps)
 	events := []client.Event{{Type: client.EventRotation, Rotation: &rot}}
 	retirements, err := tx.RetirementsOfRotation(ctx, r.ID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, t := range retirements {
 		tries, err := allTries(ctx, tx, t.ID)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		v := viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, tries)
 		events = append(events, client.Event{Type: client.EventRetirement, Retirement: &v})
 	}
-	return events, nil
+	return events, r.State.Ended() && !turningOff(r, retirements), nil
+}
+
+// turningOff tells whether a rotation that has ended still has something turned
+// off that its watcher waits for: what a failed emergency contains, or what a
+// cancelled or rolled back rotation had made.
+func turningOff(r rotation.Rotation, retirements []rotation.Retirement) bool {
+	switch {
+	case r.State == rotation.Cancelled, r.State == rotation.RolledBack, r.Emergency() && r.State == rotation.Failed:
+		return slices.ContainsFunc(retirements, func(t rotation.Retirement) bool {
+			return !over(t) && t.State != rotation.Unconfirmed && t.State != rotation.Unprovable
+		})
+	}
+	return false
+}
+
+func snapshotOfRetirement(ctx context.Context, tx *store.Tx, id string) ([]client.Event, bool, error) {
+	t, err := tx.Retirement(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	s, err := tx.Secret(ctx, t.SecretID)
+	if err != nil {
+		return nil, false, err
+	}
+	tries, err := allTries(ctx, tx, t.ID)
+	v := viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, tries)
+	return []client.Event{{Type: client.EventRetirement, Retirement: &v}}, over(t), err
+}
+
+// over tells whether a retirement is proven and nobody has asked for another
+// try, or nothing changes by itself any more.
+func over(t rotation.Retirement) bool {
+	return t.Settled() && !t.Asked || t.NextAt.IsZero() || !t.PurgedAt.IsZero()
 }
 
 // isNew tells whether ev differs from what was last sent of the same object.

@@ -11,6 +11,7 @@ type Rotation struct {
 	Overlap         time.Duration   `json:"overlap"`   // how long the previous version stays valid
 	MaxOverlap      time.Duration   `json:"max_overlap"`
 	MinInterval     time.Duration   `json:"min_interval"` // between two rotations, except in an emergency
+	Approval        bool            `json:"approval"`     // somebody else than who asked must say yes first, except in an emergency
 	Verify          Verify          `json:"verify"`
 	Confirm         Confirm         `json:"confirm"`
 	Acknowledgement Acknowledgement `json:"acknowledgement"`

@@ -13,6 +13,9 @@ type Plan struct {
 	Acknowledgement Acknowledgement `json:"acknowledgement"`
 	Emergency       Emergency       `json:"emergency"`
 	Key             KeySpec         `json:"key"`
+	// Approval: outside an emergency somebody else than who asked must say yes
+	// before anything is done.
+	Approval bool `json:"approval,omitempty"`
 }
 
 // Verify says when a new credential is taken for working.

@@ -26,6 +26,8 @@ const (
 	CauseRevoked   Cause = "revoked"   // somebody revoked it
 	CauseFailed    Cause = "failed"    // it was minted by a rotation that failed
 	CauseOrphan    Cause = "orphan"    // its mint's answer was lost
+	// CauseRolledBack: the version that it had replaced is current again.
+	CauseRolledBack Cause = "rolled_back"
 )
 
 const (
@@ -36,6 +38,9 @@ const (
 	// recheckPatience bounds how long the last re-check may be inconclusive before
 	// the sealed copy is given up.
 	recheckPatience = 7 * 24 * time.Hour
+	// unprovablePatience bounds how long a credential that did not work before it was
+	// revoked is watched all the same.
+	unprovablePatience = 24 * time.Hour
 	// patienceBefore bounds how long an inconclusive probe delays a revocation
 	// outside an emergency.
 	patienceBefore = time.Hour
@@ -81,7 +86,19 @@ type Retirement struct {
 	LastAt     time.Time `json:"last_at,omitzero"` // first and last of those
 	Control    Control   `json:"control,omitzero"` // weakest control among those
 	Scope      Scope     `json:"scope,omitzero"`
-	Rechecks   int       `json:"rechecks,omitzero"` // made after the proof
+	Rechecks   int       `json:"rechecks,omitzero"` // made after the proof, or after nothing was found
+	Hastened   bool      `json:"hastened,omitzero"` // somebody asked for it to begin before its time
+	Asked      bool      `json:"asked,omitzero"`    // somebody asked for a round beside the scheduled re-checks
+
+	// RevokedAgainAt is when the issuer was last asked once more, since the
+	// credential went on being accepted.
+	RevokedAgainAt time.Time `json:"revoked_again_at,omitzero"`
+	// NothingAt is when the issuer was first taken to have nothing (NeverMade).
+	NothingAt time.Time `json:"nothing_at,omitzero"`
+
+	// Tries of the credential that may count towards a lockout, since when.
+	Tries     int       `json:"tries,omitzero"`
+	TriesFrom time.Time `json:"tries_from,omitzero"`
 
 	NextAt   time.Time `json:"next_at,omitzero"`
 	Revision int64     `json:"revision,omitzero"`
@@ -97,19 +114,28 @@ func (t *Retirement) Settled() bool {
 	return t.State == ProvenDead || t.NeverMade || (t.Confirm.None && !t.AcknowledgedAt.IsZero() && t.State != Resurrected)
 }
 
+// RetirementFacts are what Retirement.Next must know besides the record.
+type RetirementFacts struct {
+	Frozen bool // everything is frozen
+}
+
 // Next says what is due now for the retirement when owner looks at it.
-func (t *Retirement) Next(owner string, now time.Time) Action {
+func (t *Retirement) Next(f RetirementFacts, owner string, now time.Time) Action {
 	if !t.PurgedAt.IsZero() {
 		return Action{}
 	}
 	if t.Intent.Held(owner, now) {
 		return wait(t.Intent.Lease, t.WaitingFor)
 	}
-	if now.Before(t.NextAt) {
+	thawed := t.WaitingFor == WaitFreeze && !f.Frozen
+	if now.Before(t.NextAt) && !thawed {
 		return wait(t.NextAt, t.WaitingFor)
 	}
 	switch t.State {
 	case Requested:
+		if f.Frozen && !t.exempt() {
+			return wait(now.Add(frozenEvery), WaitFreeze)
+		}
 		if t.wantsProbeBefore(now) {
 			return Action{Effect: ProbeBefore}
 		}
@@ -117,28 +143,60 @@ func (t *Retirement) Next(owner string, now time.Time) Action {
 	case Resurrected:
 		return Action{Effect: Revoke}
 	case ProvenDead:
-		if t.Rechecks >= len(t.Confirm.Recheck) {
-			return Action{Effect: Purge}
+		if t.Asked {
+			return Action{Effect: RecheckRound}
 		}
-		due := t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks])
-		switch {
-		case now.Before(due):
-			return wait(due, "")
-		case now.Sub(due) > recheckPatience:
-			return Action{Effect: Purge}
-		}
-		return Action{Effect: RecheckRound}
+		return t.nextLook(t.ProvenAt, RecheckRound, now)
 	case Unprovable:
-		if t.HasProbe && t.ContainedAt.IsZero() {
+		if t.HasProbe && !t.enough() && now.Sub(t.AcknowledgedAt) < unprovablePatience {
 			return Action{Effect: DeathRound}
 		}
 		return Action{Effect: Purge}
 	default: // Acknowledged, Rejecting, Unconfirmed
-		if t.NeverMade || t.Confirm.None && !t.HasProbe {
+		switch {
+		case t.NeverMade:
+			return t.nextLook(t.NothingAt, Revoke, now)
+		case t.Confirm.None && !t.HasProbe:
 			return Action{Effect: Purge}
+		case t.wantsRevokeAgain(now):
+			return Action{Effect: Revoke}
 		}
 		return Action{Effect: DeathRound}
 	}
+}
+
+// exempt tells whether a freeze does not hold the revocation up: it contains, or
+// somebody asked for just this, or it has begun.
+func (t *Retirement) exempt() bool {
+	return t.Emergency() || t.Cause == CauseRevoked || t.Hastened || !t.RevokeBegunAt.IsZero()
+}
+
+// nextLook spreads the looks after an outcome at since, by the plan's re-checks;
+// then the sealed copy is purged.
+func (t *Retirement) nextLook(since time.Time, look Effect, now time.Time) Action {
+	if t.Rechecks >= len(t.Confirm.Recheck) {
+		return Action{Effect: Purge}
+	}
+	due := since.Add(t.Confirm.Recheck[t.Rechecks])
+	switch {
+	case now.Before(due):
+		return wait(due, "")
+	case now.Sub(due) > recheckPatience:
+		return Action{Effect: Purge}
+	}
+	return Action{Effect: look}
+}
+
+// enough tells whether the series of rejected rounds is as long as a proof takes.
+func (t *Retirement) enough() bool {
+	return t.Rejections > 0 && t.Rejections >= t.Confirm.Rejections && t.LastAt.Sub(t.FirstAt) >= t.Confirm.Window
+}
+
+// wantsRevokeAgain tells whether the issuer has to be asked once more: its budget
+// has passed since it was asked, and the credential is accepted all the same.
+func (t *Retirement) wantsRevokeAgain(now time.Time) bool {
+	asked := latest(t.AcknowledgedAt, t.RevokedAgainAt)
+	return t.State == Unconfirmed && t.LastAcceptedAt.After(asked) && now.Sub(asked) >= t.Confirm.Budget+slack
 }
 
 func (t *Retirement) wantsProbeBefore(now time.Time) bool {
@@ -168,7 +226,7 @@ func (t *Retirement) Hasten(now time.Time) bool {
 	if t.State != Requested || !t.NextAt.After(now) || t.WaitingFor == WaitProbe || t.WaitingFor == WaitIssuer {
 		return false
 	}
-	t.NextAt, t.DueAt, t.WaitingFor = now, now, ""
+	t.NextAt, t.DueAt, t.WaitingFor, t.Hastened = now, now, "", true
 	return true
 }
 
@@ -193,7 +251,7 @@ func (t *Retirement) ProbedBefore(v Verdict, c Control, detail string, now time.
 	case v == Accepted:
 		t.Before, t.LastAcceptedAt, t.NextAt, t.Failures = v, now, now, 0
 		t.resetSeries()
-	case v == Rejected && c == ControlCurrent:
+	case v == Rejected && (c == ControlCurrent || c == ControlCanary):
 		t.Rejections++
 		t.NextAt, t.WaitingFor = now.Add(minRoundGap), WaitProbe
 		if t.Rejections >= t.Confirm.Rejections {
@@ -208,9 +266,16 @@ func (t *Retirement) ProbedBefore(v Verdict, c Control, detail string, now time.
 // Revoked records the issuer's acknowledgement.
 func (t *Retirement) Revoked(now time.Time) {
 	t.Intent, t.Failures, t.Error, t.WaitingFor = nil, 0, "", ""
-	t.AcknowledgedAt, t.NextAt = now, now
+	t.NextAt = now
 	t.resetSeries()
-	t.State = Acknowledged
+	if t.State == Unconfirmed { // the first acknowledgement is what the latency is measured from
+		t.RevokedAgainAt = now
+		return
+	}
+	t.AcknowledgedAt, t.State = now, Acknowledged
+	if t.NeverMade { // it was made after all, much later
+		t.NeverMade, t.Rechecks = false, 0
+	}
 	if t.AlreadyRejected || (!t.HasProbe && !t.Confirm.None) {
 		t.State = Unprovable
 	}
@@ -222,11 +287,22 @@ func (t *Retirement) RevokeFailed(why string, now time.Time) {
 	t.Intent = nil
 	t.Failures++
 	t.Error, t.WaitingFor = why, WaitIssuer
+	if t.State == Unconfirmed { // it is probed on meanwhile
+		t.RevokedAgainAt, t.NextAt = now, now.Add(unconfirmedEvery)
+		return
+	}
 	limit := 5 * time.Minute
 	if t.Emergency() {
 		limit = 15 * time.Second
 	}
 	t.NextAt = now.Add(Backoff(t.Failures, limit))
+}
+
+// HeldUp records that the revocation has to wait for something else than its issuer.
+func (t *Retirement) HeldUp(waitingFor, why string, now time.Time) {
+	t.Failures++
+	t.Error, t.WaitingFor = why, waitingFor
+	t.NextAt = now.Add(Backoff(t.Failures, 5*time.Minute))
 }
 
 // CannotRevoke records that the credential, if it exists, cannot be revoked from
@@ -237,15 +313,51 @@ func (t *Retirement) CannotRevoke(why string, now time.Time) {
 }
 
 // FoundNothing records that the issuer has nothing under the version's tag, long
-// enough after the mint: there is nothing to revoke or to prove. A version that
-// was seen to exist is not explained away like that: false.
+// enough after the mint: there is nothing to revoke or to prove. The tag is looked
+// up again when the re-checks would be due, since a worker that slept may mint
+// late. A version that was seen to exist is not explained away like that: false.
 func (t *Retirement) FoundNothing(now time.Time) bool {
 	if !t.AcknowledgedAt.IsZero() || !t.LastAcceptedAt.IsZero() || t.Before == Accepted {
 		return false
 	}
 	t.Intent, t.Failures, t.Error, t.WaitingFor = nil, 0, "", ""
-	t.State, t.NeverMade, t.NextAt = Acknowledged, true, now
+	if t.NeverMade {
+		t.Rechecks++
+	} else {
+		t.State, t.NeverMade, t.NothingAt, t.Rechecks = Acknowledged, true, now, 0
+	}
+	t.NextAt = now
 	return true
+}
+
+// LockoutPeriod is how long rejected tries count towards the lockout that a probe
+// declares: what accounts usually take to forgive them.
+const LockoutPeriod = time.Hour
+
+// Bears tells whether the account bears n more rejected tries where it is locked
+// at limit (0: never), and if not, from when on.
+func (t *Retirement) Bears(n, limit int, now time.Time) (until time.Time, ok bool) {
+	until = t.TriesFrom.Add(LockoutPeriod)
+	if limit == 0 || t.Tries == 0 || !now.Before(until) || t.Tries+n < limit {
+		return time.Time{}, true
+	}
+	return until, false
+}
+
+// Tried counts tries of the credential that may have been rejected; an accepted
+// one ends the count.
+func (t *Retirement) Tried(n int, accepted bool, now time.Time) {
+	if !now.Before(t.TriesFrom.Add(LockoutPeriod)) {
+		t.Tries, t.TriesFrom = 0, now
+	}
+	if t.Tries += n; accepted {
+		t.Tries = 0
+	}
+}
+
+// PutOff records that a round has to wait for an account to forgive the tries before.
+func (t *Retirement) PutOff(until time.Time) {
+	t.Intent, t.NextAt, t.WaitingFor = nil, until, WaitLockout
 }
 
 // Restart begins the series of rounds anew: what it covers has changed.
@@ -285,7 +397,7 @@ func (t *Retirement) inconclusive(detail string, now time.Time) {
 	t.Failures++
 	t.Error, t.WaitingFor = detail, WaitProbe
 	limit := slowestFirstRound
-	if t.State == Unconfirmed {
+	if t.State == Unconfirmed || t.State == Unprovable {
 		limit = unconfirmedEvery
 	}
 	t.NextAt = now.Add(Backoff(t.Failures, limit))
@@ -317,10 +429,6 @@ func (t *Retirement) contained(now time.Time) {
 
 func (t *Retirement) rejected(c Control, now time.Time) {
 	t.Failures, t.Error, t.WaitingFor = 0, "", WaitProof
-	if t.State == Unprovable {
-		t.NextAt = now
-		return
-	}
 	if t.Rejections == 0 {
 		t.FirstAt = now
 	}
@@ -329,11 +437,14 @@ func (t *Retirement) rejected(c Control, now time.Time) {
 	if t.Rejections == 1 || weaker(c, t.Control) {
 		t.Control = c
 	}
-	if t.Rejections >= t.Confirm.Rejections && t.LastAt.Sub(t.FirstAt) >= t.Confirm.Window {
+	switch {
+	case !t.enough():
+		t.NextAt = now.Add(t.roundGap(now))
+	case t.State == Unprovable: // it is refused now as before, which proves nothing
+		t.NextAt = now
+	default:
 		t.prove(now)
-		return
 	}
-	t.NextAt = now.Add(t.roundGap(now))
 }
 
 // roundGap spreads the rounds still missing over what is left of the window.
@@ -343,7 +454,12 @@ func (t *Retirement) roundGap(now time.Time) time.Duration {
 	return max(left/time.Duration(missing), minRoundGap)
 }
 
-func weaker(a, b Control) bool { return a == ControlBefore && b != ControlBefore }
+// weaker orders controls: the current version is the strongest, since it is what
+// applications use.
+func weaker(a, b Control) bool {
+	rank := map[Control]int{ControlCurrent: 3, ControlCanary: 2, ControlBefore: 1}
+	return rank[a] < rank[b]
+}
 
 func (t *Retirement) prove(now time.Time) {
 	t.State, t.ProvenAt, t.Rechecks = ProvenDead, now, 0
@@ -373,7 +489,8 @@ func (t *Retirement) judgeDeadline(now time.Time) {
 // Rechecked records a round of tries after the proof; a rejection without a
 // control counts for nothing.
 func (t *Retirement) Rechecked(v Verdict, c Control, detail string, now time.Time) {
-	t.Intent = nil
+	asked := t.Asked
+	t.Intent, t.Asked = nil, false
 	t.Round++
 	if v == Rejected && c == ControlNone {
 		v = Inconclusive
@@ -385,17 +502,27 @@ func (t *Retirement) Rechecked(v Verdict, c Control, detail string, now time.Tim
 		t.Error = "the credential is accepted again after it was proven dead"
 		t.resetSeries()
 	case Rejected:
-		t.Rechecks++
-		t.Failures, t.Error, t.WaitingFor = 0, "", ""
-		t.NextAt = now
-		if t.Rechecks < len(t.Confirm.Recheck) {
-			t.NextAt = t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks])
+		if !asked {
+			t.Rechecks++
 		}
+		t.Failures, t.Error, t.WaitingFor = 0, "", ""
+		t.NextAt = t.nextRecheck(now)
 	default:
+		if asked {
+			t.Error, t.NextAt = detail, t.nextRecheck(now)
+			return
+		}
 		t.Failures++
 		t.Error, t.WaitingFor = detail, WaitProbe
 		t.NextAt = now.Add(Backoff(t.Failures, unconfirmedEvery))
 	}
+}
+
+func (t *Retirement) nextRecheck(now time.Time) time.Time {
+	if t.Rechecks >= len(t.Confirm.Recheck) {
+		return now
+	}
+	return latest(t.ProvenAt.Add(t.Confirm.Recheck[t.Rechecks]), now)
 }
 
 // Purged records that the sealed copy is gone.
@@ -407,6 +534,7 @@ func (t *Retirement) Purged(now time.Time) {
 func (t *Retirement) Reopen(hasProbe bool, now time.Time) {
 	t.State, t.HasProbe, t.AlreadyRejected, t.NeverMade, t.Before = Requested, hasProbe, false, false, ""
 	t.AcknowledgedAt, t.ContainedAt, t.ProvenAt, t.PurgedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	t.NothingAt, t.RevokedAgainAt, t.Rechecks, t.Asked = time.Time{}, time.Time{}, 0, false
 	t.Error, t.Failures = "", 0
 	t.resetSeries()
 	t.Intent, t.NextAt, t.WaitingFor = nil, now, ""

@@ -15,7 +15,7 @@ func requested(cause rotation.Cause) *rotation.Retirement {
 
 func TestOneRejectionContainsButProvesNothing(t *testing.T) {
 	r := requested(rotation.CauseEmergency)
-	if e := r.Next(me, start).Effect; e != rotation.Revoke {
+	if e := r.Next(rotation.RetirementFacts{}, me, start).Effect; e != rotation.Revoke {
 		t.Fatalf("an emergency begins with %q", e)
 	}
 	r.Revoked(start)
@@ -60,6 +60,7 @@ func TestAcceptedStartsAgain(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	const a, r, i = rotation.Accepted, rotation.Rejected, rotation.Inconclusive
+	const current = rotation.ControlCurrent
 	type seen = []rotation.Sighting
 	for name, c := range map[string]struct {
 		seen    seen
@@ -67,15 +68,17 @@ func TestJudge(t *testing.T) {
 		want    rotation.Verdict
 		control rotation.Control
 	}{
-		"rejected beside a control":                {seen{{Control: a, Subject: r}}, false, r, rotation.ControlCurrent},
+		"rejected beside a control":                {seen{{Control: a, By: current, Subject: r}}, false, r, rotation.ControlCurrent},
+		"rejected beside a canary":                 {seen{{Control: a, By: rotation.ControlCanary, Subject: r}}, false, r, rotation.ControlCanary},
+		"the weakest control counts":               {seen{{Control: a, By: current, Subject: r}, {Control: a, By: rotation.ControlCanary, Subject: r}}, true, r, rotation.ControlCanary},
 		"rejected without any control":             {seen{{Subject: r}}, false, r, rotation.ControlNone},
 		"rejected, accepted before":                {seen{{Subject: r}}, true, r, rotation.ControlBefore},
-		"accepted somewhere":                       {seen{{Control: a, Subject: r}, {Control: a, Subject: a}}, false, a, rotation.ControlNone},
-		"accepted where the control is not":        {seen{{Control: a, Subject: r}, {Control: r, Subject: a}}, false, a, rotation.ControlNone},
-		"a server that refuses everything":         {seen{{Control: a, Subject: r}, {Control: r, Subject: r}}, false, i, rotation.ControlNone},
+		"accepted somewhere":                       {seen{{Control: a, By: current, Subject: r}, {Control: a, By: current, Subject: a}}, false, a, rotation.ControlNone},
+		"accepted where the control is not":        {seen{{Control: a, By: current, Subject: r}, {Control: r, Subject: a}}, false, a, rotation.ControlNone},
+		"a server that refuses everything":         {seen{{Control: a, By: current, Subject: r}, {Control: r, Subject: r}}, false, i, rotation.ControlNone},
 		"accepted before does not excuse that":     {seen{{Control: r, Subject: r}}, true, i, rotation.ControlNone},
-		"one server says nothing":                  {seen{{Control: a, Subject: r}, {Control: a, Subject: i}}, false, i, rotation.ControlNone},
-		"an address that cannot be reached":        {seen{{Control: a, Subject: r}, {Control: i, Subject: i, Unreached: true}}, false, r, rotation.ControlCurrent},
+		"one server says nothing":                  {seen{{Control: a, By: current, Subject: r}, {Control: a, By: current, Subject: i}}, false, i, rotation.ControlNone},
+		"an address that cannot be reached":        {seen{{Control: a, By: current, Subject: r}, {Control: i, Subject: i, Unreached: true}}, false, r, rotation.ControlCurrent},
 		"no address can be reached":                {seen{{Control: i, Subject: i, Unreached: true}}, true, i, rotation.ControlNone},
 		"no address":                               {nil, true, i, rotation.ControlNone},
 		"the control was cut off, not the subject": {seen{{Control: i, Subject: r}}, true, i, rotation.ControlNone},
@@ -100,7 +103,7 @@ func TestARejectionWithoutControlContainsButProvesNothing(t *testing.T) {
 func TestOneRejectionBeforeRevokingIsNotBelieved(t *testing.T) {
 	r := requested(rotation.CauseRotated)
 	r.ProbedBefore(rotation.Rejected, rotation.ControlCurrent, "", start)
-	if r.AlreadyRejected || r.Next(me, r.NextAt).Effect != rotation.ProbeBefore {
+	if r.AlreadyRejected || r.Next(rotation.RetirementFacts{}, me, r.NextAt).Effect != rotation.ProbeBefore {
 		t.Fatal("one stray rejection counts as the truth")
 	}
 	r.ProbedBefore(rotation.Accepted, rotation.ControlCurrent, "", r.NextAt)
@@ -111,8 +114,27 @@ func TestOneRejectionBeforeRevokingIsNotBelieved(t *testing.T) {
 
 func TestNothingFoundIsSettledAndNoProof(t *testing.T) {
 	r := requested(rotation.CauseOrphan)
-	if !r.FoundNothing(start) || !r.Settled() || r.State == rotation.ProvenDead || r.Next(me, start).Effect != rotation.Purge {
-		t.Fatalf("%s settled %v, next %q", r.State, r.Settled(), r.Next(me, start).Effect)
+	r.Confirm.Recheck = []time.Duration{time.Hour, 24 * time.Hour}
+	next := func(at time.Time) rotation.Effect { return r.Next(rotation.RetirementFacts{}, me, at).Effect }
+	if !r.FoundNothing(start) || !r.Settled() || r.State == rotation.ProvenDead || next(start) != rotation.NoEffect {
+		t.Fatalf("%s settled %v, next %q", r.State, r.Settled(), next(start))
+	}
+	for i, at := range r.Confirm.Recheck { // a worker that slept may still mint
+		if next(start.Add(at)) != rotation.Revoke || !r.FoundNothing(start.Add(at)) {
+			t.Fatalf("look %d: %q", i, next(start.Add(at)))
+		}
+	}
+	if next(start.Add(24*time.Hour)) != rotation.Purge {
+		t.Fatalf("after the last look: %q", next(start.Add(24*time.Hour)))
+	}
+}
+
+func TestWhatIsMadeLateIsRetired(t *testing.T) {
+	r := requested(rotation.CauseOrphan)
+	r.FoundNothing(start)
+	r.Revoked(start.Add(time.Hour))
+	if r.NeverMade || r.State == rotation.ProvenDead || r.AcknowledgedAt.IsZero() {
+		t.Fatalf("found late: %s, never made %v", r.State, r.NeverMade)
 	}
 }
 
@@ -172,15 +194,15 @@ func TestRecheckResurrectsAndRevokesAgain(t *testing.T) {
 		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", start.Add(time.Duration(i)*5*time.Minute))
 	}
 	due := r.ProvenAt.Add(time.Hour)
-	if a := r.Next(me, due.Add(-time.Second)); a.Effect != rotation.NoEffect {
+	if a := r.Next(rotation.RetirementFacts{}, me, due.Add(-time.Second)); a.Effect != rotation.NoEffect {
 		t.Fatalf("too early: %q", a.Effect)
 	}
-	if a := r.Next(me, due); a.Effect != rotation.RecheckRound {
+	if a := r.Next(rotation.RetirementFacts{}, me, due); a.Effect != rotation.RecheckRound {
 		t.Fatalf("due: %q", a.Effect)
 	}
 	r.Rechecked(rotation.Accepted, rotation.ControlNone, "", due)
-	if r.State != rotation.Resurrected || r.Settled() || r.Next(me, due).Effect != rotation.Revoke {
-		t.Fatalf("%s settled %v next %q", r.State, r.Settled(), r.Next(me, due).Effect)
+	if r.State != rotation.Resurrected || r.Settled() || r.Next(rotation.RetirementFacts{}, me, due).Effect != rotation.Revoke {
+		t.Fatalf("%s settled %v next %q", r.State, r.Settled(), r.Next(rotation.RetirementFacts{}, me, due).Effect)
 	}
 }
 
@@ -237,7 +259,7 @@ func TestTryBeforeRevokingWhatWaited(t *testing.T) {
 	r := requested(rotation.CauseRotated)
 	r.DueAt = start.Add(48 * time.Hour)
 	r.NextAt = r.DueAt
-	if e := r.Next(me, r.DueAt).Effect; e != rotation.ProbeBefore {
+	if e := r.Next(rotation.RetirementFacts{}, me, r.DueAt).Effect; e != rotation.ProbeBefore {
 		t.Fatalf("due: %q", e)
 	}
 }

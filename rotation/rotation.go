@@ -49,7 +49,11 @@ func (s State) Occupies() bool { return !s.Ended() && s != Retiring }
 
 // What a rotation or retirement can wait for.
 const (
+	WaitApproval       = "approval"       // somebody else's yes
 	WaitPause          = "pause"          // the secret is paused
+	WaitFreeze         = "freeze"         // everything is frozen
+	WaitRepair         = "repair"         // vault and store are out of step
+	WaitLockout        = "lockout"        // more rejected tries now would lock the account
 	WaitBackend        = "backend"        // its vault cannot be used
 	WaitIssuer         = "issuer"         // its issuer does not answer, or holds all it can
 	WaitProbe          = "probe"          // its probe is inconclusive
@@ -77,6 +81,7 @@ const (
 	Revoke       Effect = "revoke"        // ask the issuer to turn it off
 	DeathRound   Effect = "death_round"   // a round of tries that should be rejected
 	RecheckRound Effect = "recheck_round" // the same, after the proof
+	Restore      Effect = "restore"       // the guarded write that makes the previous version current again
 	Purge        Effect = "purge"         // forget the sealed copy (a commit, nothing outside)
 )
 
@@ -108,8 +113,11 @@ func (r *Rotation) blocked(why string, now time.Time) Action {
 	return wait(now.Add(every), why)
 }
 
-// pausedEvery is how often a paused one looks again without having been woken.
-const pausedEvery = time.Minute
+// How often what is paused or frozen looks again without having been woken.
+const (
+	pausedEvery = time.Minute
+	frozenEvery = 10 * time.Minute
+)
 
 // retiringEvery is how often a rotation that waits for a proof looks again
 // without having been woken by it.
@@ -139,11 +147,17 @@ type Rotation struct {
 	Intent     *Intent   `json:"intent,omitzero"`
 	Failures   int       `json:"failures,omitzero"`   // of the present step, in a row
 	Successes  int       `json:"successes,omitzero"`  // accepted tries in a row
+	Refusals   int       `json:"refusals,omitzero"`   // tries that were not accepted since the last one that was
 	StepSince  time.Time `json:"step_since,omitzero"` // when the present state was entered
 	Error      string    `json:"error,omitzero"`      // of the last failure
 
 	// Compromised are the versions pinned by an emergency when it was declared.
 	Compromised []int `json:"compromised,omitzero"`
+
+	ApprovedBy string    `json:"approved_by,omitzero"`
+	ApprovedAt time.Time `json:"approved_at,omitzero"`
+	// RollBackBy asked for the previous version to be made current again; empty: nobody.
+	RollBackBy string `json:"roll_back_by,omitzero"`
 
 	CreatedAt    time.Time `json:"created_at,omitzero"`
 	PublishedAt  time.Time `json:"published_at,omitzero"`
@@ -170,8 +184,10 @@ func (r *Rotation) Retires() []int {
 // Facts are what Next must know besides the record.
 type Facts struct {
 	Paused      bool         // the secret is paused
+	Frozen      bool         // everything is frozen
 	BackendDown bool         // its vault cannot be used now
-	IssuerFull  bool         // the issuer holds as many live credentials as it can
+	OutOfStep   bool         // its vault holds what the broker does not know
+	IssuerFull  bool         // the issuer holds as many live credentials as it can, or keeps failing
 	MissingAcks int          // consumers that have not acknowledged what the plan requires
 	Retirements []Retirement // of the versions in Retires
 	NoProbe     bool         // the secret has none (proof = "none")
@@ -194,21 +210,13 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 	if r.Intent.Held(owner, now) {
 		return wait(r.Intent.Lease, r.WaitingFor)
 	}
-	if now.Before(r.NextAt) && r.State != Overlap && r.State != Retiring {
+	thawed := r.WaitingFor == WaitFreeze && !f.Frozen
+	if now.Before(r.NextAt) && r.State != Overlap && r.State != Retiring && !thawed {
 		return wait(r.NextAt, r.WaitingFor)
 	}
 	switch r.State {
 	case Queued:
-		if f.Paused && !r.Emergency() {
-			return wait(now.Add(pausedEvery), WaitPause)
-		}
-		if f.BackendDown {
-			return r.blocked(WaitBackend, now)
-		}
-		if f.IssuerFull {
-			return r.blocked(WaitIssuer, now)
-		}
-		return Action{Effect: Mint}
+		return r.nextInQueue(f, now)
 	case Minting:
 		if r.Intent != nil {
 			return Action{Effect: RecoverMint}
@@ -222,6 +230,9 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 		}
 		return Action{Effect: VerifyTry}
 	case Publishing:
+		if f.Frozen && !r.Emergency() && r.Intent == nil {
+			return wait(now.Add(frozenEvery), WaitFreeze)
+		}
 		return Action{Effect: Publish}
 	case Overlap:
 		return r.nextInOverlap(f, now)
@@ -230,7 +241,37 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 	}
 }
 
+func (r *Rotation) nextInQueue(f Facts, now time.Time) Action {
+	switch {
+	case r.Emergency():
+	case f.Frozen:
+		return wait(now.Add(frozenEvery), WaitFreeze)
+	case f.Paused:
+		return wait(now.Add(pausedEvery), WaitPause)
+	case r.Plan.Approval && r.ApprovedBy == "":
+		return wait(time.Time{}, WaitApproval)
+	case f.OutOfStep:
+		return r.blocked(WaitRepair, now)
+	}
+	switch {
+	case f.BackendDown:
+		return r.blocked(WaitBackend, now)
+	case f.IssuerFull:
+		return r.blocked(WaitIssuer, now)
+	}
+	return Action{Effect: Mint}
+}
+
 func (r *Rotation) nextInOverlap(f Facts, now time.Time) Action {
+	if r.RollBackBy != "" {
+		if now.Before(r.NextAt) {
+			return wait(r.NextAt, r.WaitingFor)
+		}
+		return Action{Effect: Restore}
+	}
+	if f.Frozen {
+		return wait(latest(r.OverlapUntil, now.Add(frozenEvery)), WaitFreeze)
+	}
 	if now.Before(r.OverlapUntil) {
 		return wait(r.OverlapUntil, WaitOverlap)
 	}
@@ -278,9 +319,18 @@ func stateOf(e Effect) State {
 		return Staging
 	case VerifyTry:
 		return Verifying
+	case Restore:
+		return Overlap
 	default:
 		return Publishing
 	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // Begin records the intent to perform e; for a Mint it opens the next attempt,
@@ -289,7 +339,7 @@ func (r *Rotation) Begin(e Effect, to int, owner string, lease time.Duration, no
 	if s := stateOf(e); s != r.State {
 		r.enter(s, now)
 	}
-	if e == Mint {
+	if e == Mint && to != r.To { // else the attempt that never reached the issuer is made again
 		r.Attempt++
 		r.To = to
 	}
@@ -312,6 +362,13 @@ func (r *Rotation) Wait(a Action) { r.NextAt, r.WaitingFor = a.Until, a.WaitingF
 // Minted records that the issuer made version To.
 func (r *Rotation) Minted(now time.Time) { r.enter(Staging, now) }
 
+// NotMinted records that the request of the mint certainly did not reach the
+// issuer: the same attempt is made again.
+func (r *Rotation) NotMinted(why string, now time.Time) {
+	r.Unheard(WaitIssuer, why, now)
+	r.Intent = nil
+}
+
 // MintLost records that the mint left nothing to use: it is not there, or what
 // was found cannot be read again and is being retired. Another one follows, as
 // long as MaxMints allows; in an emergency without limit, unless the request
@@ -328,18 +385,20 @@ func (r *Rotation) MintLost(why string, invalid bool, now time.Time) {
 }
 
 // Staged records that the pending value is safe.
-func (r *Rotation) Staged(now time.Time) { r.enter(Verifying, now); r.Successes = 0 }
+func (r *Rotation) Staged(now time.Time) { r.enter(Verifying, now); r.Successes, r.Refusals = 0, 0 }
 
 // Verified records one try of the new credential.
 func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
 	r.Intent = nil
 	if v == Accepted {
+		r.Refusals = 0
 		if r.Successes++; r.Successes >= r.Plan.Verify.Successes {
 			r.enter(Publishing, now)
 			return
 		}
 	} else {
 		r.Successes = 0
+		r.Refusals++
 		r.Error = fmt.Sprintf("the new credential was %s: %s", v, detail)
 		inDoubt := r.Emergency() && v == Inconclusive // nothing says that it is bad, and there is no other
 		if now.Sub(r.StepSince) >= r.Plan.Verify.Timeout && !inDoubt {

@@ -109,8 +109,8 @@ func TestAmbiguousMintIsRecoveredNotRepeated(t *testing.T) {
 
 func TestMintsAreBounded(t *testing.T) {
 	r, now := queued(1), start
-	for range rotation.MaxMints {
-		r.Begin(rotation.Mint, 2, me, time.Minute, now)
+	for n := range rotation.MaxMints {
+		r.Begin(rotation.Mint, 2+n, me, time.Minute, now)
 		r.MintLost("refused", true, now)
 		now = now.Add(time.Hour)
 	}

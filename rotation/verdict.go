@@ -56,6 +56,7 @@ const (
 type Sighting struct {
 	Address string
 	Control Verdict // of the credential that must work there; empty: there is none to try
+	By      Control // which credential that is: ControlCurrent or ControlCanary
 	Subject Verdict // of the revoked one
 	// Unreached: no connection could be made there, for either.
 	Unreached bool
@@ -84,15 +85,19 @@ func Judge(seen []Sighting, before bool) (Verdict, Control) {
 		if s.Subject != Rejected {
 			return Inconclusive, ControlNone
 		}
+		by := ControlNone
 		switch s.Control {
 		case Accepted:
-			control = ControlCurrent
+			by = s.By
 		case "":
 			if before {
-				control = ControlBefore
+				by = ControlBefore
 			}
 		default:
 			return Inconclusive, ControlNone // whatever refuses the control refuses everything
+		}
+		if reached == 0 || weaker(by, control) {
+			control = by
 		}
 		reached++
 	}
@@ -107,6 +112,7 @@ type Scope struct {
 	Endpoint        string `json:"endpoint,omitempty"`         // that was tried: "GET https://api.example/v1/me"
 	Node            string `json:"node,omitempty"`             // from where
 	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decides whether the key is valid
+	Spared          string `json:"spared,omitempty"`           // addresses left out in the last round, so as not to lock the account
 	Unreached       string `json:"unreached,omitempty"`        // addresses that nothing could reach in the last round
 	DerivedSessions string `json:"derived_sessions,omitempty"` // "none", or "not ended": sessions made from it may live on
 }

@@ -19,6 +19,7 @@ type Delivery struct {
 	ID            string    `json:"id"`
 	Consumer      string    `json:"consumer"`
 	Secret        string    `json:"secret"`
+	Tenant        string    `json:"tenant,omitempty"`
 	Version       int       `json:"version"`
 	Generation    int64     `json:"generation"`
 	Event         string    `json:"event"`

@@ -29,10 +29,21 @@ var errBroken = errors.New("the event stream broke")
 // for as long as the context lasts; only the first opening, or a server that
 // refuses, is an error, which ends the sequence.
 func (c *Client) WatchRotation(ctx context.Context, id string) iter.Seq2[Event, error] {
+	return c.watch(ctx, api("GET", "rotations", id, "events"))
+}
+
+// WatchRetirement follows a retirement in the same way, until it is proven or
+// nothing is going to change by itself.
+func (c *Client) WatchRetirement(ctx context.Context, id string) iter.Seq2[Event, error] {
+	return c.watch(ctx, api("GET", "retirements", id, "events"))
+}
+
+func (c *Client) watch(ctx context.Context, k call) iter.Seq2[Event, error] {
+	k.header = http.Header{"Accept": {"text/event-stream"}}
 	return func(yield func(Event, error) bool) {
 		delay, opened := firstReopen, false
 		for {
-			more, err := c.readEvents(ctx, id, func(e Event) bool {
+			more, err := c.readEvents(ctx, k, func(e Event) bool {
 				delay, opened = firstReopen, true
 				return yield(e, nil)
 			})
@@ -40,7 +51,7 @@ func (c *Client) WatchRotation(ctx context.Context, id string) iter.Seq2[Event, 
 			case !more:
 				return
 			case ctx.Err() != nil:
-				yield(Event{}, fmt.Errorf("watching rotation: %w", context.Cause(ctx)))
+				yield(Event{}, fmt.Errorf("watching: %w", context.Cause(ctx)))
 				return
 			case !opened || final(err):
 				yield(Event{}, err)
@@ -75,14 +86,12 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // readEvents reads one stream. It returns false when nothing more is wanted: the
 // end was read, or handle said so.
-func (c *Client) readEvents(ctx context.Context, id string, handle func(Event) bool) (bool, error) {
+func (c *Client) readEvents(ctx context.Context, k call, handle func(Event) bool) (bool, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("%w: nothing came for %s", errBroken, silence)) })
 	defer quiet.Stop()
 
-	k := api("GET", "rotations", id, "events")
-	k.header = http.Header{"Accept": {"text/event-stream"}}
 	resp, err := c.open(ctx, k)
 	if err != nil {
 		return true, err

@@ -36,8 +36,9 @@ const (
 type Retirement struct {
 	ID                  string    `json:"id"`
 	Secret              string    `json:"secret,omitempty"`
+	Tenant              string    `json:"tenant,omitempty"`
 	Version             int       `json:"version,omitempty"`
-	Cause               string    `json:"cause,omitempty"` // rotated, emergency, revoked, failed, orphan
+	Cause               string    `json:"cause,omitempty"` // rotated, emergency, revoked, failed, orphan, rolled_back
 	Reason              string    `json:"reason,omitempty"`
 	State               string    `json:"state"`
 	WaitingFor          string    `json:"waiting_for,omitempty"`
@@ -49,7 +50,8 @@ type Retirement struct {
 	ContainedAt         time.Time `json:"contained_at,omitzero"` // first rejected round
 	ProvenAt            time.Time `json:"proven_at,omitzero"`
 	ResurrectedAt       time.Time `json:"resurrected_at,omitzero"`
-	Control             string    `json:"control,omitempty"` // what showed that the probe itself works
+	Control             string    `json:"control,omitempty"`    // what showed that the probe itself works
+	NeverMade           bool      `json:"never_made,omitempty"` // the issuer has nothing under its tag: there is nothing to turn off
 	AlreadyRejected     bool      `json:"already_rejected,omitempty"`
 	Scope               *Scope    `json:"scope,omitempty"`
 	RevocationLatencyMS int64     `json:"revocation_latency_ms,omitzero"` // from requested to contained
@@ -63,6 +65,7 @@ type Scope struct {
 	Endpoint        string `json:"endpoint,omitempty"` // "GET https://api.example/v1/me"
 	Node            string `json:"node,omitempty"`
 	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decided that the key is dead
+	Spared          string `json:"spared,omitempty"`           // addresses left out in the last round, so as not to lock the account
 	Unreached       string `json:"unreached,omitempty"`        // addresses that nothing could reach in the last round
 	DerivedSessions string `json:"derived_sessions,omitempty"` // whether sessions made from it were ended
 }
@@ -95,17 +98,19 @@ func (r Retirement) Settled() bool {
 	case ProvenDead, Unconfirmed, Resurrected, Unprovable:
 		return true
 	}
-	return r.State == Acknowledged && r.NextAt.IsZero() // proof = "none"
+	return r.NeverMade || r.State == Acknowledged && r.NextAt.IsZero() // proof = "none"
 }
 
 // RetirementQuery selects retirements, the latest first.
 type RetirementQuery struct {
 	Secret string
+	State  string // only in this state
 	Page
 }
 
 func (q RetirementQuery) values() url.Values {
 	v := q.Page.values()
 	set(v, "secret", q.Secret)
+	set(v, "state", q.State)
 	return v
 }

@@ -5,9 +5,16 @@ import (
 	"time"
 )
 
-// The ends of a rotation; the states before them are queued, minting, staging,
-// verifying, publishing, overlap and retiring.
+// The states of a rotation; the last five are its ends.
 const (
+	RotationQueued     = "queued"
+	RotationMinting    = "minting"
+	RotationStaging    = "staging"
+	RotationVerifying  = "verifying"
+	RotationPublishing = "publishing"
+	RotationOverlap    = "overlap"
+	RotationRetiring   = "retiring"
+
 	RotationDone       = "done"
 	RotationFailed     = "failed"
 	RotationRolledBack = "rolled_back"
@@ -32,7 +39,11 @@ type Rotation struct {
 	PublishedAt  time.Time `json:"published_at,omitzero"`
 	OverlapUntil time.Time `json:"overlap_until,omitzero"`
 	EndedAt      time.Time `json:"ended_at,omitzero"`
-	NextAt       time.Time `json:"next_at,omitzero"` // when it goes on by itself
+	ApprovedBy   string    `json:"approved_by,omitempty"`
+	ApprovedAt   time.Time `json:"approved_at,omitzero"`
+	RollBackBy   string    `json:"roll_back_by,omitempty"` // who asked for the previous version to be current again
+	Actor        string    `json:"actor,omitempty"`        // who asked for it
+	NextAt       time.Time `json:"next_at,omitzero"`       // when it goes on by itself
 	Steps        []Step    `json:"steps"`
 }
 
@@ -57,13 +68,15 @@ func (r Rotation) Ended() bool {
 // RotationQuery selects rotations, the latest first.
 type RotationQuery struct {
 	Secret string
-	Live   bool // only those that have not ended
+	State  string // only in this state
+	Live   bool   // only those that have not ended
 	Page
 }
 
 func (q RotationQuery) values() url.Values {
 	v := q.Page.values()
 	set(v, "secret", q.Secret)
+	set(v, "state", q.State)
 	if q.Live {
 		v.Set("live", "true")
 	}
@@ -74,13 +87,14 @@ func (q RotationQuery) values() url.Values {
 const (
 	EventRotation   = "rotation"   // the rotation, whenever it changed
 	EventRetirement = "retirement" // a retirement that it waits for, with its tries
-	EventEnd        = "end"        // the rotation has ended: nothing follows
+	EventEnd        = "end"        // what is watched has ended: nothing follows
 	// EventInterrupted is made by the client: the stream broke (Err says how) and
 	// is being opened again.
 	EventInterrupted = "interrupted"
 )
 
-// Event tells what became of a rotation and of what it waits for. Each carries
+// Event tells what became of a rotation and of what it waits for, or of a
+// retirement. Each carries
 // the whole present state of its object, and a stream begins with the present
 // state of all of them: an event that was missed needs no replay.
 type Event struct {

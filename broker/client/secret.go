@@ -22,6 +22,9 @@ const (
 	StageRetired  = "retired"
 )
 
+// DefaultTenant is the tenant of what names none.
+const DefaultTenant = "default"
+
 // Secret is a named credential, without its value. All times of the API are
 // RFC 3339 in UTC; those that do not exist are omitted.
 type Secret struct {

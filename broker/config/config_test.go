@@ -18,7 +18,6 @@ import (
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
@@ -116,6 +115,7 @@ func TestDefinition(t *testing.T) {
 			Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied, Timeout: 12 * time.Hour, Hold: true},
 			Emergency:       rotation.Emergency{RevokeFirst: true, ReplaceWithin: 30 * time.Second},
 			Key:             rotation.KeySpec{Length: 40, Alphabet: "base62", Prefix: "pk", Checksum: true},
+			Approval:        true,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -413,15 +413,7 @@ func FuzzParse(f *testing.F) {
 // TestDefaultConfiguration loads the config.hcl of the repository, with the
 // broker's own probe.
 func TestDefaultConfiguration(t *testing.T) {
-	reg := registry()
-	reg.Probes = map[string]config.Type{"http": {
-		New: func() any { return new(httpprobe.Config) },
-		Check: func(cfg any, _ config.CheckContext) hcl.Diagnostics {
-			_, diags := httpprobe.New(*cfg.(*httpprobe.Config))
-			return diags
-		},
-	}}
-	cfg, diags := config.Load("../../config.hcl", reg, testOptions())
+	cfg, diags := config.Load("../../config.hcl", httpProbes(), testOptions())
 	if len(diags.All()) > 0 {
 		t.Fatal(diags.All())
 	}

@@ -345,8 +345,14 @@ func (d *decoder) mapping(name string, expr hclsyntax.Expression, v reflect.Valu
 	for _, item := range object.Items {
 		var key string
 		one := reflect.New(v.Type().Elem()).Elem()
-		good := d.plain(name, item.KeyExpr, reflect.ValueOf(&key).Elem()) && d.value(name, item.ValueExpr, one)
-		v.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), one)
+		good := d.plain(name, item.KeyExpr, reflect.ValueOf(&key).Elem())
+		good = d.value(name, item.ValueExpr, one) && good // also under a wrong name: it hides what is secret
+		at := reflect.ValueOf(key).Convert(v.Type().Key())
+		if good && v.MapIndex(at).IsValid() {
+			d.mistake(item.KeyExpr.Range(), fmt.Sprintf("%q has %q twice", name, key), "Leave one of them out.")
+			good = false
+		}
+		v.SetMapIndex(at, one)
 		ok = ok && good
 	}
 	return ok

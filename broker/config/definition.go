@@ -74,7 +74,8 @@ func plan(r policy.Rotation, traits issuer.Traits) rotation.Plan {
 			RevokeFirst:   r.Emergency.Contain == policy.RevokeFirst,
 			ReplaceWithin: r.Emergency.ReplaceWithin,
 		},
-		Key: rotation.KeySpec(r.Key),
+		Key:      rotation.KeySpec(r.Key),
+		Approval: r.Approval,
 	}
 }
 

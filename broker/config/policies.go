@@ -18,6 +18,7 @@ type settingsBlock struct {
 	Jitter      *time.Duration `hcl:"jitter"`
 	Overlap     *time.Duration `hcl:"overlap"`
 	MinInterval *time.Duration `hcl:"min_interval"`
+	Approval    *bool          `hcl:"approval"`
 	Verify      *struct {
 		Successes *int           `hcl:"successes"`
 		Interval  *time.Duration `hcl:"interval"`
@@ -48,6 +49,7 @@ type settingsBlock struct {
 func (b settingsBlock) settings() policy.Settings {
 	s := policy.Settings{
 		Schedule: b.Schedule, TimeZone: b.TimeZone, Jitter: b.Jitter, Overlap: b.Overlap, MinInterval: b.MinInterval,
+		Approval: b.Approval,
 	}
 	if v := b.Verify; v != nil {
 		s.Verify = policy.VerifySettings{Successes: v.Successes, Interval: v.Interval, Timeout: v.Timeout}

@@ -49,9 +49,13 @@ func (scoped) CheckSettings(settings json.RawMessage) []string {
 }
 
 type probeConfig struct {
-	URL      *hcl.Attribute  `hcl:"url"`
-	Headers  hcl.Expression  `hcl:"headers,optional"`
-	Auth     []httpcall.Auth `hcl:"auth,block"`
+	URL     *hcl.Attribute  `hcl:"url"`
+	Headers hcl.Expression  `hcl:"headers,optional"`
+	Auth    []httpcall.Auth `hcl:"auth,block"`
+
+	Canary       map[string]backends.SecretString `hcl:"canary,optional"`
+	LockoutAfter int                              `hcl:"lockout_after,optional"`
+
 	Accepted struct {
 		Status []int `hcl:"status"`
 	} `hcl:"accepted,block"`

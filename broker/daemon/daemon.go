@@ -128,6 +128,7 @@ func (d *Daemon) openState(ctx context.Context) error {
 		return err
 	}
 	d.onClose(func() error { return d.db.Close(context.WithoutCancel(ctx)) })
+	d.metrics.watchStore(d.db)
 	if d.audit, err = audit.Open(filepath.Join(cfg.DataDir, auditFile)); err != nil {
 		return err
 	}

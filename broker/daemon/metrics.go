@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
 )
 
@@ -48,6 +49,17 @@ func newMetrics() *metrics {
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.rotations, m.rotationFor, m.retirements, m.revocation, m.deliveries, m.requests, m.requestFor, m.backendUp)
 	return m
+}
+
+// watchStore counts what the store commits.
+func (m *metrics) watchStore(db *store.DB) {
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keybroker_store_transactions_total",
+			Help: "Transactions that this node committed."},
+			func() float64 { return float64(db.Stats().Transactions) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "keybroker_store_commits_total",
+			Help: "Commits that took; on SQLite, transactions at the same time share one."},
+			func() float64 { return float64(db.Stats().Commits) }))
 }
 
 func (m *metrics) handler() http.Handler {

@@ -13,6 +13,8 @@ import (
 // itself; errors carry a class of package backends (ErrDenied: the caller may
 // not do that) and no secret. What has no class is reported as an internal error.
 type Broker interface {
+	Operations
+
 	Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error)
 	Secret(ctx context.Context, p authn.Principal, name string) (client.Secret, error)
 	// Value returns the value of a version; 0 is the current one.

@@ -148,7 +148,7 @@ func (m *memory) Resume(_ context.Context, p authn.Principal, name string) (clie
 }
 
 func (m *memory) Rotations(_ context.Context, p authn.Principal, q client.RotationQuery) (client.List[client.Rotation], error) {
-	return client.List[client.Rotation]{Items: []client.Rotation{m.rotation("")}}, m.serve(p, "rotations", q.Secret, q.Live)
+	return client.List[client.Rotation]{Items: []client.Rotation{m.rotation("")}}, m.serve(p, "rotations", q.Secret, q.State, q.Live)
 }
 
 func (m *memory) Rotation(_ context.Context, p authn.Principal, id string) (client.Rotation, error) {
@@ -159,6 +159,10 @@ func (m *memory) WatchRotation(ctx context.Context, p authn.Principal, id string
 	if err := m.serve(p, "watch", id); err != nil {
 		return nil, err
 	}
+	return m.watch(ctx), nil
+}
+
+func (m *memory) watch(ctx context.Context) <-chan client.Event {
 	events := make(chan client.Event)
 	m.watches.Go(func() {
 		defer close(events)
@@ -173,11 +177,11 @@ func (m *memory) WatchRotation(ctx context.Context, p authn.Principal, id string
 			<-ctx.Done()
 		}
 	})
-	return events, nil
+	return events
 }
 
 func (m *memory) Retirements(_ context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error) {
-	return client.List[client.Retirement]{Items: []client.Retirement{m.retirement()}}, m.serve(p, "retirements", q.Secret)
+	return client.List[client.Retirement]{Items: []client.Retirement{m.retirement()}}, m.serve(p, "retirements", q.Secret, q.State)
 }
 
 func (m *memory) Retirement(_ context.Context, p authn.Principal, id string) (client.Retirement, error) {

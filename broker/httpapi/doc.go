@@ -14,18 +14,31 @@
 //	POST   secrets/{name}/emergency     {reason, contain}           202 rotation
 //	POST   secrets/{name}/pause         {reason}                    200 secret
 //	POST   secrets/{name}/resume                                    200 secret
-//	GET    rotations                    ?secret= &live= &limit= &after=
+//	GET    secrets/{name}/plan                                      what would happen, when, and why not
+//	POST   secrets/{name}/repair        {reason, dry_run, overwrite} 200 findings
+//	GET    rotations                    ?secret= &state= &live= &limit= &after=
 //	GET    rotations/{id}
 //	GET    rotations/{id}/events        server-sent events
-//	GET    retirements                  ?secret= &limit= &after=
+//	POST   rotations/{id}/cancel        {reason, dry_run}           200 intervention
+//	POST   rotations/{id}/retry         {reason, dry_run}           200 intervention
+//	POST   rotations/{id}/approve       {reason, dry_run}           200 intervention
+//	POST   rotations/{id}/rollback      {reason, dry_run}           200 intervention
+//	GET    retirements                  ?secret= &state= &limit= &after=
 //	GET    retirements/{id}
+//	GET    retirements/{id}/events      server-sent events
+//	POST   retirements/{id}/probe       {reason, dry_run}           200 intervention
+//	GET    orphans                      ?secret= &limit= &after=
 //	GET    deliveries                   ?secret= &consumer= &state= &limit= &after=
 //	GET    deliveries/{id}
 //	POST   deliveries/{id}/ack          {generation}                200 delivery
+//	POST   deliveries/{id}/replay       {reason, dry_run}           200 intervention
 //	POST   events/{trigger}             {id, secret, reason}        202 rotation
 //	GET    tokens                       ?limit= &after=
 //	POST   tokens                       {name, tenant, policies, ttl} 201 token
 //	DELETE tokens/{id}                                              200 token
+//	GET    sys/freeze
+//	POST   sys/freeze                   {reason, dry_run}           200 intervention
+//	POST   sys/unfreeze                 {reason, dry_run}           200 intervention
 //	POST   keys/check                   {key}, or the key as bearer 200 or 401
 //	GET    /healthz  /readyz  /metrics
 //
@@ -36,6 +49,13 @@
 // secrets/payments/stripe/value. Then the last segment is the sub-resource if it
 // is one of the words above (value, rotate, …) and not the only segment; a secret
 // whose own name ends in such a word is reached in the encoded form.
+//
+// # Interventions
+//
+// They are answered with {dry_run, will, …}: will are sentences for people that say
+// what follows, … is the rotation, retirement or delivery as it stands then. With
+// dry_run they are authorised, audited and answered in the same way, and change
+// nothing.
 //
 // # Entity tags
 //
@@ -60,5 +80,6 @@
 // retirements it waits for, sends each again whenever it changed (events
 // "rotation" and "retirement", each with the JSON of its object), ends with "end"
 // once the rotation has ended, and sends a comment every 15 s. A stream that ends
-// without "end" was interrupted: open it again.
+// without "end" was interrupted: open it again. retirements/{id}/events is the same
+// for one retirement, to its proof, or until nothing changes by itself any more.
 package httpapi

@@ -17,13 +17,19 @@ import (
 // writeWithin is how long a reader of events may keep one write waiting.
 const writeWithin = 10 * time.Second
 
-// watch streams what becomes of a rotation.
-func (s *server) watch(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+// watch makes the endpoint that streams what becomes of what the path names.
+func (s *server) watch(call func(context.Context, authn.Principal, string) (<-chan client.Event, error)) endpoint {
+	return s.authenticated(func(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+		return s.stream(w, r, caller, call)
+	})
+}
+
+func (s *server) stream(w http.ResponseWriter, r *http.Request, caller authn.Principal, call func(context.Context, authn.Principal, string) (<-chan client.Event, error)) error {
 	if err := bare(r, &struct{}{}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	events, err := s.Broker.WatchRotation(ctx, caller, r.PathValue("id"))
+	events, err := call(ctx, caller, r.PathValue("id"))
 	if err != nil {
 		cancel()
 		return err

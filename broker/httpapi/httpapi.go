@@ -80,11 +80,13 @@ func (s *server) routes() {
 		"emergency": {"POST": submit(s, http.StatusAccepted, "name", b.Emergency)},
 		"pause":     {"POST": submit(s, http.StatusOK, "name", b.Pause)},
 		"resume":    {"POST": one(s, "name", b.Resume)},
+		"plan":      {"GET": one(s, "name", b.Plan)},
+		"repair":    {"POST": submit(s, http.StatusOK, "name", b.Repair)},
 	}))
 
 	s.mux.Handle(root+"rotations", s.methods(endpoints{"GET": list(s, rotationQuery, b.Rotations)}))
 	s.mux.Handle(root+"rotations/{id}", s.methods(endpoints{"GET": one(s, "id", b.Rotation)}))
-	s.mux.Handle(root+"rotations/{id}/events", s.methods(endpoints{"GET": s.authenticated(s.watch)}))
+	s.mux.Handle(root+"rotations/{id}/events", s.methods(endpoints{"GET": s.watch(b.WatchRotation)}))
 	s.mux.Handle(root+"retirements", s.methods(endpoints{"GET": list(s, retirementQuery, b.Retirements)}))
 	s.mux.Handle(root+"retirements/{id}", s.methods(endpoints{"GET": one(s, "id", b.Retirement)}))
 	s.mux.Handle(root+"deliveries", s.methods(endpoints{"GET": list(s, deliveryQuery, b.Deliveries)}))
@@ -93,6 +95,7 @@ func (s *server) routes() {
 	s.mux.Handle(root+"events/{trigger}", s.methods(endpoints{"POST": submit(s, http.StatusAccepted, "trigger", b.Event)}))
 	s.mux.Handle(root+"tokens", s.methods(endpoints{"GET": list(s, page, b.Tokens), "POST": create(s, b.CreateToken)}))
 	s.mux.Handle(root+"tokens/{id}", s.methods(endpoints{"DELETE": one(s, "id", b.RevokeToken)}))
+	s.operations()
 	s.mux.Handle(root+"keys/check", s.methods(endpoints{"POST": s.checkKey}))
 
 	s.mux.Handle("/healthz", s.methods(endpoints{"GET": s.healthz}))

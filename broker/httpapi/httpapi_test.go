@@ -100,11 +100,13 @@ func TestEveryCallReachesTheBroker(t *testing.T) {
 		}},
 		{"pause payments/stripe freeze", func() (any, error) { return c.Pause(ctx, name, client.PauseRequest{Reason: "freeze"}) }},
 		{"resume payments/stripe", func() (any, error) { return c.Resume(ctx, name) }},
-		{"rotations payments/stripe true", func() (any, error) {
-			return c.Rotations(ctx, client.RotationQuery{Secret: name, Live: true})
+		{"rotations payments/stripe queued true", func() (any, error) {
+			return c.Rotations(ctx, client.RotationQuery{Secret: name, State: "queued", Live: true})
 		}},
 		{"rotation r1", func() (any, error) { return c.Rotation(ctx, "r1") }},
-		{"retirements payments/stripe", func() (any, error) { return c.Retirements(ctx, client.RetirementQuery{Secret: name}) }},
+		{"retirements payments/stripe unconfirmed", func() (any, error) {
+			return c.Retirements(ctx, client.RetirementQuery{Secret: name, State: "unconfirmed"})
+		}},
 		{"retirement t1", func() (any, error) { return c.Retirement(ctx, "t1") }},
 		{"deliveries payments/stripe shop dead", func() (any, error) {
 			return c.Deliveries(ctx, client.DeliveryQuery{Secret: name, Consumer: "shop", State: "dead"})

@@ -108,11 +108,11 @@ func secretQuery(p *params) client.SecretQuery {
 }
 
 func rotationQuery(p *params) client.RotationQuery {
-	return client.RotationQuery{Secret: p.text("secret"), Live: p.flag("live"), Page: page(p)}
+	return client.RotationQuery{Secret: p.text("secret"), State: p.text("state"), Live: p.flag("live"), Page: page(p)}
 }
 
 func retirementQuery(p *params) client.RetirementQuery {
-	return client.RetirementQuery{Secret: p.text("secret"), Page: page(p)}
+	return client.RetirementQuery{Secret: p.text("secret"), State: p.text("state"), Page: page(p)}
 }
 
 func deliveryQuery(p *params) client.DeliveryQuery {

@@ -13,23 +13,19 @@ func (tx *Tx) AddAudit(_ context.Context, ev rotation.AuditEvent) error {
 	return nil
 }
 
-// flushAudit numbers the transaction's events like its changes, in the order of commits.
-func (tx *Tx) flushAudit(ctx context.Context) error {
-	if len(tx.audit) == 0 {
+// auditStatements number the transaction's events like its changes, in the order
+// of commits.
+func (tx *Tx) auditStatements() []statement {
+	const insert = "INSERT INTO audit_outbox (seq, record) SELECT last - $1, $2 FROM audit_counter WHERE id = 1"
+	n := len(tx.audit)
+	if n == 0 {
 		return nil
 	}
-	last, err := tx.count(ctx, "audit_counter", len(tx.audit))
-	if err != nil {
-		return err
-	}
-	first := last - int64(len(tx.audit)) + 1
+	statements := []statement{{"UPDATE audit_counter SET last = last + $1 WHERE id = 1", []any{n}}}
 	for i, ev := range tx.audit {
-		err := tx.execOnly(ctx, "INSERT INTO audit_outbox (seq, record) VALUES ($1, $2)", first+int64(i), asJSON{ev})
-		if err != nil {
-			return err
-		}
+		statements = append(statements, statement{insert, []any{n - 1 - i, asJSON{ev}}})
 	}
-	return nil
+	return statements
 }
 
 // AuditEntry is an event that is not known to be in the audit log yet.

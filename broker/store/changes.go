@@ -19,34 +19,22 @@ const (
 // changePoll is how often a watcher looks for commits of other nodes.
 const changePoll = time.Second
 
-// flushChanges writes the transaction's changes. Their numbers are taken from
+// changeStatements write the transaction's changes. Their numbers are taken from
 // one row, which stays locked until the commit: whoever takes a later number
 // commits later, so a reader that has seen number n has seen all before it.
-func (tx *Tx) flushChanges(ctx context.Context) error {
-	if len(tx.changes) == 0 {
+func (tx *Tx) changeStatements() []statement {
+	const insert = `INSERT INTO changes (seq, tenant, secret, generation, kind, object_id, at)
+		SELECT c.last - $1, s.tenant, s.name, s.generation, $2, $3, CAST($4 AS BIGINT)
+		FROM change_counter c LEFT JOIN secrets s ON s.id = $5 WHERE c.id = 1`
+	n, at := len(tx.changes), micros(tx.now())
+	if n == 0 {
 		return nil
 	}
-	last, err := tx.count(ctx, "change_counter", len(tx.changes))
-	if err != nil {
-		return err
-	}
-	first, at := last-int64(len(tx.changes))+1, micros(tx.now())
+	statements := []statement{{"UPDATE change_counter SET last = last + $1 WHERE id = 1", []any{n}}}
 	for i, c := range tx.changes {
-		err := tx.execOnly(ctx, `INSERT INTO changes (seq, tenant, secret, generation, kind, object_id, at) VALUES ($1,
-			(SELECT tenant FROM secrets WHERE id = $2), (SELECT name FROM secrets WHERE id = $2),
-			(SELECT generation FROM secrets WHERE id = $2), $3, $4, $5)`,
-			first+int64(i), c.secretID, c.kind, c.id, at)
-		if err != nil {
-			return err
-		}
+		statements = append(statements, statement{insert, []any{n - 1 - i, c.kind, c.id, at, c.secretID}})
 	}
-	return nil
-}
-
-// count takes n numbers from a counter and returns the last of them.
-func (tx *Tx) count(ctx context.Context, counter string, n int) (last int64, err error) {
-	err = tx.t.queryRow(ctx, "UPDATE "+counter+" SET last = last + $1 WHERE id = 1 RETURNING last", n).Scan(&last)
-	return last, err
+	return statements
 }
 
 // Changes returns the changes after number after, in the order of their

@@ -50,6 +50,7 @@ type driver interface {
 	newRunner(cfg *river.Config) (runner, error)
 	// exclusive tells whether no other process can have the data open.
 	exclusive() bool
+	stats() Stats
 	close() error
 }
 
@@ -61,12 +62,20 @@ type transaction interface {
 	query(ctx context.Context, each func(row) error, query string, args ...any) error
 	queryRow(ctx context.Context, query string, args ...any) row
 	enqueue(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
-	commit(ctx context.Context) error
+	// commit runs the last statements and commits, in one round trip if it can. After
+	// an error it takes rollback to end the transaction.
+	commit(ctx context.Context, last []statement) error
 	rollback()
 	// byteOrder is put after a text column to compare it byte by byte.
 	byteOrder() string
 	// rowLock is put after a query to keep others from changing the rows that it reads of a table.
 	rowLock(table string) string
+}
+
+// statement is one that has no result.
+type statement struct {
+	query string
+	args  []any
 }
 
 type row interface{ Scan(dest ...any) error }
@@ -145,7 +154,9 @@ func (db *DB) Check(ctx context.Context) error {
 // collision with other transactions; fn therefore has no effect outside of tx.
 // A transaction that failed leaves no Revision increased.
 //
-// On SQLite there is one writer at a time: fn must not call Update itself.
+// On SQLite there is one writer at a time: fn must not call Update itself. Those
+// that come at the same time are committed together, so fn must not wait either
+// for what somebody does after an Update.
 func (db *DB) Update(ctx context.Context, fn func(*Tx) error) error {
 	return again(ctx, func(int) error { return db.update(ctx, false, fn) }, errCollision)
 }
@@ -190,14 +201,12 @@ func (db *DB) update(ctx context.Context, locking bool, fn func(*Tx) error) (err
 	if err := fn(tx); err != nil {
 		return err
 	}
-	if err := tx.flush(ctx); err != nil {
-		return err
-	}
-	if err := t.commit(ctx); err != nil {
+	last := tx.last()
+	if err := t.commit(ctx, last); err != nil {
 		return fmt.Errorf("committing: %w", err)
 	}
 	committed = true
-	if tx.published {
+	if len(last) > 0 {
 		db.commits.wake()
 	}
 	return nil
@@ -212,6 +221,17 @@ func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
 	defer t.rollback()
 	return fn(&Tx{t: t, now: db.now})
 }
+
+// Stats counts since Open.
+type Stats struct {
+	// Transactions that wrote and were committed; on SQLite also those of River.
+	Transactions int64
+	// Commits that this took: on SQLite, transactions at the same time share one.
+	Commits int64
+}
+
+// Stats returns what was committed so far.
+func (db *DB) Stats() Stats { return db.driver.stats() }
 
 // Engine returns the store as the engine sees it.
 func (db *DB) Engine() engine.Store { return engineStore{db} }

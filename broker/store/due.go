@@ -35,3 +35,16 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 	}
 	return due, nil
 }
+
+// Waiting returns the rotations and retirements that wait for what is named. It
+// reads every record that is under way.
+func (tx *Tx) Waiting(ctx context.Context, waitingFor string) (w engine.Due, err error) {
+	pattern := `%"waiting_for":"` + waitingFor + `"%`
+	if w.Rotations, err = all(ctx, tx, scanString, "SELECT id FROM rotations WHERE ended_at IS NULL AND record LIKE $1 ORDER BY id", pattern); err == nil {
+		w.Retirements, err = all(ctx, tx, scanString, "SELECT id FROM retirements WHERE next_at IS NOT NULL AND record LIKE $1 ORDER BY id", pattern)
+	}
+	if err != nil {
+		return engine.Due{}, fmt.Errorf("looking for what waits for %s: %w", waitingFor, err)
+	}
+	return w, nil
+}

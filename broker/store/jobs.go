@@ -22,7 +22,7 @@ const (
 	jobAttempts     = 5
 	defaultTimeout  = 5 * time.Minute
 	defaultSoftStop = 10 * time.Second
-	defaultUrgent   = 16
+	defaultUrgent   = 512 // mostly waiting, too: between two rounds of a proof
 	// soon is how far ahead a job is put straight into the queue, where it is
 	// found within the poll interval. River moves the others there every 5 s.
 	soon = time.Minute
@@ -32,7 +32,7 @@ const (
 type StartOptions struct {
 	MaxWorkers int // jobs at once; 0: 16 on SQLite, 32 on PostgreSQL
 	// UrgentWorkers is how many jobs of engine.QueueUrgent are worked besides, so
-	// that they never wait behind others; 0: 16.
+	// that they never wait behind others; 0: 512.
 	UrgentWorkers int
 	JobTimeout    time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
 	StopTimeout   time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s

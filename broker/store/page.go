@@ -90,6 +90,15 @@ func (f *filter) equal(column, value string) {
 	}
 }
 
+// in adds that column is one of values, of which there is at least one.
+func in[T ~string](f *filter, column string, values []T) {
+	holders := make([]string, len(values))
+	for i, v := range values {
+		holders[i] = f.arg(string(v))
+	}
+	f.conditions = append(f.conditions, column+" IN ("+strings.Join(holders, ", ")+")")
+}
+
 // arg adds an argument and returns its placeholder.
 func (f *filter) arg(v any) string {
 	f.args = append(f.args, v)

@@ -127,7 +127,7 @@ func growOld(ctx context.Context, tx *store.Tx) (err error) {
 	for _, statement := range []string{
 		`INSERT INTO versions SELECT s.id, n, s.tenant, CASE n WHEN 500 THEN 'current' ELSE 'retired' END, s.id || n, 1, s.id || n,
 			'b', 'i', 'p', '', '', '', NULL, n, n, n, n` + past,
-		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', '{}', n, NULL, NULL, 1` + past,
+		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', 'rotated', '{}', n, NULL, NULL, 1` + past,
 		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, '{}', n, n, NULL, NULL, 1` + past,
 		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
 		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, '', n, NULL, NULL, n, n, 1` + past,

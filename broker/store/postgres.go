@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,6 +35,8 @@ const (
 type postgresDriver struct {
 	pool *pgxpool.Pool
 	jobs *river.Client[pgx.Tx] // inserts only
+
+	commits atomic.Int64
 }
 
 func openPostgres(ctx context.Context, url backends.SecretString, log *slog.Logger) (driver, error) {
@@ -113,11 +116,16 @@ func (d *postgresDriver) begin(ctx context.Context, readOnly bool) (transaction,
 	if readOnly {
 		opts = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	}
-	tx, err := d.pool.BeginTx(ctx, opts)
+	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
 		return nil, postgresError(err)
 	}
-	return postgresTx{tx, d.jobs}, nil
+	tx, err := conn.BeginTx(ctx, opts)
+	if err != nil {
+		conn.Release()
+		return nil, postgresError(err)
+	}
+	return postgresTx{tx, conn, d}, nil
 }
 
 func (d *postgresDriver) newRunner(cfg *river.Config) (runner, error) {
@@ -128,14 +136,20 @@ func (d *postgresDriver) newRunner(cfg *river.Config) (runner, error) {
 
 func (d *postgresDriver) exclusive() bool { return false }
 
+func (d *postgresDriver) stats() Stats {
+	n := d.commits.Load()
+	return Stats{Transactions: n, Commits: n}
+}
+
 func (d *postgresDriver) close() error {
 	d.pool.Close()
 	return nil
 }
 
 type postgresTx struct {
-	tx   pgx.Tx
-	jobs *river.Client[pgx.Tx]
+	tx     pgx.Tx
+	conn   *pgxpool.Conn
+	driver *postgresDriver
 }
 
 func (t postgresTx) exec(ctx context.Context, query string, args ...any) (int64, error) {
@@ -162,16 +176,44 @@ func (t postgresTx) queryRow(ctx context.Context, query string, args ...any) row
 }
 
 func (t postgresTx) enqueue(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
-	results, err := t.jobs.InsertManyTx(ctx, t.tx, jobs)
+	results, err := t.driver.jobs.InsertManyTx(ctx, t.tx, jobs)
 	return results, postgresError(err)
 }
 
-func (t postgresTx) commit(ctx context.Context) error { return postgresError(t.tx.Commit(ctx)) }
+// commit sends all that is left at once: what is locked by the last statements,
+// which is what everybody needs, is locked while the server works and the disk
+// writes, and never while a client is waited for.
+func (t postgresTx) commit(ctx context.Context, last []statement) error {
+	var batch pgx.Batch
+	for _, s := range last {
+		batch.Queue(s.query, s.args...)
+	}
+	batch.Queue("commit")
+	results := t.tx.SendBatch(ctx, &batch)
+	var tag pgconn.CommandTag
+	for range batch.Len() {
+		var err error
+		if tag, err = results.Exec(); err != nil {
+			_ = results.Close() // the same error
+			return postgresError(err)
+		}
+	}
+	if err := results.Close(); err != nil {
+		return postgresError(err)
+	}
+	if tag.String() != "COMMIT" { // a statement had failed before
+		return postgresError(pgx.ErrTxCommitRollback)
+	}
+	t.conn.Release() // t.tx is over, though it does not know
+	t.driver.commits.Add(1)
+	return nil
+}
 
 func (t postgresTx) rollback() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = t.tx.Rollback(ctx)
+	t.conn.Release() // closes it unless the transaction is over
 }
 
 func (t postgresTx) byteOrder() string { return ` COLLATE "C"` }

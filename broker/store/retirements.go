@@ -85,6 +85,7 @@ type RetirementFilter struct {
 	Tenant   string
 	SecretID string
 	State    rotation.RetirementState
+	Causes   []rotation.Cause
 }
 
 // RetirementsPage lists retirements, the newest first.
@@ -93,6 +94,9 @@ func (tx *Tx) RetirementsPage(ctx context.Context, by RetirementFilter, p Page) 
 	f.equal("t.tenant", by.Tenant)
 	f.equal("t.secret_id", by.SecretID)
 	f.equal("t.state", string(by.State))
+	if len(by.Causes) > 0 {
+		in(&f, "t.cause", by.Causes)
+	}
 	if err := f.before("t.requested_at", "t.id", p); err != nil {
 		return nil, "", fmt.Errorf("listing retirements: %w", err)
 	}
@@ -114,10 +118,10 @@ func (tx *Tx) AddRetirement(ctx context.Context, t *rotation.Retirement) error {
 	}
 	record := *t
 	record.Revision = 1
-	err = tx.insert(ctx, `INSERT INTO retirements (id, tenant, secret_id, version, rotation_id, state, record,
+	err = tx.insert(ctx, `INSERT INTO retirements (id, tenant, secret_id, version, rotation_id, state, cause, record,
 			requested_at, next_at, lease_until, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1) ON CONFLICT DO NOTHING`,
-		t.ID, tenant, t.SecretID, t.Version, t.RotationID, t.State, asJSON{record},
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1) ON CONFLICT DO NOTHING`,
+		t.ID, tenant, t.SecretID, t.Version, t.RotationID, t.State, t.Cause, asJSON{record},
 		micros(t.RequestedAt), nullMicros(t.NextAt), lease(t.Intent))
 	if err != nil {
 		return fmt.Errorf("adding retirement %s: %w", t.ID, err)
@@ -131,10 +135,10 @@ func (tx *Tx) AddRetirement(ctx context.Context, t *rotation.Retirement) error {
 func (tx *Tx) SaveRetirement(ctx context.Context, t *rotation.Retirement) error {
 	record := *t
 	record.Revision++
-	err := tx.swap(ctx, &t.Revision, `UPDATE retirements SET rotation_id = $1, state = $2, record = $3,
-			next_at = $4, lease_until = $5, revision = revision + 1
-		WHERE id = $6 AND revision = $7`,
-		t.RotationID, t.State, asJSON{record}, nullMicros(t.NextAt), lease(t.Intent), t.ID, t.Revision)
+	err := tx.swap(ctx, &t.Revision, `UPDATE retirements SET rotation_id = $1, state = $2, cause = $3, record = $4,
+			next_at = $5, lease_until = $6, revision = revision + 1
+		WHERE id = $7 AND revision = $8`,
+		t.RotationID, t.State, t.Cause, asJSON{record}, nullMicros(t.NextAt), lease(t.Intent), t.ID, t.Revision)
 	if err != nil {
 		return fmt.Errorf("saving retirement %s: %w", t.ID, err)
 	}

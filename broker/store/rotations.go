@@ -62,10 +62,20 @@ func (tx *Tx) LiveRotations(ctx context.Context, secretID string) ([]rotation.Ro
 	return live, nil
 }
 
+// LastRotation returns the newest rotation of the secret, or ErrNotFound.
+func (tx *Tx) LastRotation(ctx context.Context, secretID string) (rotation.Rotation, error) {
+	r, err := scanRotation(tx.t.queryRow(ctx, "SELECT record, revision FROM rotations WHERE secret_id = $1 ORDER BY started_at DESC, id DESC LIMIT 1", secretID))
+	if err != nil {
+		return rotation.Rotation{}, fmt.Errorf("reading the last rotation of %s: %w", secretID, err)
+	}
+	return r, nil
+}
+
 // RotationFilter chooses rotations; what is empty matches all.
 type RotationFilter struct {
 	Tenant   string
 	SecretID string
+	State    rotation.State
 	Live     bool // only those that have not ended
 }
 
@@ -74,6 +84,7 @@ func (tx *Tx) Rotations(ctx context.Context, by RotationFilter, p Page) ([]Rotat
 	var f filter
 	f.equal("r.tenant", by.Tenant)
 	f.equal("r.secret_id", by.SecretID)
+	f.equal("r.state", string(by.State))
 	if by.Live {
 		f.and("r.ended_at IS NULL")
 	}

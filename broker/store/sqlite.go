@@ -28,16 +28,18 @@ const (
 	sqliteWorkers = 16
 	sqlitePoll    = 200 * time.Millisecond
 	sqliteReaders = 8
+	sqliteMembers = 64 // users of the writer's connection that are kept for the next
 )
 
 // sqliteDriver keeps one connection that writes and a pool that only reads. The
 // lock file makes sure that no other process writes: River's leader, our leases
 // and the change notifications rely on it.
 type sqliteDriver struct {
-	lock  *flock.Flock
-	write *sql.DB
-	read  *sql.DB
-	jobs  *river.Client[*sql.Tx] // inserts only
+	lock   *flock.Flock
+	writer *writer
+	write  *sql.DB // over writer
+	read   *sql.DB
+	jobs   *river.Client[*sql.Tx] // inserts only
 }
 
 func openSQLite(ctx context.Context, path string, log *slog.Logger) (driver, error) {
@@ -88,25 +90,30 @@ func (d *sqliteDriver) connect(ctx context.Context, path string, log *slog.Logge
 	if err := file.Close(); err != nil {
 		return fmt.Errorf("%w: %w", backends.ErrInvalid, err)
 	}
-	pragmas := []string{"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}
-	if d.write, err = sql.Open("sqlite", sqliteURI(path, "immediate", pragmas...)); err != nil {
+	// Savepoints keep in memory what they might have to restore.
+	connector, err := sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)",
+		"foreign_keys(1)", "temp_store(MEMORY)"))
+	if err != nil {
 		return sqliteError(err)
 	}
-	d.write.SetMaxOpenConns(1)
-	if err := d.write.PingContext(ctx); err != nil {
+	d.writer = &writer{connector: connector}
+	d.write = sql.OpenDB(d.writer)
+	d.write.SetMaxIdleConns(sqliteMembers)
+	if _, err := d.write.ExecContext(ctx, "SELECT 1"); err != nil {
 		return sqliteError(err)
 	}
-	if d.read, err = sql.Open("sqlite", sqliteURI(path, "deferred", "busy_timeout(10000)", "query_only(1)")); err != nil {
+	if connector, err = sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "query_only(1)")); err != nil {
 		return sqliteError(err)
 	}
+	d.read = sql.OpenDB(readers{connector})
 	d.read.SetMaxOpenConns(sqliteReaders)
 	d.read.SetMaxIdleConns(sqliteReaders)
 	d.jobs, err = river.NewClient(riversqlite.New(d.write), insertOnly(log))
 	return err
 }
 
-func sqliteURI(path, txlock string, pragmas ...string) string {
-	query := url.Values{"_txlock": {txlock}, "_timezone": {"UTC"}, "_pragma": pragmas}
+func sqliteURI(path string, pragmas ...string) string {
+	query := url.Values{"_timezone": {"UTC"}, "_pragma": pragmas}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
 }
 
@@ -141,6 +148,10 @@ func (d *sqliteDriver) newRunner(cfg *river.Config) (runner, error) {
 }
 
 func (d *sqliteDriver) exclusive() bool { return true }
+
+func (d *sqliteDriver) stats() Stats {
+	return Stats{Transactions: d.writer.transactions.Load(), Commits: d.writer.commits.Load()}
+}
 
 func (d *sqliteDriver) close() error {
 	var errs []error
@@ -189,10 +200,18 @@ func (t sqliteTx) enqueue(ctx context.Context, jobs []river.InsertManyParams) ([
 	return results, sqliteError(err)
 }
 
-func (t sqliteTx) commit(context.Context) error { return sqliteError(t.tx.Commit()) }
-func (t sqliteTx) rollback()                    { _ = t.tx.Rollback() }
-func (t sqliteTx) byteOrder() string            { return "" } // SQLite knows no other order
-func (t sqliteTx) rowLock(string) string        { return "" } // there is one writer at a time
+func (t sqliteTx) commit(ctx context.Context, last []statement) error {
+	for _, s := range last {
+		if _, err := t.exec(ctx, s.query, s.args...); err != nil {
+			return err
+		}
+	}
+	return sqliteError(t.tx.Commit())
+}
+
+func (t sqliteTx) rollback()             { _ = t.tx.Rollback() }
+func (t sqliteTx) byteOrder() string     { return "" } // SQLite knows no other order
+func (t sqliteTx) rowLock(string) string { return "" } // there is one writer at a time
 
 // sqliteError gives an error of the driver its class. Its texts name tables and
 // columns, never values.

@@ -20,11 +20,10 @@ type Tx struct {
 	t   transaction
 	now func() time.Time
 
-	// Written by flush, just before the commit, so that the locks on the counters
-	// are held briefly and always in the same order.
-	changes   []change
-	audit     []rotation.AuditEvent
-	published bool
+	// Written with the commit (see last), so that the locks on the counters are held
+	// briefly and always in the same order.
+	changes []change
+	audit   []rotation.AuditEvent
 
 	swapped []*int64 // revisions increased in records, taken back by undo
 
@@ -59,15 +58,9 @@ func (tx *Tx) publish(kind, id, secretID string) {
 	tx.changes = append(tx.changes, c)
 }
 
-func (tx *Tx) flush(ctx context.Context) error {
-	if err := tx.flushAudit(ctx); err != nil {
-		return fmt.Errorf("writing the audit outbox: %w", err)
-	}
-	if err := tx.flushChanges(ctx); err != nil {
-		return fmt.Errorf("publishing changes: %w", err)
-	}
-	tx.published = len(tx.changes)+len(tx.audit) > 0
-	return nil
+// last are the statements to run right before the commit.
+func (tx *Tx) last() []statement {
+	return append(tx.auditStatements(), tx.changeStatements()...)
 }
 
 // undo takes back what a transaction that was not committed did to records.

@@ -195,24 +195,37 @@ func (a *app) confirm(question string) error {
 // completeSecrets completes the names of secrets by asking the server; where it
 // cannot be asked there are none.
 func (a *app) completeSecrets(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return completeIDs(a, func(ctx context.Context, c *client.Client, p client.Page) ([]client.Secret, error) {
+		list, err := c.Secrets(ctx, client.SecretQuery{Prefix: prefix, Page: p})
+		return list.Items, err
+	}, func(s client.Secret) (id, description string) { return s.Name, s.State })(cmd, args, prefix)
+}
+
+// completeIDs completes the one argument of a command with what the server lists
+// and describe has an id for.
+func completeIDs[T any](a *app, list func(context.Context, *client.Client, client.Page) ([]T, error), describe func(T) (id, description string)) cobra.CompletionFunc {
 	const patience, most = 2 * time.Second, 200
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		c, err := a.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), patience)
+		defer cancel()
+		items, err := list(ctx, c, client.Page{Limit: most})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var found []string
+		for _, item := range items {
+			if id, description := describe(item); id != "" {
+				found = append(found, cobra.CompletionWithDesc(id, printable(description)))
+			}
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
 	}
-	c, err := a.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(cmd.Context(), patience)
-	defer cancel()
-	page, err := c.Secrets(ctx, client.SecretQuery{Prefix: prefix, Page: client.Page{Limit: most}})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, s := range page.Items {
-		names = append(names, cobra.CompletionWithDesc(s.Name, s.State))
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

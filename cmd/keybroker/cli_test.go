@@ -144,7 +144,7 @@ func TestSecretListAndShow(t *testing.T) {
 		"GET /api/v1/secrets/a/b": secret(),
 	})
 	r := s.keybroker("secret", "list", "--prefix", "a/")
-	want := "NAME  STATE   VERSION  BACKEND   ISSUER    NEXT ROTATION\na/b   active  3        embedded  internal  in 10m\n"
+	want := "NAME  TENANT   STATE   VERSION  BACKEND   ISSUER    NEXT ROTATION\na/b   default  active  3        embedded  internal  in 10m\n"
 	if r.code != 0 || r.out != want || !s.has("GET /api/v1/secrets?limit=200&prefix=a%2F") {
 		t.Errorf("%+v", r)
 	}
@@ -179,13 +179,27 @@ func TestRevokeWaitsForTheProof(t *testing.T) {
 	for state, code := range map[string]int{client.ProvenDead: 0, client.Unconfirmed: 1, client.Unprovable: 1} {
 		dead := client.Retirement{ID: "t2", Secret: "a/b", Version: 2, Cause: "revoked", State: state, RequestedAt: time.Now()}
 		r := serve(t, map[string]any{
-			"POST /api/v1/secrets/a/b/revoke": client.Retirement{ID: "t2"},
-			"GET /api/v1/retirements/t2":      dead,
+			"POST /api/v1/secrets/a/b/revoke":   client.Retirement{ID: "t2"},
+			"GET /api/v1/retirements/t2/events": events(t, client.EventRetirement, dead),
 		}).keybroker("secret", "revoke", "a/b", "--version", "2", "--wait")
 		if r.code != code || !strings.Contains(r.out, "retirement t2 of a/b version 2 (revoked)") {
 			t.Errorf("%s: %+v", state, r)
 		}
 	}
+}
+
+// events is a stream of the states of one object, and its end.
+func events(t *testing.T, kind string, states ...any) string {
+	t.Helper()
+	stream := ""
+	for _, s := range states {
+		b, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream += fmt.Sprintf("event: %s\ndata: %s\n\n", kind, b)
+	}
+	return stream + "event: end\ndata: {}\n\n"
 }
 
 // An emergency must not depend on what is nice to know.

@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) deliveryCommand() *cobra.Command {
-	return group("delivery", "Look at what consumers were told", a.deliveryListCommand())
+	return group("delivery", "Look at what consumers were told, and tell them again", a.deliveryListCommand(), a.deliveryReplayCommand())
 }
 
 func (a *app) deliveryListCommand() *cobra.Command {

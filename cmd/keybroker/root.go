@@ -68,6 +68,8 @@ func (a *app) root() *cobra.Command {
 		a.retirementCommand(),
 		a.deliveryCommand(),
 		a.emergencyCommand(),
+		a.freezeCommand(),
+		a.unfreezeCommand(),
 		a.tokenCommand(),
 		a.versionCommand(),
 	)

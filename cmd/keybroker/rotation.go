@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,9 +12,16 @@ import (
 
 const defaultLimit = 50
 
+var rotationStates = []string{
+	client.RotationQueued, client.RotationMinting, client.RotationStaging, client.RotationVerifying, client.RotationPublishing,
+	client.RotationOverlap, client.RotationRetiring, client.RotationDone, client.RotationFailed, client.RotationRolledBack,
+	client.RotationCancelled, client.RotationSuperseded,
+}
+
 func (a *app) rotationCommand() *cobra.Command {
-	return group("rotation", "Look at rotations",
-		a.rotationListCommand(), a.rotationShowCommand(), a.rotationWatchCommand())
+	return group("rotation", "Look at rotations and intervene in them",
+		a.rotationListCommand(), a.rotationShowCommand(), a.rotationWatchCommand(), a.rotationOrphansCommand(),
+		a.rotationRetryCommand(), a.rotationCancelCommand(), a.rotationApproveCommand(), a.rotationRollbackCommand())
 }
 
 func (a *app) rotationListCommand() *cobra.Command {
@@ -24,6 +32,11 @@ func (a *app) rotationListCommand() *cobra.Command {
 		Short: "List rotations, the latest first",
 		Args:  takes(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
+			if query.State != "" {
+				if err := oneOf("state", query.State, rotationStates...); err != nil {
+					return err
+				}
+			}
 			rotations, err := collect(client.All(func(after string) (client.List[client.Rotation], error) {
 				query.Page = pageFor(limit, after)
 				return c.Rotations(ctx, query)
@@ -32,25 +45,29 @@ func (a *app) rotationListCommand() *cobra.Command {
 				return err
 			}
 			return a.show(rotations, func(t *table) {
-				t.row("ID", "SECRET", "TRIGGER", "STATE", "WAITING FOR", "FROM", "TO", "STARTED", "TOOK")
+				t.row("ID", "SECRET", "TRIGGER", "STATE", "WAITING FOR", "FROM", "TO", "STARTED", "TOOK", "NEXT", "WHY")
 				for _, r := range rotations {
-					t.row(r.ID, r.Secret, r.Trigger, r.State, r.WaitingFor, r.FromVersion, r.ToVersion, r.StartedAt, took(r.StartedAt, r.EndedAt))
+					t.row(r.ID, qualified(r.Tenant, r.Secret), r.Trigger, r.State, r.WaitingFor, r.FromVersion, r.ToVersion, r.StartedAt,
+						took(r.StartedAt, r.EndedAt), r.NextAt, r.Error)
 				}
 			})
 		}),
 	}
 	cmd.Flags().StringVar(&query.Secret, "secret", "", "only of this secret")
+	cmd.Flags().StringVar(&query.State, "state", "", "only in this state: "+strings.Join(rotationStates, ", "))
 	cmd.Flags().BoolVar(&query.Live, "live", false, "only those that have not ended")
 	cmd.Flags().IntVar(&limit, "limit", defaultLimit, "at most so many; 0 is all")
 	_ = cmd.RegisterFlagCompletionFunc("secret", a.completeSecretFlag)
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(rotationStates, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 func (a *app) rotationShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show ID",
-		Short: "Show a rotation and its steps",
-		Args:  takes("ID"),
+		Use:               "show ID",
+		Short:             "Show a rotation, its steps, and what it waits for",
+		Args:              takes("ID"),
+		ValidArgsFunction: a.completeRotations(func(client.Rotation) bool { return true }),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			r, err := c.Rotation(ctx, args[0])
 			if err != nil {
@@ -58,11 +75,19 @@ func (a *app) rotationShowCommand() *cobra.Command {
 			}
 			return a.show(r, func(t *table) {
 				t.pair("ID", r.ID)
-				t.pair("Secret", r.Secret)
+				t.pair("Secret", qualified(r.Tenant, r.Secret))
 				t.pair("Trigger", r.Trigger)
 				t.pair("Reason", r.Reason)
+				t.pair("Asked by", r.Actor)
+				t.pair("Approved by", r.ApprovedBy)
+				t.moment("Approved", r.ApprovedAt)
+				t.pair("Rolled back by", r.RollBackBy)
 				t.pair("State", r.State)
-				t.pair("Waiting for", r.WaitingFor)
+				if !r.Ended() {
+					t.pair("Waiting for", inWords(r.WaitingFor))
+					t.pair("Resolved by", resolves(r))
+					t.pair("Next look", r.NextAt)
+				}
 				t.pair("Error", r.Error)
 				t.pair("From version", r.FromVersion)
 				t.pair("To version", r.ToVersion)

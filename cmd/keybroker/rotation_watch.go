@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -58,54 +57,35 @@ func findRotation(ctx context.Context, c *client.Client, arg string) (string, er
 
 // watchRotation follows a rotation to its end. The error says what was not proven.
 func (a *app) watchRotation(ctx context.Context, c *client.Client, id string) error {
-	return a.follow(ctx, func(ctx context.Context) iter.Seq2[client.Event, error] { return c.WatchRotation(ctx, id) })
+	return a.rotationUntil(ctx, c, client.Rotation{ID: id}, client.RotationDone)
 }
 
-// watchRetirement follows a retirement until it is settled.
+// rotationUntil follows a rotation to its end, which is an error unless it is the
+// wanted one.
+func (a *app) rotationUntil(ctx context.Context, c *client.Client, r client.Rotation, wanted string) error {
+	return a.follow(ctx, wanted, func(ctx context.Context) iter.Seq2[client.Event, error] { return c.WatchRotation(ctx, r.ID) })
+}
+
+// watchRetirement follows a retirement until it is settled: one that cannot be
+// proven by now is probed on, which is not waited for.
 func (a *app) watchRetirement(ctx context.Context, c *client.Client, id string) error {
-	return a.follow(ctx, func(ctx context.Context) iter.Seq2[client.Event, error] { return pollRetirement(ctx, c, id) })
+	return a.follow(ctx, client.RotationDone, func(ctx context.Context) iter.Seq2[client.Event, error] {
+		return func(yield func(client.Event, error) bool) {
+			for e, err := range c.WatchRetirement(ctx, id) {
+				if !yield(e, err) || e.Retirement != nil && e.Retirement.Settled() {
+					return
+				}
+			}
+		}
+	})
 }
 
-func (a *app) follow(ctx context.Context, watch func(context.Context) iter.Seq2[client.Event, error]) error {
+func (a *app) follow(ctx context.Context, wanted string, watch func(context.Context) iter.Seq2[client.Event, error]) error {
 	t := newTimeline(a.out, a.now)
 	if a.json() { // one line for each event
 		t = newTimeline(nil, a.now)
 		t.each = a.showEvent
 	}
+	t.wanted = wanted
 	return t.follow(ctx, watch)
-}
-
-// pollRetirement makes events of a retirement by asking for it again and again:
-// the API streams rotations only. An unreachable server is asked on once it has
-// answered before.
-func pollRetirement(ctx context.Context, c *client.Client, id string) iter.Seq2[client.Event, error] {
-	const every = time.Second
-	return func(yield func(client.Event, error) bool) {
-		answered := false
-		for {
-			r, err := c.Retirement(ctx, id)
-			switch {
-			case err != nil && (!answered || ctx.Err() != nil || client.Status(err)/100 == 4):
-				yield(client.Event{}, err)
-				return
-			case err != nil:
-				if !yield(client.Event{Type: client.EventInterrupted, Err: err}, nil) {
-					return
-				}
-			default:
-				answered = true
-				if !yield(client.Event{Type: client.EventRetirement, Retirement: &r}, nil) {
-					return
-				}
-				if r.Settled() {
-					yield(client.Event{Type: client.EventEnd}, nil)
-					return
-				}
-			}
-			select {
-			case <-time.After(every):
-			case <-ctx.Done():
-			}
-		}
-	}
 }

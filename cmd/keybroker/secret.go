@@ -15,7 +15,8 @@ import (
 func (a *app) secretCommand() *cobra.Command {
 	return group("secret", "Read, rotate and revoke secrets",
 		a.secretListCommand(), a.secretShowCommand(), a.secretGetCommand(), a.secretRotateCommand(),
-		a.secretRevokeCommand(), a.secretPauseCommand(), a.secretResumeCommand())
+		a.secretRevokeCommand(), a.secretPauseCommand(), a.secretResumeCommand(),
+		a.secretPlanCommand(), a.secretRepairCommand())
 }
 
 func (a *app) secretListCommand() *cobra.Command {
@@ -33,9 +34,9 @@ func (a *app) secretListCommand() *cobra.Command {
 				return err
 			}
 			return a.show(secrets, func(t *table) {
-				t.row("NAME", "STATE", "VERSION", "BACKEND", "ISSUER", "NEXT ROTATION")
+				t.row("NAME", "TENANT", "STATE", "VERSION", "BACKEND", "ISSUER", "NEXT ROTATION")
 				for _, s := range secrets {
-					t.row(s.Name, s.State, s.Current(), s.Backend, s.Issuer, s.NextRotationAt)
+					t.row(s.Name, s.Tenant, s.State, s.Current(), s.Backend, s.Issuer, s.NextRotationAt)
 				}
 			})
 		}),

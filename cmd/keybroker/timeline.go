@@ -27,7 +27,9 @@ type timeline struct {
 	width int       // of the terminal; 0: it is none
 	color bool
 	now   func() time.Time
-	each  func(client.Event) error // is given every event; may be nil
+	// wanted is how the rotation should end.
+	wanted string
+	each   func(client.Event) error // is given every event; may be nil
 
 	rotation    *client.Rotation
 	retirements map[string]*client.Retirement
@@ -53,6 +55,7 @@ func newTimeline(out io.Writer, now func() time.Time) *timeline {
 		width:       width,
 		color:       isTerminal && os.Getenv("NO_COLOR") == "",
 		now:         now,
+		wanted:      client.RotationDone,
 		retirements: map[string]*client.Retirement{},
 		shown:       map[string]bool{},
 	}
@@ -62,8 +65,8 @@ func newTimeline(out io.Writer, now func() time.Time) *timeline {
 // before they are put in order.
 const tick = 200 * time.Millisecond
 
-// follow shows events until they end. It returns nil only if the rotation is done
-// and everything that it revoked is proven dead, or its policy waives the proof.
+// follow shows events until they end. It returns nil only if the rotation ended as
+// is wanted and everything that it revoked is proven dead, or its policy waives the proof.
 func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.Seq2[client.Event, error]) error {
 	type received struct {
 		event client.Event
@@ -172,7 +175,7 @@ func (t *timeline) began() time.Time {
 
 // verdict says what is not as it should be at the end.
 func (t *timeline) verdict() error {
-	if r := t.rotation; r != nil && r.State != client.RotationDone {
+	if r := t.rotation; r != nil && r.State != t.wanted {
 		if r.Error != "" {
 			return fmt.Errorf("rotation %s is %s: %s", r.ID, r.State, r.Error)
 		}
@@ -183,7 +186,7 @@ func (t *timeline) verdict() error {
 	}
 	for _, id := range slices.Sorted(maps.Keys(t.retirements)) {
 		r := t.retirements[id]
-		if waived := r.State == client.Acknowledged && r.Settled(); r.State != client.ProvenDead && !waived {
+		if waived := r.NeverMade || r.State == client.Acknowledged && r.Settled(); r.State != client.ProvenDead && !waived {
 			return &hintError{
 				fmt.Errorf("version %d is not proven dead: it is %s", r.Version, r.State),
 				"keybroker retirement show " + r.ID,

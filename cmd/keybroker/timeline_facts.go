@@ -14,6 +14,8 @@ import (
 // here are shown by their own names; the empty ones are told otherwise.
 var stepLabels = map[string]string{
 	"queue":       "started",
+	"approve":     "approved",
+	"rollback":    "restored",
 	"mint":        "minted",
 	"stage":       "staged",
 	"verify":      "verified",
@@ -55,6 +57,9 @@ func rotationFacts(r client.Rotation, now time.Time) []fact {
 				detail: fmt.Sprintf("version %d stays valid until %s, for %s", r.FromVersion,
 					r.OverlapUntil.Local().Format(time.TimeOnly), short(r.OverlapUntil.Sub(s.StartedAt).Round(time.Second))),
 			})
+		}
+		if s.Step == "rollback" {
+			facts = append(facts, fact{key: key + " begins", at: s.StartedAt, label: "rolling back", detail: "asked for by " + r.RollBackBy, tone: warning})
 		}
 		if f, ok := stepFact(s); ok {
 			f.key = key
@@ -114,6 +119,9 @@ func waitingFact(r client.Rotation, now time.Time) (fact, bool) {
 	f := fact{key: "waiting " + r.State + r.WaitingFor + r.Error, at: now, label: "waiting", detail: "for " + r.WaitingFor, tone: warning}
 	if r.Error != "" {
 		f.detail += ": " + r.Error
+	}
+	if by := resolves(r); by != "" && r.Error == "" {
+		f.detail += "; resolved by: " + by
 	}
 	return f, true
 }

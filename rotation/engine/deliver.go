@@ -101,7 +101,7 @@ func previousOf(ctx context.Context, tx Tx, d rotation.Delivery) (*rotation.Vers
 		return nil, err
 	}
 	for i := range versions {
-		if versions[i].Stage == rotation.StagePrevious && versions[i].Number < d.Version {
+		if versions[i].Stage == rotation.StagePrevious && versions[i].Number != d.Version {
 			return &versions[i], nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 	"github.com/riverqueue/river"
+	"github.com/sony/gobreaker/v2"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -45,16 +46,18 @@ type Observer interface {
 // Engine drives what the store holds. Its methods are safe for concurrent use.
 type Engine struct {
 	Config
-	owner   string // node and start: whose intents are ours
-	catalog atomic.Pointer[Catalog]
-	runs    runs
-	rest    chan struct{} // closed by Rest
-	resting sync.Once
+	owner    string // node and start: whose intents are ours
+	catalog  atomic.Pointer[Catalog]
+	breakers breakers
+	runs     runs
+	rest     chan struct{} // closed by Rest
+	resting  sync.Once
 }
 
 // New returns an engine that does nothing before its workers run.
 func New(cfg Config) *Engine {
-	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), rest: make(chan struct{})}
+	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(),
+		breakers: breakers{m: map[string]*gobreaker.TwoStepCircuitBreaker[struct{}]{}}, rest: make(chan struct{})}
 	e.catalog.Store(&Catalog{})
 	return e
 }

@@ -14,6 +14,9 @@ import (
 // mint opens the next attempt: the version's row, its tag and, where the broker
 // makes the value itself, the sealed value are committed before the issuer is asked.
 func (e *Engine) mint(ctx context.Context, x *rotating) error {
+	if v := x.version(x.r.To); v != nil && v.Stage == rotation.StagePending && v.Handle == nil && x.r.State == rotation.Minting {
+		return e.mintAgain(ctx, x, v)
+	}
 	def := x.secret.Definition
 	is, err := e.issuer(def.Issuer)
 	if err != nil {
@@ -52,6 +55,18 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	return e.issue(ctx, x, is, v, false)
 }
 
+// mintAgain repeats an attempt whose request certainly did not reach the issuer.
+func (e *Engine) mintAgain(ctx context.Context, x *rotating, v *rotation.Version) error {
+	is, err := e.issuer(v.Issuer)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
+	if err := e.begin(ctx, x, rotation.Mint); err != nil {
+		return err
+	}
+	return e.issue(ctx, x, is, v, false)
+}
+
 func (e *Engine) request(x *rotating, v *rotation.Version, prepared backends.Value) issuer.Request {
 	return issuer.Request{Subject: e.subject(x.secret, *v), Tag: v.Tag, Attempt: v.Attempt, Version: v.Number,
 		Key: issuer.KeySpec(x.r.Plan.Key), Prepared: prepared}
@@ -67,18 +82,38 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 			return e.unheard(ctx, x, rotation.WaitSeal, err)
 		}
 	}
+	answered, err := e.asking(v.Issuer, x.r.Emergency())
+	if err != nil {
+		return e.notMinted(ctx, x, err, again)
+	}
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	cred, err := is.Issue(cctx, e.request(x, v, prepared))
+	answered(err)
 	switch {
 	case err == nil:
 		return e.minted(ctx, x, v, cred)
+	case errors.Is(err, issuer.ErrNotSent) && backends.Retryable(err) && ctx.Err() == nil:
+		return e.notMinted(ctx, x, err, again)
 	case backends.Retryable(err):
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	default:
 		mayExist := again || errors.Is(err, backends.ErrConflict)
 		return e.mintLost(ctx, x, err, mayExist)
 	}
+}
+
+// notMinted records that the issuer was not asked, or certainly has not heard it.
+// Where an earlier request may have arrived (again) it is still to be recovered.
+func (e *Engine) notMinted(ctx context.Context, x *rotating, cause error, again bool) error {
+	if again {
+		return e.unheard(ctx, x, rotation.WaitIssuer, cause)
+	}
+	e.Logger.Warn("the issuer was not reached", "secret", x.secret.Ref, "rotation", x.r.ID, "error", cause)
+	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
+		x.r.NotMinted(cause.Error(), e.Now())
+		return nil
+	})
 }
 
 // minted commits a credential that the issuer made.

@@ -75,26 +75,15 @@ func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotatin
 	if !errors.Is(err, backends.ErrConflict) {
 		return id, err
 	}
-	held, heldID, readErr := m.Read(ctx, v.Ref, "")
-	if readErr != nil {
+	ours, heldErr := e.heldVersion(ctx, m, x.secret)
+	switch {
+	case errors.Is(heldErr, errOutOfStep), heldErr != nil && !backends.Retryable(heldErr):
 		return "", err
+	case heldErr != nil:
+		return "", fmt.Errorf("after a conflict, looking what the vault holds: %w", heldErr)
 	}
-	var known []rotation.Version // also those that are dead: one may have been written without our hearing of it
-	viewErr := e.Store.View(ctx, func(tx Tx) (err error) {
-		known, err = tx.RecentVersions(ctx, x.secret.ID, recentVersions)
-		return err
-	})
-	if viewErr != nil {
-		return "", fmt.Errorf("after a conflict, reading our versions: %w", viewErr)
-	}
-	for _, ours := range known {
-		value, openErr := e.Open(ctx, ours)
-		if openErr == nil && value.Equal(held) {
-			w.Expect = heldID
-			return m.Publish(ctx, v.Ref, w)
-		}
-	}
-	return "", err
+	w.Expect = ours.BackendVersion
+	return m.Publish(ctx, v.Ref, w)
 }
 
 func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version) error {
@@ -116,7 +105,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := tx.SaveSecret(ctx, &x.secret); err != nil {
 			return err
 		}
-		if err := e.announce(ctx, tx, x, now); err != nil {
+		if err := e.announce(ctx, tx, x, v.Number, now); err != nil {
 			return err
 		}
 		if err := e.containNow(ctx, tx, x, now); err != nil {
@@ -152,9 +141,9 @@ func (e *Engine) replace(ctx context.Context, tx Tx, x *rotating, now time.Time)
 }
 
 // announce commits a delivery for each consumer with the change it tells of.
-func (e *Engine) announce(ctx context.Context, tx Tx, x *rotating, now time.Time) error {
+func (e *Engine) announce(ctx context.Context, tx Tx, x *rotating, version int, now time.Time) error {
 	for _, name := range x.secret.Definition.Consumers {
-		d := rotation.Delivery{ID: newID(), SecretID: x.secret.ID, Ref: x.secret.Ref, Consumer: name, Version: x.r.To,
+		d := rotation.Delivery{ID: newID(), SecretID: x.secret.ID, Ref: x.secret.Ref, Consumer: name, Version: version,
 			Generation: x.secret.Generation, Event: rotation.EventRotated, Trigger: x.r.Trigger, Reason: x.r.Reason,
 			State: rotation.DeliveryPending, CreatedAt: now, NextAttemptAt: now}
 		if err := tx.AddDelivery(ctx, &d); err != nil {

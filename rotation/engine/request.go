@@ -38,7 +38,7 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 	} else if !errors.Is(err, backends.ErrNotFound) {
 		return rotation.Rotation{}, err
 	}
-	if err := e.tooSoon(ctx, tx, s, now); err != nil {
+	if err := e.tooSoon(ctx, tx, s, trigger, now); err != nil {
 		return rotation.Rotation{}, err
 	}
 	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: trigger, Reason: asked.Reason, Actor: asked.By,
@@ -49,8 +49,16 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 	return r, e.begun(ctx, tx, s, r)
 }
 
-// tooSoon refuses a rotation within the minimum interval (rule 17).
-func (e *Engine) tooSoon(ctx context.Context, tx Tx, s rotation.Secret, now time.Time) error {
+// failedAgain is how soon after one that failed an event may start another
+// rotation, where min_interval says nothing: failing fast must not become a storm.
+const failedAgain = time.Minute
+
+// tooSoon refuses a rotation within the minimum interval (rule 17): of the last
+// publication, and, for what starts by itself, of the last one that failed.
+func (e *Engine) tooSoon(ctx context.Context, tx Tx, s rotation.Secret, trigger rotation.Trigger, now time.Time) error {
+	if err := e.failedJustNow(ctx, tx, s, trigger, now); err != nil {
+		return err
+	}
 	if s.Definition.MinInterval <= 0 || s.Current == 0 {
 		return nil
 	}
@@ -61,6 +69,24 @@ func (e *Engine) tooSoon(ctx context.Context, tx Tx, s rotation.Secret, now time
 	if next := current.PublishedAt.Add(s.Definition.MinInterval); now.Before(next) {
 		return fmt.Errorf("%w: %s was rotated at %s; its min_interval of %s ends at %s", backends.ErrConflict, s.Ref,
 			current.PublishedAt.UTC().Format(time.RFC3339), s.Definition.MinInterval, next.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (e *Engine) failedJustNow(ctx context.Context, tx Tx, s rotation.Secret, trigger rotation.Trigger, now time.Time) error {
+	if trigger != rotation.TriggerEvent && trigger != rotation.TriggerSchedule {
+		return nil // a person may try again at once
+	}
+	last, err := tx.LastRotation(ctx, s.ID)
+	if notFound(err) || err == nil && last.State != rotation.Failed {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if next := last.EndedAt.Add(max(s.Definition.MinInterval, failedAgain)); now.Before(next) {
+		return fmt.Errorf("%w: rotation %s of %s failed at %s (%s); another starts by itself from %s on, `keybroker rotation retry %s` starts one now", backends.ErrConflict,
+			last.ID, s.Ref, last.EndedAt.UTC().Format(time.RFC3339), last.Error, next.UTC().Format(time.RFC3339), last.ID)
 	}
 	return nil
 }

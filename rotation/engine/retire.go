@@ -17,11 +17,16 @@ type retiring struct {
 	secret  rotation.Secret
 	version rotation.Version
 	current *rotation.Version // nil if the secret has none, or it is being retired itself
+	facts   rotation.RetirementFacts
+	spared  []string // addresses that the last round left out, so as not to lock the account
 }
 
 func (e *Engine) loadRetiring(ctx context.Context, id string) (*retiring, error) {
 	x := &retiring{}
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
+			return err
+		}
 		if x.t, err = tx.Retirement(ctx, id); err != nil {
 			return err
 		}
@@ -54,7 +59,7 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 	if err != nil {
 		return stepResult{}, err
 	}
-	act := x.t.Next(e.owner, e.Now())
+	act := x.t.Next(x.facts, e.owner, e.Now())
 	switch act.Effect {
 	case rotation.NoEffect:
 		return e.restRetirement(ctx, x, act)
@@ -203,6 +208,16 @@ func (e *Engine) beginRetirement(ctx context.Context, x *retiring, effect rotati
 // revoke asks the issuer to turn the credential off; from the intent on, nobody
 // is given this version any more.
 func (e *Engine) revoke(ctx context.Context, x *retiring) error {
+	if why := e.inUse(ctx, x); why != nil {
+		waitingFor := rotation.WaitBackend
+		if errors.Is(why, errOutOfStep) {
+			waitingFor = rotation.WaitRepair
+		}
+		return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
+			x.t.HeldUp(waitingFor, why.Error(), e.Now())
+			return nil
+		})
+	}
 	err := e.beginRetirement(ctx, x, rotation.Revoke, func(ctx context.Context, tx Tx) error {
 		if x.t.RotationID != "" {
 			if err := tx.StartStep(ctx, x.t.RotationID, "revoke", e.Now()); err != nil {
@@ -240,6 +255,30 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 		}
 		return nil
 	})
+}
+
+// inUse tells whether the vault still serves the version that is about to be
+// revoked, whatever the store says: data that was restored from a backup may not
+// know of a rollback (rule 21). An emergency does not ask.
+func (e *Engine) inUse(ctx context.Context, x *retiring) error {
+	if x.t.Emergency() || !x.t.RevokeBegunAt.IsZero() || x.version.BackendVersion == "" {
+		return nil
+	}
+	m, err := e.backend(x.version.Backend)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	held, err := m.Describe(ctx, x.version.Ref)
+	switch {
+	case backends.Retryable(err):
+		return err
+	case err == nil && held.Current == x.version.BackendVersion:
+		return fmt.Errorf("%w: %q serves version %d, which was to be revoked, as the current one; `keybroker secret repair %s` tells what can be done",
+			errOutOfStep, m.Name(), x.version.Number, x.version.Ref.Name)
+	}
+	return nil // not there, or not to be described by us: then the store is all there is to go by
 }
 
 // lateMint is how long after a mint began its request may still arrive at the

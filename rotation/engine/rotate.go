@@ -31,8 +31,11 @@ func (x *rotating) version(n int) *rotation.Version {
 }
 
 func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error) {
-	x := &rotating{}
+	x, frozen := &rotating{}, false
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		if frozen, err = isFrozen(ctx, tx); err != nil {
+			return err
+		}
 		if x.r, err = tx.Rotation(ctx, id); err != nil {
 			return err
 		}
@@ -54,6 +57,7 @@ func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error)
 		return nil, fmt.Errorf("reading rotation %s: %w", id, err)
 	}
 	x.facts.Paused = x.secret.State == rotation.SecretPaused
+	x.facts.Frozen = frozen
 	if v := x.version(x.r.To); v != nil {
 		x.facts.NoProbe = v.Probe == "" // the definition may have changed since
 	}
@@ -119,6 +123,8 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 		err = e.verify(ctx, x)
 	case rotation.Publish:
 		err = e.publish(ctx, x)
+	case rotation.Restore:
+		err = e.restore(ctx, x)
 	case rotation.BeginRetire:
 		err = e.beginRetire(ctx, x)
 	case rotation.Finish:
@@ -135,15 +141,85 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 func (e *Engine) lookOutside(ctx context.Context, x *rotating) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	m, err := e.backend(x.secret.Definition.Backend)
-	if err == nil {
-		err = m.Check(ctx)
+	x.r.Error = ""
+	switch err := e.inStep(ctx, x.secret, x.version(x.secret.Current)); {
+	case errors.Is(err, errOutOfStep):
+		x.facts.OutOfStep, x.r.Error = true, err.Error()
+	case err != nil:
+		x.facts.BackendDown, x.r.Error = true, err.Error()
 	}
+	if name := x.secret.Definition.Issuer; e.issuerFull(name, x.versions, x.retirements) {
+		x.facts.IssuerFull, x.r.Error = true, fmt.Sprintf("issuer %q holds as many live credentials of this secret as it can", name)
+	} else if e.broken(name) && !x.r.Emergency() {
+		x.facts.IssuerFull, x.r.Error = true, fmt.Sprintf("issuer %q keeps failing and is left alone for a while", name)
+	}
+}
+
+// errOutOfStep: the vault does not hold what the broker believes it does.
+var errOutOfStep = errors.New("the vault and the broker are out of step")
+
+// inStep tells whether the vault can be used and holds the version that the
+// broker takes for current, or at least one of ours (rule 21). What a stranger
+// wrote, or a broker whose data was lost, is errOutOfStep.
+func (e *Engine) inStep(ctx context.Context, s rotation.Secret, current *rotation.Version) error {
+	m, err := e.backend(s.Definition.Backend)
 	if err != nil {
-		x.facts.BackendDown = true
-		x.r.Error = err.Error()
+		return err
 	}
-	x.facts.IssuerFull = e.issuerFull(x.secret.Definition.Issuer, x.versions, x.retirements)
+	if err := m.Check(ctx); err != nil {
+		return err
+	}
+	held, err := m.Describe(ctx, s.Ref)
+	var want backends.VersionID
+	if current != nil && current.Backend == s.Definition.Backend {
+		want = current.BackendVersion
+	}
+	switch {
+	case backends.Retryable(err):
+		return err
+	case notFound(err), err == nil && (held.Current == "" || held.Current == want):
+		return nil // a vault that lost everything is written anew
+	case err != nil:
+		return nil //nolint:nilerr // it may be written and not be described: the write is guarded
+	}
+	switch _, err := e.heldVersion(ctx, m, s); {
+	case errors.Is(err, errOutOfStep), backends.Retryable(err):
+		return err
+	}
+	return nil
+}
+
+// heldVersion returns which of our versions the vault holds as current:
+// errOutOfStep if none.
+func (e *Engine) heldVersion(ctx context.Context, m *backends.Mount, s rotation.Secret) (rotation.Version, error) {
+	value, id, err := m.Read(ctx, s.Ref, "")
+	if err != nil {
+		return rotation.Version{}, err
+	}
+	var known []rotation.Version // also those that are dead: one may have been written without our hearing of it
+	err = e.Store.View(ctx, func(tx Tx) (err error) {
+		known, err = tx.RecentVersions(ctx, s.ID, recentVersions)
+		return err
+	})
+	if err != nil {
+		return rotation.Version{}, fmt.Errorf("reading our versions: %w", err)
+	}
+	for _, ours := range known {
+		if have, err := e.Open(ctx, ours); err == nil && have.Equal(value) {
+			ours.BackendVersion = id
+			return ours, nil
+		}
+	}
+	return rotation.Version{}, fmt.Errorf("%w: %q holds a value of %s that is none of its newest %d versions; `keybroker secret repair %s` tells what can be done",
+		errOutOfStep, m.Name(), s.Ref, recentVersions, s.Ref.Name)
+}
+
+func isFrozen(ctx context.Context, tx Tx) (bool, error) {
+	_, err := tx.Freeze(ctx)
+	if notFound(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // restRotation records a wait, unless the row says so already.
@@ -249,11 +325,7 @@ func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rota
 	return err
 }
 
-// stepName is what the timeline calls the step of a state.
-func stepName(s rotation.State) string {
-	return map[rotation.State]string{rotation.Queued: "queue", rotation.Minting: "mint", rotation.Staging: "stage",
-		rotation.Verifying: "verify", rotation.Publishing: "publish", rotation.Overlap: "overlap", rotation.Retiring: "retire"}[s]
-}
+func stepName(s rotation.State) string { return rotation.StepName(s) }
 
 // begin commits the intent to perform effect.
 func (e *Engine) begin(ctx context.Context, x *rotating, effect rotation.Effect) error {
@@ -344,6 +416,12 @@ func (e *Engine) verify(ctx context.Context, x *rotating) error {
 	value, err := e.Open(ctx, *v)
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitProbe, err)
+	}
+	if limit := p.LockoutAfter(); limit > 0 && x.r.Refusals+1 >= limit {
+		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
+			x.r.Fail(fmt.Sprintf("the new credential was not accepted %d times, and one more try would lock its account: %s", x.r.Refusals, x.r.Error), e.Now())
+			return nil
+		})
 	}
 	line := e.try(ctx, p, x.secret, *v, value, "")
 	line.RotationID, line.Purpose, line.Round = x.r.ID, rotation.PurposeVerify, x.r.Successes+1

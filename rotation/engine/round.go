@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -35,6 +37,12 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if locked := (*lockedError)(nil); errors.As(err, &locked) {
+		return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
+			x.t.PutOff(locked.until)
+			return nil
+		})
+	}
 	verdict, control := rotation.Judge(seen, x.t.Before == rotation.Accepted)
 	detail := roundDetail(lines, verdict, control, err)
 	for i := range lines {
@@ -43,6 +51,7 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		quiet := x.t.Failures > quietAfter && verdict == rotation.Inconclusive
 		now := e.Now()
+		x.t.Tried(len(seen), verdict == rotation.Accepted, now)
 		switch effect {
 		case rotation.ProbeBefore:
 			x.t.ProbedBefore(verdict, control, detail, now)
@@ -92,7 +101,18 @@ func roundDetail(lines []rotation.Try, v rotation.Verdict, c rotation.Control, e
 type subjects struct {
 	probe   probe.Probe
 	retired backends.Value
-	current *backends.Value // nil: there is no other version to try
+	control *backends.Value  // nil: there is none to try
+	by      rotation.Control // which one that is
+	version rotation.Version // of the control; none for a canary
+}
+
+// lockedError: more rejected tries before until would lock the account, and what
+// a locked account answers proves nothing.
+type lockedError struct{ until time.Time }
+
+// Error implements error.
+func (e *lockedError) Error() string {
+	return "more rejected tries would lock the account before " + e.until.UTC().Format(time.RFC3339)
 }
 
 func (e *Engine) subjects(ctx context.Context, x *retiring) (s subjects, err error) {
@@ -102,12 +122,30 @@ func (e *Engine) subjects(ctx context.Context, x *retiring) (s subjects, err err
 	if s.retired, err = e.Open(ctx, x.version); err != nil {
 		return s, err
 	}
-	if x.current == nil || x.current.Probe != x.version.Probe {
-		return s, nil
+	if x.current != nil && x.current.Probe == x.version.Probe {
+		value, err := e.Open(ctx, *x.current) // a control that is there and cannot be tried is none
+		s.control, s.by, s.version = &value, rotation.ControlCurrent, *x.current
+		return s, err
 	}
-	value, err := e.Open(ctx, *x.current) // a control that is there and cannot be tried is none
-	s.current = &value
-	return s, err
+	if c, ok := s.probe.(probe.Canarier); ok {
+		if value, ok := c.Canary(); ok {
+			s.control, s.by, s.version = &value, rotation.ControlCanary, rotation.Version{Probe: x.version.Probe}
+		}
+	}
+	return s, nil
+}
+
+// bearable picks the addresses that a round may try without locking the account:
+// where it is locked after a number of rejected tries, they are spared.
+func bearable(t rotation.Retirement, addresses []string, limit int, now time.Time) (try, spared []string, err error) {
+	try = addresses
+	if limit > 0 && len(addresses) >= limit {
+		try, spared = addresses[:max(limit-1, 1)], addresses[max(limit-1, 1):]
+	}
+	if until, ok := t.Bears(len(try), limit, now); !ok {
+		return nil, nil, &lockedError{until}
+	}
+	return try, spared, nil
 }
 
 func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Purpose) ([]rotation.Try, []rotation.Sighting, error) {
@@ -119,6 +157,11 @@ func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Pur
 	if err != nil {
 		return nil, nil, err
 	}
+	addresses, spared, err := bearable(x.t, addresses, s.probe.LockoutAfter(), e.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	x.spared = spared
 	seen := make([]rotation.Sighting, len(addresses))
 	tries := make([][]rotation.Try, len(addresses))
 	var wg sync.WaitGroup
@@ -135,7 +178,7 @@ func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Pur
 
 // tryAt tries control and subject at one address.
 func (e *Engine) tryAt(ctx context.Context, x *retiring, s subjects, purpose rotation.Purpose, address string) ([]rotation.Try, rotation.Sighting) {
-	seen := rotation.Sighting{Address: address, Unreached: true}
+	seen := rotation.Sighting{Address: address, Unreached: true, By: s.by}
 	var lines []rotation.Try
 	add := func(l rotation.Try, purpose rotation.Purpose) rotation.Verdict {
 		l.Purpose = purpose
@@ -146,8 +189,8 @@ func (e *Engine) tryAt(ctx context.Context, x *retiring, s subjects, purpose rot
 		lines = append(lines, l)
 		return l.Verdict
 	}
-	if s.current != nil {
-		seen.Control = add(e.try(ctx, s.probe, x.secret, *x.current, *s.current, address), rotation.PurposeControl)
+	if s.control != nil {
+		seen.Control = add(e.try(ctx, s.probe, x.secret, s.version, *s.control, address), rotation.PurposeControl)
 	}
 	seen.Subject = add(e.try(ctx, s.probe, x.secret, x.version, s.retired, address), purpose)
 	return lines, seen
@@ -158,6 +201,9 @@ func (e *Engine) tryAt(ctx context.Context, x *retiring, s subjects, purpose rot
 // been reached begins the series anew, so that each has seen all rounds.
 func (e *Engine) cover(x *retiring, seen []rotation.Sighting) {
 	out := unreached(seen)
+	if x.t.Rejections > 0 && x.t.Scope.Endpoint != "" && x.t.Scope.Endpoint != e.scope(x, nil).Endpoint {
+		x.t.Restart() // the probe was configured anew: rounds of two probes make no series
+	}
 	if x.t.Rejections > 0 {
 		for _, a := range strings.Fields(x.t.Scope.Unreached) {
 			if !slices.Contains(out, a) {
@@ -192,5 +238,6 @@ func (e *Engine) scope(x *retiring, unreached []string) rotation.Scope {
 		}
 	}
 	s.Unreached = strings.Join(unreached, " ")
+	s.Spared = strings.Join(x.spared, " ")
 	return s
 }

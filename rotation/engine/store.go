@@ -51,6 +51,8 @@ type Tx interface {
 	Occupying(ctx context.Context, secretID string) (rotation.Rotation, error)
 	// LiveRotations returns all rotations of the secret that have not ended.
 	LiveRotations(ctx context.Context, secretID string) ([]rotation.Rotation, error)
+	// LastRotation returns the newest rotation of the secret, or ErrNotFound.
+	LastRotation(ctx context.Context, secretID string) (rotation.Rotation, error)
 
 	Retirement(ctx context.Context, id string) (rotation.Retirement, error)
 	// RetirementOf returns the retirement of one version, or ErrNotFound.
@@ -83,6 +85,12 @@ type Tx interface {
 
 	// Due returns what should be looked at by now and is not leased, at most limit of each.
 	Due(ctx context.Context, now time.Time, limit int) (Due, error)
+
+	// Freeze returns who has frozen everything, or ErrNotFound; SetFreeze(nil) ends that.
+	Freeze(ctx context.Context) (rotation.Freeze, error)
+	SetFreeze(ctx context.Context, f *rotation.Freeze) error
+	// Waiting returns the rotations and retirements that wait for what is named.
+	Waiting(ctx context.Context, waitingFor string) (Due, error)
 
 	// AddAudit commits ev with the transaction; it reaches the audit log after.
 	AddAudit(ctx context.Context, ev rotation.AuditEvent) error

@@ -184,6 +184,28 @@ func refersTo(ref hcl.Traversal, path []string) bool {
 	return true
 }
 
+// Attributes returns what the request refers to below a root, sorted: of
+// ${field.key} "key". whole tells that it refers to the root as a whole as well,
+// or to an attribute that only its values name.
+func (r *Request) Attributes(root string) (names []string, whole bool) {
+	for _, x := range r.expressions() {
+		for _, ref := range x.refs {
+			if ref.RootName() != root {
+				continue
+			}
+			if len(ref) > 1 {
+				if name, ok := stepName(ref[1]); ok {
+					names = append(names, name)
+					continue
+				}
+			}
+			whole = true
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), whole
+}
+
 // MissingSettings names what the request needs of a secret's issuer block and
 // settings does not give: "scopes". The error is ErrInvalid if settings is
 // neither a JSON object nor null.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -114,6 +115,20 @@ body    = jsonencode({ name = rotation.tag, scopes = secret.issuer.scopes, note 
 	}
 	if !r.Uses("rotation", "tag") || !r.Uses("handle") || r.Uses("rotation", "attempt") {
 		t.Error("Uses is wrong")
+	}
+}
+
+func TestAttributes(t *testing.T) {
+	for src, want := range map[string]string{
+		`path = "/x?a=${field.b}&b=${field["a"]}&c=${field.b}"`:                        "[a b] false",
+		`path = "/x?a=${handle.id}"`:                                                   "[] false",
+		`path = "/x?a=${field[handle.id]}"`:                                            "[] true",
+		"path = \"/\"\nheaders = { A = field.h }\nbody = jsonencode([field, field.b])": "[b h] true",
+	} {
+		names, whole := mustCompile(t, src).Attributes("field")
+		if got := fmt.Sprint(names, whole); got != want {
+			t.Errorf("%s: got %s, want %s", src, got, want)
+		}
 	}
 }
 

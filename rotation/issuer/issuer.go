@@ -4,6 +4,7 @@ package issuer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -69,6 +70,12 @@ type Credential struct {
 	NotAfter time.Time // zero: it does not expire by itself
 }
 
+// ErrNotSent stands beside backends.ErrUnavailable where the issuer certainly
+// heard nothing of a request: no connection could be made (refused, no such
+// host, no TLS), so nothing was asked of anybody. An issuer that cannot tell
+// leaves it out.
+var ErrNotSent = errors.New("the request was not sent")
+
 // Issuer mints and revokes. Implementations are safe for concurrent use, honour
 // the context's deadline, wrap errors in the classes of package backends and
 // pass issuertest.Run.
@@ -78,6 +85,7 @@ type Issuer interface {
 	// Issue makes the credential named by req.Tag. After ErrUnavailable it may or
 	// may not exist; the caller then recovers by Find, or, with a Preparer, by
 	// calling Issue again with the same request, which must not make a second one.
+	// An error that matches ErrNotSent as well was never sent: nothing was made.
 	// ErrInvalid and ErrDenied are final for this request: nothing was made.
 	Issue(ctx context.Context, req Request) (Credential, error)
 

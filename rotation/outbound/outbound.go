@@ -65,6 +65,7 @@ type Response struct {
 	Header  http.Header
 	Body    []byte
 	Address string // "ip:port" of the connection; empty if none was made
+	Sent    bool   // false: the other side certainly got no part of the request
 }
 
 // New returns a client; ErrInvalid if the CA file cannot be used. Close it when
@@ -148,20 +149,26 @@ func (c *Client) transport() *http.Transport {
 // Do sends req under its own context and the client's timeout and reads the
 // answer, whatever its status. The error is a *RefusedError, or ErrUnavailable
 // with a text that names neither URL nor anything the other side sent (both may
-// carry a credential); with it only the response's Address is set, and the
-// request may have had its effect.
+// carry a credential); with it only the response's Address and Sent are set, and
+// the request may have had its effect if it was sent.
 func (c *Client) Do(req *http.Request) (Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), c.opts.Timeout)
 	defer cancel()
 	var address atomic.Value // written by the goroutine that dials
 	address.Store("")
+	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		ConnectDone: func(_, addr string, err error) {
 			if err == nil {
 				address.Store(addr)
 			}
 		},
-		GotConn: func(info httptrace.GotConnInfo) { address.Store(info.Conn.RemoteAddr().String()) },
+		// A transport writes only to a connection that it has got, its TLS handshake
+		// included. Asking for what was written would miss what a buffer passed on.
+		GotConn: func(info httptrace.GotConnInfo) {
+			sent.Store(true)
+			address.Store(info.Conn.RemoteAddr().String())
+		},
 	})
 	req = req.Clone(ctx)
 	if req.Header.Get("User-Agent") == "" {
@@ -174,10 +181,10 @@ func (c *Client) Do(req *http.Request) (Response, error) {
 	}
 	resp, err := c.exchange(transport, req)
 	if err != nil {
-		return Response{Address: address.Load().(string)}, failure(ctx, err)
+		resp, err = Response{}, failure(ctx, err)
 	}
-	resp.Address = address.Load().(string)
-	return resp, nil
+	resp.Address, resp.Sent = address.Load().(string), sent.Load()
+	return resp, err
 }
 
 func (c *Client) exchange(transport *http.Transport, req *http.Request) (Response, error) {

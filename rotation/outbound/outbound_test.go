@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/outbound"
+	"github.com/keybroker/keybroker/rotation/outbound/outboundtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -322,6 +324,11 @@ func TestResolve(t *testing.T) {
 	}
 	if got, err := outbound.Resolve(t.Context(), "localhost", "1"); err != nil || len(got) == 0 {
 		t.Errorf("localhost: %v, %v", got, err)
+	}
+	outboundtest.Names(t, map[string][]string{"api.test": {"127.0.0.2", "127.0.0.1", "127.0.0.2"}})
+	got, err = outbound.Resolve(t.Context(), "api.test", "8080")
+	if want := "[127.0.0.1:8080 127.0.0.2:8080]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("several addresses: %v, %v, want %s", got, err, want)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()

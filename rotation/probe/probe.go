@@ -57,6 +57,16 @@ type Probe interface {
 	// Scope names what is probed, for the proof record: "GET https://api.example/v1/me".
 	Scope() string
 
-	// LockoutAfter is how many rejected tries in a row an account bears; 0 = no limit known.
+	// LockoutAfter is how many rejected tries in a row an account bears; 0 = no limit
+	// known. It is constant. One Try is one attempt at the endpoint, never more.
 	LockoutAfter() int
+}
+
+// Canarier is implemented by probes that can be given a canary: a credential
+// that must always work at the probed endpoint, e.g. of a test account. A round
+// uses it as its control where there is no current version to try.
+type Canarier interface {
+	// Canary returns the credential, to be tried like any other, with the subject of
+	// the secret that is probed; false if the configuration names none. It is constant.
+	Canary() (backends.Value, bool)
 }

@@ -40,7 +40,19 @@ type Server struct {
 // binary, however that ends. Without PostgreSQL's binaries t fails.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	c, err := shared()
+	return start(t, shared)
+}
+
+// StartDurable is Start on a server of its own that syncs every commit to disk,
+// as real ones do: for measuring.
+func StartDurable(t testing.TB) *Server {
+	t.Helper()
+	return start(t, sharedDurable)
+}
+
+func start(t testing.TB, cluster func() (*cluster, error)) *Server {
+	t.Helper()
+	c, err := cluster()
 	if err != nil {
 		t.Fatalf("starting PostgreSQL: %v", err)
 	}
@@ -51,7 +63,13 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-var shared = sync.OnceValues(startCluster)
+var (
+	shared        = sync.OnceValues(func() (*cluster, error) { return startCluster(quick) })
+	sharedDurable = sync.OnceValues(func() (*cluster, error) { return startCluster("") })
+)
+
+// quick are settings under which a crash may lose everything.
+const quick = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 
 type cluster struct {
 	dir       string // holds socket, data and log
@@ -84,7 +102,7 @@ func (c *cluster) admin(t testing.TB, statement string) {
 // supervise runs the server until its standard input is closed, which happens
 // at the latest when the test binary dies, and then removes everything.
 const supervise = `
-"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200 &
+"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=200 $3 &
 server=$!
 cat >/dev/null
 kill -QUIT $server
@@ -92,7 +110,7 @@ wait $server
 rm -rf "$2"
 `
 
-func startCluster() (*cluster, error) {
+func startCluster(settings string) (*cluster, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -102,7 +120,7 @@ func startCluster() (*cluster, error) {
 		return nil, err
 	}
 	c := &cluster{dir: dir}
-	if err := c.start(bin); err != nil {
+	if err := c.start(bin, settings); err != nil {
 		if c.stop == nil { // nobody else removes it
 			err = errors.Join(err, os.RemoveAll(dir))
 		} else {
@@ -113,7 +131,7 @@ func startCluster() (*cluster, error) {
 	return c, nil
 }
 
-func (c *cluster) start(bin string) error {
+func (c *cluster) start(bin, settings string) error {
 	attr, err := unprivileged(c.dir)
 	if err != nil {
 		return err
@@ -132,7 +150,7 @@ func (c *cluster) start(bin string) error {
 		return err
 	}
 	defer input.Close()
-	server := exec.Command("/bin/sh", "-c", supervise, "sh", bin, c.dir)
+	server := exec.Command("/bin/sh", "-c", supervise, "sh", bin, c.dir, settings)
 	server.Stdin, server.Stdout, server.Stderr = input, log, log
 	server.SysProcAttr, server.Dir = attr, c.dir
 	if err := server.Start(); err != nil {

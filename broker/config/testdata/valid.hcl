@@ -45,6 +45,7 @@ rotation_policy "monthly" {
   jitter       = "30m"
   overlap      = "24h"
   min_interval = "1h"
+  approval     = true
   acknowledgement {
     require    = "applied"
     timeout    = "12h"

@@ -104,6 +104,7 @@ CREATE TABLE retirements (
     version     BIGINT NOT NULL,
     rotation_id TEXT NOT NULL,
     state       TEXT NOT NULL,
+    cause       TEXT NOT NULL,
     record      TEXT NOT NULL,
     requested_at BIGINT NOT NULL,
     next_at     BIGINT,

@@ -168,7 +168,10 @@ func (i *Issuer) call(ctx context.Context, op operation, values httpcall.Values)
 	}
 	i.auth.Apply(req)
 	resp, err := i.client.Do(req)
-	if err != nil {
+	switch {
+	case err != nil && !resp.Sent:
+		return outbound.Response{}, op.fail(fmt.Errorf("%w (%w)", err, issuer.ErrNotSent))
+	case err != nil:
 		return outbound.Response{}, op.fail(err)
 	}
 	if slices.Contains(op.success, resp.Status) {

@@ -3,10 +3,13 @@ package httpapi_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,9 +112,10 @@ func harness(t *testing.T, src string) issuertest.Harness {
 	wrong := "wrong-" + canary
 	routes := []string{"POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{id}"}
 	return issuertest.Harness{
-		Issuer:  mustLoad(t, src, s.AdminToken),
-		Denied:  mustLoad(t, src, wrong),
-		Subject: subject,
+		Issuer:      mustLoad(t, src, s.AdminToken),
+		Denied:      mustLoad(t, src, wrong),
+		Unreachable: mustLoad(t, strings.ReplaceAll(src, s.URL, nobody(t)), s.AdminToken),
+		Subject:     subject,
 		Live: func() []string {
 			var tags []string
 			for _, k := range s.Live() {
@@ -132,6 +136,49 @@ func harness(t *testing.T, src string) issuertest.Harness {
 
 func TestConformance(t *testing.T) {
 	issuertest.Run(t, func(t *testing.T) issuertest.Harness { return harness(t, mailer) })
+}
+
+// nobody is the address of a server that is gone.
+func nobody(t *testing.T) string {
+	s := httptest.NewServer(nil)
+	defer s.Close()
+	return s.URL
+}
+
+// Only where no request was made can the credential be known not to exist.
+func TestNotSent(t *testing.T) {
+	var seen atomic.Int32
+	hangsUp := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		seen.Add(1)
+		panic(http.ErrAbortHandler)
+	}))
+	defer hangsUp.Close()
+	untrusted := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { seen.Add(1) }))
+	defer untrusted.Close()
+	for url, notSent := range map[string]bool{
+		nobody(t):                true,
+		untrusted.URL:            true,
+		"http://no-such.invalid": true,
+		strings.Replace(hangsUp.URL, "http:", "https:", 1): true,
+		hangsUp.URL:                             false,
+		fixed(t, 503, canary):                   false,
+		fixed(t, 201, `{"secret":"`+canary+`"`): false,
+	} {
+		i := mustLoad(t, strings.ReplaceAll(mailer, "BASE", url)+"timeout = duration(\"2s\")\n", "admin-"+canary)
+		before := seen.Load()
+		_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+		sameClass(t, "create at "+url, 0, err, backends.ErrUnavailable)
+		if got := errors.Is(err, issuer.ErrNotSent); got != notSent {
+			t.Errorf("%s: not sent is %t: %v", url, got, err)
+		}
+		if saw := seen.Load() > before; saw && notSent {
+			t.Errorf("%s: the server saw a request", url)
+		}
+	}
+	if seen.Load() != 1 {
+		t.Errorf("%d requests were seen, want the one that was hung up on", seen.Load())
+	}
 }
 
 func without(src, block string) string {

@@ -32,6 +32,8 @@ type Harness struct {
 	Outage func(on bool)
 	// Denied is an issuer for the same system with wrong credentials.
 	Denied issuer.Issuer
+	// Unreachable is an issuer for a place where nobody listens.
+	Unreachable issuer.Issuer
 
 	// Secrets must be in no error: the issuer's own credentials.
 	Secrets []string
@@ -57,6 +59,7 @@ func Run(t *testing.T, factory Factory) {
 		{"LostAnswer", (*suite).lostAnswer},
 		{"WrongCredentials", (*suite).wrongCredentials},
 		{"Outage", (*suite).outage},
+		{"Unreachable", (*suite).unreachable},
 		{"Cancelled", (*suite).cancelled},
 		{"Settings", (*suite).settings},
 	} {
@@ -254,6 +257,9 @@ func (s *suite) lostAnswer() {
 	s.LoseAnswer()
 	_, err := s.Issuer.Issue(s.ctx, req)
 	s.fails("an answer lost", err, backends.ErrUnavailable)
+	if errors.Is(err, issuer.ErrNotSent) {
+		s.Errorf("the request acted, but %q says that it was not sent", s.safe(err))
+	}
 	if live := s.Live(); !slices.Equal(live, []string{req.Tag}) {
 		s.Fatalf("the harness lost the request, not the answer: live is %v", live)
 	}
@@ -305,6 +311,17 @@ func (s *suite) outage() {
 	}
 	s.Outage(false)
 	s.issue(s.request("rot-after-1"))
+}
+
+func (s *suite) unreachable() {
+	if s.Harness.Unreachable == nil {
+		s.Skip("the issuer is reached over no network")
+	}
+	_, err := s.Harness.Unreachable.Issue(s.ctx, s.request("rot-nowhere-1"))
+	s.fails("issuing", err, backends.ErrUnavailable)
+	s.fails("issuing", err, issuer.ErrNotSent)
+	err = s.Harness.Unreachable.Revoke(s.ctx, s.Subject, s.issue(s.request("rot-there-1")).Handle)
+	s.fails("revoking", err, backends.ErrUnavailable)
 }
 
 func (s *suite) cancelled() {

@@ -1,14 +1,17 @@
 package httpprobe
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/httpcall"
 	"github.com/keybroker/keybroker/rotation/outbound"
 )
@@ -24,12 +27,17 @@ type Config struct {
 	Accepted Answer         `hcl:"accepted,block"`
 	Rejected Answer         `hcl:"rejected,block"`
 
+	// Canary is a credential that must always work at the endpoint, e.g. of a test
+	// account: the fields that the templates use.
+	Canary map[string]backends.SecretString `hcl:"canary,optional"`
+
 	LockoutAfter        int            `hcl:"lockout_after,optional"` // rejected tries in a row, 0: no limit known
 	AllowPrivateNetwork bool           `hcl:"allow_private_network,optional"`
 	CAFile              string         `hcl:"ca_file,optional"`
 	Timeout             *time.Duration `hcl:"timeout,optional"` // of one try, default 10s
 
 	MethodRange  hcl.Range `hcl:"method,attr_value_range"`
+	CanaryRange  hcl.Range `hcl:"canary,attr_value_range"`
 	LockoutRange hcl.Range `hcl:"lockout_after,attr_value_range"`
 	CAFileRange  hcl.Range `hcl:"ca_file,attr_value_range"`
 	TimeoutRange hcl.Range `hcl:"timeout,attr_value_range"`
@@ -64,6 +72,10 @@ func New(cfg Config) (*Probe, hcl.Diagnostics) {
 		diags = mistake(cfg.URL.Range, "Probe without a credential",
 			`The request does not use field, so it would try nothing. Put the credential where the API wants it, as in headers = { Authorization = "Bearer ${field.key}" }.`)
 	}
+	if cfg.Canary != nil && !diags.HasErrors() {
+		p.canary, more = compileCanary(cfg, p.request)
+		diags = append(diags, more...)
+	}
 	if cfg.LockoutAfter < 0 {
 		diags = append(diags, mistake(cfg.LockoutRange, "Invalid limit", "lockout_after is a number of tries; leave it out if there is no limit.")...)
 	}
@@ -83,6 +95,38 @@ func New(cfg Config) (*Probe, hcl.Diagnostics) {
 	}
 	p.client, p.timeout = client, timeout
 	return p, diags
+}
+
+// compileCanary demands exactly the fields that the request uses, and that they
+// can stand where it puts them.
+func compileCanary(cfg Config, r *httpcall.Request) (backends.Value, hcl.Diagnostics) {
+	var diags hcl.Diagnostics
+	used, whole := r.Attributes("field")
+	for _, name := range used {
+		if _, ok := cfg.Canary[name]; !ok {
+			diags = append(diags, mistake(cfg.CanaryRange, "Incomplete canary",
+				fmt.Sprintf(`The request uses field.%s, which the canary lacks. Write canary = { %s = file("…") }.`, name, strings.Join(used, ` = file("…"), `)))...)
+		}
+	}
+	fields := map[string]string{}
+	for name, text := range cfg.Canary {
+		fields[name] = text.Reveal()
+		if !whole && !slices.Contains(used, name) {
+			diags = append(diags, mistake(cfg.CanaryRange, "Unused field in the canary",
+				fmt.Sprintf("The request does not use field.%s; it uses field.%s.", name, strings.Join(used, ", field.")))...)
+		}
+	}
+	canary := backends.NewValue(fields)
+	switch {
+	case diags.HasErrors():
+	case canary.IsZero():
+		diags = mistake(cfg.CanaryRange, "Empty canary", `A canary names the fields that the request uses, as in canary = { key = file("…") }. Leave it out if there is none.`)
+	case !r.Uses("secret"): // else what is tried is known only with the secret
+		if _, err := r.Build(context.Background(), httpcall.Values{Field: canary}); err != nil {
+			diags = mistake(cfg.CanaryRange, "Unusable canary", fmt.Sprintf("No request can be made of it: %s.", err))
+		}
+	}
+	return canary, diags
 }
 
 type answer struct {

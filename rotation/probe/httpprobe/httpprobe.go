@@ -11,6 +11,7 @@ import (
 
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/httpcall"
 	"github.com/keybroker/keybroker/rotation/outbound"
 	"github.com/keybroker/keybroker/rotation/probe"
@@ -22,11 +23,15 @@ type Probe struct {
 	request            *httpcall.Request
 	client             *outbound.Client
 	accepted, rejected answer
+	canary             backends.Value // zero: none
 	lockoutAfter       int
 	timeout            time.Duration
 }
 
-var _ probe.Probe = (*Probe)(nil)
+var (
+	_ probe.Probe    = (*Probe)(nil)
+	_ probe.Canarier = (*Probe)(nil)
+)
 
 // Try implements probe.Probe. An answer that meets both declarations, or
 // neither, is inconclusive.
@@ -117,3 +122,6 @@ func (p *Probe) Scope() string { return p.request.String() }
 
 // LockoutAfter implements probe.Probe.
 func (p *Probe) LockoutAfter() int { return p.lockoutAfter }
+
+// Canary implements probe.Canarier.
+func (p *Probe) Canary() (backends.Value, bool) { return p.canary, !p.canary.IsZero() }

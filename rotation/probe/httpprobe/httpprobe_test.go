@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
+	"github.com/keybroker/keybroker/rotation/outbound/outboundtest"
 	"github.com/keybroker/keybroker/rotation/probe"
 	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
 	"github.com/keybroker/keybroker/rotation/probe/probetest"
@@ -38,7 +40,7 @@ allow_private_network = true
 
 // load decodes and compiles a configuration as the daemon does; duration() stands
 // for the daemon's reading of texts by the type of the field, which gohcl does
-// not know.
+// not know, and secret() for file() and env().
 func load(t *testing.T, src string) (*httpprobe.Probe, hcl.Diagnostics, string) {
 	t.Helper()
 	parser := hclparse.NewParser()
@@ -54,7 +56,12 @@ func load(t *testing.T, src string) (*httpprobe.Probe, hcl.Diagnostics, string) 
 			return cty.NumberIntVal(int64(d)), err
 		},
 	})
-	ctx := &hcl.EvalContext{Functions: map[string]function.Function{"duration": duration}}
+	secret := function.New(&function.Spec{
+		Params: []function.Parameter{{Name: "text", Type: cty.String}},
+		Type:   function.StaticReturnType(cty.String),
+		Impl:   func(args []cty.Value, _ cty.Type) (cty.Value, error) { return args[0], nil },
+	})
+	ctx := &hcl.EvalContext{Functions: map[string]function.Function{"duration": duration, "secret": secret}}
 	var cfg httpprobe.Config
 	var p *httpprobe.Probe
 	if diags = gohcl.DecodeBody(file.Body, ctx, &cfg); !diags.HasErrors() {
@@ -93,6 +100,17 @@ func create(t *testing.T, s *keyserver.Server) (id, secret string) {
 	return live[len(live)-1].ID, secret
 }
 
+func revoke(t *testing.T, s *keyserver.Server, id string) {
+	t.Helper()
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, s.URL+"/v1/keys/"+id, nil)
+	req.Header.Set("Authorization", "Bearer "+s.AdminToken)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+}
+
 func harness(t *testing.T, src string) probetest.Harness {
 	s := keyserver.Start(t)
 	id, secret := create(t, s)
@@ -102,27 +120,32 @@ func harness(t *testing.T, src string) probetest.Harness {
 			s.Override("GET /v1/me", status, map[bool]int{true: -1}[on])
 		}
 	}
+	var control backends.Value
+	if strings.Contains(src, "CANARY") {
+		control = key(s.Canary())
+	}
 	return probetest.Harness{
-		Probe: mustLoad(t, strings.ReplaceAll(src, "BASE", s.URL)),
-		Good:  key(secret),
-		Bad:   key("ks-" + canary),
-		Revoke: func() {
-			req, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, s.URL+"/v1/keys/"+id, nil)
-			req.Header.Set("Authorization", "Bearer "+s.AdminToken)
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = resp.Body.Close()
-		},
-		Faults:      faults,
-		Connections: s.Connections,
-		Marked:      s.Probes,
+		Probe:        mustLoad(t, strings.NewReplacer("BASE", s.URL, "CANARY", s.Canary()).Replace(src)),
+		Good:         key(secret),
+		Bad:          key("ks-" + canary),
+		Canary:       control,
+		LockoutAfter: 5,
+		Revoke:       func() { revoke(t, s, id) },
+		Faults:       faults,
+		Connections:  s.Connections,
+		Attempts:     func() int { return s.Requests("GET /v1/me") },
+		Marked:       s.Probes,
 	}
 }
 
 func TestConformance(t *testing.T) {
 	probetest.Run(t, func(t *testing.T) probetest.Harness { return harness(t, mailer) })
+}
+
+func TestConformanceWithCanary(t *testing.T) {
+	probetest.Run(t, func(t *testing.T) probetest.Harness {
+		return harness(t, mailer+"canary = { key = secret(\"CANARY\") }\n")
+	})
 }
 
 func TestConformanceWithBodies(t *testing.T) {
@@ -131,6 +154,62 @@ func TestConformanceWithBodies(t *testing.T) {
 		"rejected { status = [401] }", "rejected {\n status = [401]\n json {\n path = \"$.ok\"\n equals = false\n }\n}",
 	).Replace(mailer)
 	probetest.Run(t, func(t *testing.T) probetest.Harness { return harness(t, src) })
+}
+
+// Several servers answer for one name, and each is tried by itself: where the
+// resolver's choice would hide it, one still accepts a revoked key, one rejects
+// everything, and one cannot be reached.
+func TestEveryServerOfAName(t *testing.T) {
+	s := keyserver.StartAt(t, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+	outboundtest.Names(t, map[string][]string{"keys.test": {"127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"}})
+	_, port, _ := strings.Cut(s.Addresses[0], ":")
+	p := mustLoad(t, strings.ReplaceAll(mailer, "BASE", "http://keys.test:"+port))
+	addresses, err := p.Addresses(t.Context())
+	if want := append(slices.Clone(s.Addresses), "127.0.0.4:"+port); err != nil || !slices.Equal(addresses, want) {
+		t.Fatalf("addresses %v, %v, want %v", addresses, err, want)
+	}
+	_, live := create(t, s)
+	s.SetStanding(s.Addresses[0], keyserver.RejectingAll)
+	s.SetStanding(s.Addresses[1], keyserver.AcceptingAll)
+	id, dead := create(t, s)
+	revoke(t, s, id)
+	for i, want := range []struct{ live, dead probe.Verdict }{
+		{probe.Rejected, probe.Rejected},
+		{probe.Accepted, probe.Accepted},
+		{probe.Accepted, probe.Rejected},
+		{probe.Inconclusive, probe.Inconclusive},
+	} {
+		for secret, want := range map[string]probe.Verdict{live: want.live, dead: want.dead} {
+			got := p.Try(t.Context(), probe.Try{Value: key(secret), Address: addresses[i]})
+			if got.Verdict != want || (got.Address == "") != (want == probe.Inconclusive) {
+				t.Errorf("server %d: got %s at %q (%s), want %s", i, got.Verdict, got.Address, got.Detail, want)
+			}
+		}
+	}
+}
+
+// A locked account says nothing about the keys of it.
+func TestLockoutIsInconclusive(t *testing.T) {
+	for _, status := range []int{403, 429} {
+		s := keyserver.Start(t)
+		s.SetLockout(keyserver.Lockout{After: 2, Status: status})
+		_, live := create(t, s)
+		id, dead := create(t, s)
+		revoke(t, s, id)
+		p := mustLoad(t, strings.NewReplacer("BASE", s.URL, "CANARY", s.Canary()).Replace(mailer+"canary = { key = secret(\"CANARY\") }\n"))
+		for i, want := range []probe.Verdict{probe.Rejected, probe.Rejected, probe.Inconclusive, probe.Inconclusive} {
+			if got := p.Try(t.Context(), probe.Try{Value: key(dead)}); got.Verdict != want {
+				t.Errorf("try %d: got %s, want %s", i+1, got.Verdict, want)
+			}
+		}
+		if got := p.Try(t.Context(), probe.Try{Value: key(live)}); got.Verdict != probe.Inconclusive || s.Lockouts() != 1 {
+			t.Errorf("the live key: %s after %d lockouts", got.Verdict, s.Lockouts())
+		}
+		control, _ := p.Canary()
+		if got := p.Try(t.Context(), probe.Try{Value: control}); got.Verdict != probe.Accepted {
+			t.Errorf("the canary: %s", got.Verdict)
+		}
+	}
 }
 
 // Verdicts are given strictly as declared, whatever the endpoint answers.
@@ -228,6 +307,42 @@ func TestScope(t *testing.T) {
 	}
 	if p.LockoutAfter() != 5 {
 		t.Errorf("lockout_after is %d", p.LockoutAfter())
+	}
+}
+
+// A canary has the fields that the request uses, can stand where it puts them,
+// and is in no message about it.
+func TestCanaryMistakes(t *testing.T) {
+	two := strings.Replace(mailer, "/v1/me", "/v1/me?u=${field.user}", 1)
+	labelled := strings.Replace(mailer, "/v1/me", "/v1/${secret.labels.account}/me", 1)
+	whole := strings.Replace(mailer, "method   = \"GET\"", "method = \"POST\"\nbody = jsonencode(field)", 1)
+	const good = `secret("` + canary + `")`
+	for _, tt := range []struct{ src, canary, want string }{
+		{mailer, "{ key = " + good + " }", ""},
+		{two, "{ key = " + good + ", user = " + good + " }", ""},
+		{labelled, "{ key = " + good + " }", ""},
+		{whole, "{ key = " + good + ", more = " + good + " }", ""},
+		{mailer, "{}", "field.key, which the canary lacks"},
+		{two, "{ key = " + good + " }", "field.user, which the canary lacks"},
+		{two, "{ key = " + good + " }", `canary = { key = file("…"), user = file("…") }`},
+		{mailer, "{ kye = " + good + " }", "field.key, which the canary lacks"},
+		{mailer, "{ kye = " + good + " }", "does not use field.kye; it uses field.key"},
+		{mailer, "{ key = " + good + ", user = " + good + " }", "does not use field.user"},
+		{whole, "{ more = " + good + " }", "field.key, which the canary lacks"},
+		{strings.Replace(whole, "headers", "# ", 1), "{}", "names the fields"},
+		{mailer, `{ key = secret("` + canary + `\n") }`, "cannot stand in the header Authorization"},
+		{mailer, `{ key = secret("` + canary + ` ") }`, "outer spaces"},
+		{mailer, `{ key = secret("\u0301` + canary + `") }`, "normal form C"},
+	} {
+		_, diags, text := load(t, strings.ReplaceAll(tt.src, "BASE", "http://127.0.0.1:1")+"canary = "+tt.canary+"\n")
+		if diags.HasErrors() != (tt.want != "") || !strings.Contains(strings.Join(strings.Fields(text), " "), tt.want) {
+			t.Errorf("canary = %s: got %q, want %q", strings.ReplaceAll(tt.canary, canary, "…"), text, tt.want)
+		}
+		for _, d := range diags {
+			if d.Subject == nil || d.Subject.Start.Line == 0 || strings.Contains(d.Error(), canary) {
+				t.Errorf("canary = %s: no line, or the canary itself", strings.ReplaceAll(tt.canary, canary, "…"))
+			}
+		}
 	}
 }
 

@@ -23,12 +23,16 @@ type Harness struct {
 	Good backends.Value // accepted by the endpoint
 	Bad  backends.Value // rejected by it
 
+	Canary       backends.Value // as configured; zero: none
+	LockoutAfter int            // as configured
+
 	// Revoke makes Good be rejected.
 	Revoke func()
 	// Faults are ways in which the endpoint can be out of order; each function
 	// switches its fault on or off.
 	Faults      map[string]func(on bool)
 	Connections func() int // accepted by the endpoint so far
+	Attempts    func() int // credentials tried at the endpoint so far, whatever came of it
 	Marked      func() int // requests so far that said they were probing
 }
 
@@ -51,6 +55,8 @@ func Run(t *testing.T, factory Factory) {
 		{"FreshConnections", (*suite).freshConnections},
 		{"EveryAddress", (*suite).everyAddress},
 		{"Concurrent", (*suite).concurrent},
+		{"OneAttemptPerTry", (*suite).oneAttemptPerTry},
+		{"Canary", (*suite).canary},
 		{"Declarations", (*suite).declarations},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -195,11 +201,73 @@ func (s *suite) concurrent() {
 	}
 }
 
+// Whoever counts rejections against a lockout counts tries.
+func (s *suite) oneAttemptPerTry() {
+	if s.Attempts == nil {
+		s.Skip("the harness counts no attempts")
+	}
+	for name, v := range map[string]backends.Value{"good": s.Good, "bad": s.Bad} {
+		before := s.Attempts()
+		s.try(s.ctx, v, "")
+		if got := s.Attempts() - before; got != 1 {
+			s.Errorf("one try of a %s credential was %d attempts", name, got)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Harness.Faults)) {
+		set := s.Harness.Faults[name]
+		set(true)
+		before := s.Attempts()
+		s.try(s.ctx, s.Bad, "")
+		if got := s.Attempts() - before; got > 1 {
+			s.Errorf("%s: one try was %d attempts", name, got)
+		}
+		set(false)
+	}
+}
+
+// The canary works whatever becomes of the credential that is probed, and is
+// shown by nothing.
+func (s *suite) canary() {
+	canarier, ok := s.Probe.(probe.Canarier)
+	if !ok {
+		if !s.Canary.IsZero() {
+			s.Error("the probe takes no canary, but the harness has one")
+		}
+		return
+	}
+	got, ok := canarier.Canary()
+	if ok == s.Canary.IsZero() || !got.Equal(s.Canary) {
+		s.Fatalf("it has a canary: %t; it is the one configured: %t", ok, got.Equal(s.Canary))
+	}
+	if !ok {
+		return
+	}
+	if got.Equal(s.Good) {
+		s.Error("the canary is the credential that is probed")
+	}
+	text := fmt.Sprintf("%+v %#v %s", s.Probe, s.Probe, s.Probe.Scope())
+	for secret := range maps.Values(got.Reveal()) {
+		if strings.Contains(text, secret) {
+			s.Error("printing the probe shows the canary")
+		}
+	}
+	s.wants(got, probe.Accepted)
+	s.Revoke()
+	s.wants(s.Good, probe.Rejected)
+	s.wants(got, probe.Accepted)
+	if again, ok := canarier.Canary(); !ok || !again.Equal(got) {
+		s.Error("the canary changed")
+	}
+}
+
 func (s *suite) declarations() {
 	if s.Probe.Scope() == "" {
 		s.Error("the scope is empty")
 	}
-	if s.Probe.LockoutAfter() < 0 {
-		s.Error("lockout_after is negative")
+	for range 2 { // it is no count of what happened
+		if got := s.Probe.LockoutAfter(); got != s.LockoutAfter {
+			s.Errorf("lockout_after is %d, want %d", got, s.LockoutAfter)
+		}
+		s.wants(s.Bad, probe.Rejected)
 	}
 }

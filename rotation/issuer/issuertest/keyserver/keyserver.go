@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,14 +18,16 @@ import (
 
 // Server serves
 //
-//	POST   /v1/keys         {"name", "scopes"} → 201 {"id", "name", "secret"}   (admin)
+//	POST   /v1/keys         {"name", "scopes", "account"} → 201 {"id", "name", "secret"}   (admin)
 //	GET    /v1/keys?name=   → 200 {"data": [{"id", "name"}]}, live ones         (admin)
 //	DELETE /v1/keys/{id}    → 204, 404 if not live                             (admin)
 //	GET    /v1/me           → 200 with a live key as bearer token, else 401
 //
-// on loopback. Its methods may be called at any time.
+// on loopback. A key is of the account "" unless its maker names another. Its
+// methods may be called at any time.
 type Server struct {
-	URL        string
+	URL        string   // of the first address
+	Addresses  []string // "ip:port" of every server behind the API
 	AdminToken string
 
 	mu          sync.Mutex
@@ -40,11 +41,17 @@ type Server struct {
 	dropCreates int
 	overrides   map[string]*override
 	probes      int
+	canary      *key
+	standings   map[string]Standing // by address; "" = those not named
+	lockout     Lockout
+	accounts    map[string]*account
+	lockouts    int
 }
 
 // Key is a key that the server holds, without its secret.
 type Key struct {
 	ID, Name string
+	Account  string
 	Scopes   []string
 }
 
@@ -55,34 +62,79 @@ type key struct {
 	uses      int // since it was revoked
 }
 
+func newKey(name, account string) *key {
+	return &key{Key: Key{ID: "key_" + strings.ToLower(rand.Text()[:12]), Name: name, Account: account}, secret: "ks-" + rand.Text()}
+}
+
 type override struct{ status, times int }
 
 // Start runs a server until the test ends.
 func Start(t testing.TB) *Server {
+	t.Helper()
+	return StartAt(t, "127.0.0.1")
+}
+
+// StartAt runs an API that several servers answer for, at the same port of each
+// of the loopback addresses ("127.0.0.2" and so on, which Linux has without any
+// setup); they share their keys.
+func StartAt(t testing.TB, ips ...string) *Server {
 	t.Helper()
 	s := &Server{
 		AdminToken: "admin-" + rand.Text(),
 		now:        time.Now,
 		counts:     map[string]int{},
 		overrides:  map[string]*override{},
+		standings:  map[string]Standing{},
+		accounts:   map[string]*account{},
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/keys", s.admin(s.create))
 	mux.HandleFunc("GET /v1/keys", s.admin(s.list))
 	mux.HandleFunc("DELETE /v1/keys/{id}", s.admin(s.revoke))
 	mux.HandleFunc("GET /v1/me", s.me)
-	server := httptest.NewUnstartedServer(s.count(mux))
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			s.mu.Lock()
-			s.connections++
-			s.mu.Unlock()
+	handler := s.count(mux)
+	for _, l := range listen(t, ips) {
+		server := httptest.NewUnstartedServer(handler)
+		_ = server.Listener.Close()
+		server.Listener = l
+		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				s.set(func() { s.connections++ })
+			}
+		}
+		server.Start()
+		t.Cleanup(server.Close)
+		s.Addresses = append(s.Addresses, l.Addr().String())
+	}
+	s.URL = "http://" + s.Addresses[0]
+	return s
+}
+
+// listen opens one port on all addresses. Somebody else may have the port of the
+// first on another one; then it tries again with another port.
+func listen(t testing.TB, ips []string) []net.Listener {
+	t.Helper()
+	var failed error
+	for range 20 {
+		var all []net.Listener
+		port := "0"
+		for _, ip := range ips {
+			l, err := net.Listen("tcp", net.JoinHostPort(ip, port))
+			if failed = err; err != nil {
+				break
+			}
+			all = append(all, l)
+			_, port, _ = net.SplitHostPort(l.Addr().String())
+		}
+		if failed == nil {
+			return all
+		}
+		for _, l := range all {
+			_ = l.Close()
 		}
 	}
-	server.Start()
-	t.Cleanup(server.Close)
-	s.URL = server.URL
-	return s
+	t.Fatalf("listening on %v: %v", ips, failed)
+	return nil
 }
 
 // count counts a request and answers it with a status set by Override.
@@ -122,8 +174,9 @@ func (s *Server) admin(next http.HandlerFunc) http.HandlerFunc {
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	var body struct {
-		Name   string   `json:"name"`
-		Scopes []string `json:"scopes"`
+		Name    string   `json:"name"`
+		Account string   `json:"account"`
+		Scopes  []string `json:"scopes"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Name == "" {
 		answer(w, http.StatusUnprocessableEntity, map[string]any{"error": "a name is needed"})
@@ -135,7 +188,8 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusConflict, map[string]any{"error": "too many keys"})
 		return
 	}
-	k := &key{Key: Key{ID: "key_" + strings.ToLower(rand.Text()[:12]), Name: body.Name, Scopes: body.Scopes}, secret: "ks-" + rand.Text()}
+	k := newKey(body.Name, body.Account)
+	k.Scopes = body.Scopes
 	s.keys = append(s.keys, k)
 	drop := s.dropCreates > 0
 	if drop {
@@ -175,11 +229,12 @@ func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) me(w http.ResponseWriter, r *http.Request) {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	address := r.Context().Value(http.LocalAddrContextKey).(net.Addr).String()
 	s.mu.Lock()
-	k := s.usable(token, true)
+	k, refusal := s.judge(token, address)
 	s.mu.Unlock()
 	if k == nil {
-		answer(w, http.StatusUnauthorized, map[string]any{"ok": false, "error": "invalid key " + token})
+		answer(w, refusal, map[string]any{"ok": false, "error": "invalid key " + token})
 		return
 	}
 	answer(w, http.StatusOK, map[string]any{"ok": true, "id": k.ID, "name": k.Name})
@@ -189,29 +244,6 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body)
-}
-
-// usable finds the key with this secret if it still works. The lock is held.
-func (s *Server) usable(secret string, use bool) *key {
-	i := slices.IndexFunc(s.keys, func(k *key) bool { return k.secret == secret })
-	if i < 0 {
-		return nil
-	}
-	k := s.keys[i]
-	if k.revokedAt.IsZero() {
-		return k
-	}
-	if s.now().Sub(k.revokedAt) >= s.latency {
-		return nil
-	}
-	if !use {
-		return k
-	}
-	k.uses++
-	if s.flapping > 0 && k.uses%s.flapping == 0 {
-		return nil
-	}
-	return k
 }
 
 // live returns the keys not revoked. The lock is held.
@@ -236,20 +268,13 @@ func (s *Server) Live() []Key {
 	return list
 }
 
-// Works tells whether a key would be accepted now, without counting as its use.
-func (s *Server) Works(secret string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.usable(secret, false) != nil
-}
-
-// Secrets returns the secret of every key ever made, revoked ones and those whose
-// answer was dropped included: what must be found nowhere.
+// Secrets returns the secret of every key ever made, revoked ones, those whose
+// answer was dropped and the canary included: what must be found nowhere.
 func (s *Server) Secrets() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []string
-	for _, k := range s.keys {
+	for _, k := range s.everyKey() {
 		list = append(list, k.secret)
 	}
 	return list

@@ -1,0 +1,69 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+const freezePath = "sys/freeze"
+
+// Frozen tells whether everything is frozen.
+func (b *Broker) Frozen(ctx context.Context, p authn.Principal) (out client.Freeze, err error) {
+	err = b.do(p, policy.Read, request{action: "freeze.show", path: freezePath}, func() error {
+		return b.Store.View(ctx, func(tx *store.Tx) error {
+			f, err := tx.Freeze(ctx)
+			if errors.Is(err, backends.ErrNotFound) {
+				return nil
+			}
+			out = viewFreeze(f)
+			return err
+		})
+	})
+	return out, err
+}
+
+func viewFreeze(f rotation.Freeze) client.Freeze {
+	return client.Freeze{Frozen: true, By: f.By, Reason: f.Reason, At: utc(f.At)}
+}
+
+// Freeze keeps everything as it is, for all tenants, except in emergencies.
+func (b *Broker) Freeze(ctx context.Context, p authn.Principal, r client.InterventionRequest) (out client.FreezeIntervention, err error) {
+	if r.Reason == "" {
+		return out, fmt.Errorf("%w: a freeze needs a reason: whoever waits for its end will read it", backends.ErrInvalid)
+	}
+	err = b.forEverybody(ctx, p, "freeze.begin", r, func(tx *store.Tx) error {
+		f, will, err := b.Engine.Freeze(ctx, tx, asked(p, r.Reason))
+		out = client.FreezeIntervention{Foretold: foretold(r, will), Freeze: viewFreeze(f)}
+		return err
+	})
+	return out, err
+}
+
+// Unfreeze ends a freeze.
+func (b *Broker) Unfreeze(ctx context.Context, p authn.Principal, r client.InterventionRequest) (out client.FreezeIntervention, err error) {
+	err = b.forEverybody(ctx, p, "freeze.end", r, func(tx *store.Tx) error {
+		will, err := b.Engine.Unfreeze(ctx, tx, asked(p, r.Reason))
+		out = client.FreezeIntervention{Foretold: foretold(r, will)}
+		return err
+	})
+	return out, err
+}
+
+// forEverybody authorises p for what concerns all tenants, then runs fn in a
+// read-write transaction.
+func (b *Broker) forEverybody(ctx context.Context, p authn.Principal, action string, r client.InterventionRequest, fn func(*store.Tx) error) error {
+	return b.do(p, policy.Update, request{action: action, path: freezePath, detail: interventionDetail(r.Reason, r.DryRun)}, func() error {
+		if p.Tenant != "" {
+			return fmt.Errorf("%w: a freeze concerns all tenants, and the caller is bound to %q: pause its secrets instead", backends.ErrDenied, p.Tenant)
+		}
+		return b.change(ctx, r.DryRun, fn)
+	})
+}

@@ -1,0 +1,253 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
+)
+
+// errDryRun ends the transaction of a dry run: everything was done in it, and
+// nothing is kept.
+var errDryRun = errors.New("a dry run")
+
+// change runs fn in a read-write transaction, of which a dry run keeps nothing.
+func (b *Broker) change(ctx context.Context, dryRun bool, fn func(*store.Tx) error) error {
+	err := b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
+		if err := fn(tx); err != nil || !dryRun {
+			return err
+		}
+		return errDryRun
+	})
+	if errors.Is(err, errDryRun) {
+		return nil
+	}
+	return err
+}
+
+// interventionDetail is what the audit log says of an intervention.
+func interventionDetail(reason string, dryRun bool, more ...string) map[string]string {
+	d := map[string]string{"reason": reason}
+	if dryRun {
+		d["dry_run"] = "true"
+	}
+	for i := 0; i < len(more); i += 2 {
+		d[more[i]] = more[i+1]
+	}
+	return d
+}
+
+// target is what an intervention is about: a record of a secret.
+type target struct {
+	kind, id string
+	// of returns whose it is, and whether it belongs to an emergency.
+	of func(context.Context, *store.Tx) (ref backends.Ref, emergency bool, err error)
+}
+
+func onRotation(id string) target {
+	return target{"rotation", id, func(ctx context.Context, tx *store.Tx) (backends.Ref, bool, error) {
+		r, err := tx.Rotation(ctx, id)
+		if err != nil {
+			return backends.Ref{}, false, err
+		}
+		s, err := tx.Secret(ctx, r.SecretID)
+		return s.Ref, r.Emergency(), err
+	}}
+}
+
+func onRetirement(id string) target {
+	return target{"retirement", id, func(ctx context.Context, tx *store.Tx) (backends.Ref, bool, error) {
+		t, err := tx.Retirement(ctx, id)
+		if err != nil {
+			return backends.Ref{}, false, err
+		}
+		s, err := tx.Secret(ctx, t.SecretID)
+		return s.Ref, t.Emergency(), err
+	}}
+}
+
+func onDelivery(id string) target {
+	return target{"delivery", id, func(ctx context.Context, tx *store.Tx) (backends.Ref, bool, error) {
+		d, err := tx.Delivery(ctx, id)
+		return d.Ref, d.Trigger == rotation.TriggerEmergency, err
+	}}
+}
+
+// intervene authorises p for capability c on the secret that at belongs to (in
+// place of rotate, for emergency where it belongs to one), then runs fn in a
+// read-write transaction. Who may neither do that nor see the secret is told that
+// there is no such record.
+func (b *Broker) intervene(ctx context.Context, p authn.Principal, c policy.Capability, action string, at target, r client.InterventionRequest, fn func(*store.Tx, backends.Ref) error) error {
+	var of backends.Ref
+	var emergency bool
+	missing := b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		of, emergency, err = at.of(ctx, tx)
+		return err
+	})
+	if errors.Is(missing, backends.ErrNotFound) || missing == nil && p.Tenant != "" && of.Tenant != p.Tenant {
+		missing = notThere(at.kind, at.id)
+	}
+	if c == policy.Rotate && emergency {
+		c = policy.Emergency
+	}
+	req := request{action: action, path: recordPath[at.kind] + at.id, detail: interventionDetail(r.Reason, r.DryRun, at.kind, at.id)}
+	if missing != nil { // nobody needs a permission to be told
+		return b.failed(p, req, missing)
+	}
+	req = req.about(of.Name, of)
+	if req.path = of.Name; !b.sees(p, of) && !b.allows(p, of.Name, c).Allowed {
+		return b.unseen(p, req, at.kind, at.id)
+	}
+	return b.do(p, c, req, func() error {
+		return b.change(ctx, r.DryRun, func(tx *store.Tx) error { return fn(tx, of) })
+	})
+}
+
+// operation is what the engine does to one rotation.
+type operation func(ctx context.Context, tx engine.Tx, id string, asked engine.Asked) (rotation.Rotation, []string, error)
+
+func (b *Broker) operate(ctx context.Context, p authn.Principal, c policy.Capability, action, id string, r client.InterventionRequest, op operation) (out client.RotationIntervention, err error) {
+	err = b.intervene(ctx, p, c, action, onRotation(id), r, func(tx *store.Tx, of backends.Ref) error {
+		rot, will, err := op(ctx, tx, id, asked(p, r.Reason))
+		if err != nil {
+			return err
+		}
+		steps, err := tx.Steps(ctx, rot.ID)
+		out = client.RotationIntervention{Foretold: foretold(r, will), Rotation: viewRotation(store.RotationOf{Rotation: rot, Ref: of}, steps)}
+		return err
+	})
+	return out, err
+}
+
+func foretold(r client.InterventionRequest, will []string) client.Foretold {
+	if will == nil {
+		will = []string{}
+	}
+	return client.Foretold{DryRun: r.DryRun, Will: will}
+}
+
+// Cancel ends a rotation that has published nothing, or only waits for a proof.
+func (b *Broker) Cancel(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (client.RotationIntervention, error) {
+	return b.operate(ctx, p, policy.Rotate, "rotation.cancel", id, r, b.Engine.Cancel)
+}
+
+// Retry lets a rotation that is waiting look again now, or begins another one in
+// place of one that came to nothing.
+func (b *Broker) Retry(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (client.RotationIntervention, error) {
+	return b.operate(ctx, p, policy.Rotate, "rotation.retry", id, r, b.Engine.Retry)
+}
+
+// Approve lets a rotation begin that waits for it; who asked for it is refused.
+func (b *Broker) Approve(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (client.RotationIntervention, error) {
+	return b.operate(ctx, p, policy.Approve, "rotation.approve", id, r, b.Engine.Approve)
+}
+
+// RollBack makes the version current again that a rotation has replaced.
+func (b *Broker) RollBack(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (client.RotationIntervention, error) {
+	return b.operate(ctx, p, policy.Rotate, "rotation.rollback", id, r, b.Engine.RollBack)
+}
+
+// Probe asks for a round of tries of a revoked version now.
+func (b *Broker) Probe(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (out client.RetirementIntervention, err error) {
+	err = b.intervene(ctx, p, policy.Rotate, "retirement.probe", onRetirement(id), r, func(tx *store.Tx, of backends.Ref) error {
+		t, will, err := b.Engine.ProbeNow(ctx, tx, id, asked(p, r.Reason))
+		out = client.RetirementIntervention{Foretold: foretold(r, will), Retirement: viewRetirement(store.RetirementOf{Retirement: t, Ref: of}, nil)}
+		return err
+	})
+	return out, err
+}
+
+// Replay delivers once more what was given up.
+func (b *Broker) Replay(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (out client.DeliveryIntervention, err error) {
+	err = b.intervene(ctx, p, policy.Rotate, "delivery.replay", onDelivery(id), r, func(tx *store.Tx, _ backends.Ref) error {
+		d, will, err := b.Engine.Redeliver(ctx, tx, id, asked(p, r.Reason))
+		out = client.DeliveryIntervention{Foretold: foretold(r, will), Delivery: viewDelivery(d)}
+		return err
+	})
+	return out, err
+}
+
+// Orphans lists credentials whose mint's answer was lost or whose rotation
+// failed, the newest first.
+func (b *Broker) Orphans(ctx context.Context, p authn.Principal, q client.OrphanQuery) (client.List[client.Orphan], error) {
+	return listOf(ctx, b, p, "orphan.list", q.Secret,
+		func(tx *store.Tx, id string) ([]store.RetirementOf, string, error) {
+			f := store.RetirementFilter{Tenant: p.Tenant, SecretID: id, Causes: []rotation.Cause{rotation.CauseOrphan, rotation.CauseFailed}}
+			return tx.RetirementsPage(ctx, f, page(q.Page))
+		},
+		func(t store.RetirementOf) backends.Ref { return t.Ref },
+		func(tx *store.Tx, t store.RetirementOf) (client.Orphan, error) {
+			v, err := tx.Version(ctx, t.SecretID, t.Version)
+			return viewOrphan(t, v), err
+		})
+}
+
+// viewOrphan is suspected for as long as nothing shows that it cannot be used.
+func viewOrphan(t store.RetirementOf, v rotation.Version) client.Orphan {
+	return client.Orphan{Secret: t.Ref.Name, Tenant: t.Ref.Tenant, Version: t.Version, RotationID: v.RotationID, Issuer: v.Issuer, Tag: v.Tag,
+		Handle: maps.Clone(v.Handle), Suspected: !t.Settled(), Retirement: viewRetirement(t, nil)}
+}
+
+// Plan tells what would happen to a secret, when, and why not. It looks at its
+// vault.
+func (b *Broker) Plan(ctx context.Context, p authn.Principal, name string) (out client.Plan, err error) {
+	c := policy.List
+	if !b.allows(p, pathOf(name), c).Allowed {
+		c = policy.Read // as for Secret
+	}
+	found, r, missing := b.resolve(ctx, p, name, request{action: "secret.plan", path: pathOf(name)})
+	err = b.do(p, c, r, func() error {
+		if missing != nil {
+			return missing
+		}
+		o, err := b.Engine.Outlook(ctx, found.ID)
+		out = viewPlan(found.Ref, o)
+		return err
+	})
+	return out, err
+}
+
+func viewPlan(of backends.Ref, o rotation.Outlook) client.Plan {
+	out := client.Plan{Secret: of.Name, Tenant: of.Tenant, Ready: o.Ready, WhyNot: []client.Blocker{}, NextAt: utc(o.NextAt),
+		Trigger: string(o.Trigger), RotationID: o.RotationID, Steps: viewExpected(o.Steps), Retirements: viewExpected(o.Retirements)}
+	for _, w := range o.WhyNot {
+		out.WhyNot = append(out.WhyNot, client.Blocker(w))
+	}
+	return out
+}
+
+func viewExpected(all []rotation.Expected) []client.Expected {
+	out := []client.Expected{}
+	for _, e := range all {
+		out = append(out, client.Expected{Step: e.Step, Detail: e.Detail, State: string(e.State), AfterMS: e.After.Milliseconds(), At: utc(e.At)})
+	}
+	return out
+}
+
+// Repair finds what is out of step between the store and the vault of a secret,
+// and mends it unless it is a dry run.
+func (b *Broker) Repair(ctx context.Context, p authn.Principal, name string, r client.RepairRequest) (client.Repair, error) {
+	out := client.Repair{DryRun: r.DryRun, Findings: []client.Finding{}}
+	detail := interventionDetail(r.Reason, r.DryRun, "overwrite", fmt.Sprint(r.Overwrite))
+	found, req, missing := b.resolve(ctx, p, name, request{action: "secret.repair", path: pathOf(name), detail: detail})
+	err := b.do(p, policy.Update, req, func() error {
+		if missing != nil {
+			return missing
+		}
+		findings, err := b.Engine.Repair(ctx, found.ID, engine.RepairRequest{Asked: asked(p, r.Reason), DryRun: r.DryRun, Overwrite: r.Overwrite})
+		for _, f := range findings {
+			out.Findings = append(out.Findings, client.Finding{Kind: f.Kind, Detail: f.Detail, Version: f.Version, Mend: f.Mend,
+				Mendable: f.Mendable, Mended: f.Mended, Error: f.Error})
+		}
+		return err
+	})
+	return out, err
+}

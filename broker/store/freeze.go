@@ -1,0 +1,44 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+const settingFreeze = "freeze"
+
+// Freeze returns who has frozen everything, or ErrNotFound if nothing is frozen.
+func (tx *Tx) Freeze(ctx context.Context) (f rotation.Freeze, err error) {
+	text, err := tx.Setting(ctx, settingFreeze)
+	if err != nil {
+		return f, err
+	}
+	if err := json.Unmarshal(text, &f); err != nil {
+		return f, fmt.Errorf("reading setting %s: %w: it is no JSON", settingFreeze, backends.ErrInvalid)
+	}
+	return f, nil
+}
+
+// SetFreeze freezes everything; nil ends that.
+func (tx *Tx) SetFreeze(ctx context.Context, f *rotation.Freeze) error {
+	if f == nil {
+		if err := tx.execOnly(ctx, "DELETE FROM settings WHERE name = $1", settingFreeze); err != nil {
+			return fmt.Errorf("removing setting %s: %w", settingFreeze, err)
+		}
+		return nil
+	}
+	text, err := json.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("encoding setting %s: %w", settingFreeze, err)
+	}
+	err = tx.execOnly(ctx, "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+		settingFreeze, text)
+	if err != nil {
+		return fmt.Errorf("storing setting %s: %w", settingFreeze, err)
+	}
+	return nil
+}

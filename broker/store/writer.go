@@ -1,0 +1,254 @@
+package store
+
+import (
+	"context"
+	sqldriver "database/sql/driver"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+)
+
+// writer shares the one connection on which SQLite is written among any number
+// of connections of database/sql, and commits by groups: a commit waits for the
+// disk, and those who come meanwhile are committed by the next one together.
+//
+// One of them has the turn at a time, in the order in which they came. It works
+// in a savepoint of its own, so that it can be undone alone, and then hands the
+// open transaction to the next who waits; the last one, or the one that makes the
+// group large or old enough, commits for all. Whoever is done waits for that
+// commit: nobody is told of success before it is on the disk. Who comes alone
+// commits at once.
+//
+// What a member reads was written by those before it and may not be committed
+// yet. If that is undone after all, since the commit fails or SQLite gives the
+// transaction up (a full disk), it is undone for all members; they fail with
+// errCollision and may run again.
+//
+// A member must therefore not wait for what another one does after its commit.
+type writer struct {
+	connector sqldriver.Connector
+
+	// What follows belongs to whoever has the turn.
+	conn  *sqliteConn // nil: to be opened
+	group *group      // nil: none is open
+
+	closed bool
+
+	mu      sync.Mutex      // guards taken and waiting
+	taken   bool            // somebody has the turn
+	waiting []chan struct{} // for the turn; closed when it comes
+
+	transactions, commits atomic.Int64 // see Stats
+}
+
+// group is one transaction of SQLite.
+type group struct {
+	members int // whose savepoints are released
+	began   time.Time
+	done    chan struct{} // closed when err is final
+	err     error
+}
+
+// Bounds of a group, beyond which its members wait no longer for others.
+const (
+	groupMembers = 64
+	groupAge     = 20 * time.Millisecond
+)
+
+// closeTimeout is how long Close waits for a transaction under way.
+const closeTimeout = 10 * time.Second
+
+// errGivenUp tells those whose transaction was lost by somebody else's failure.
+var errGivenUp = fmt.Errorf("%w: SQLite gave the common transaction up", errCollision)
+
+var errClosed = fmt.Errorf("%w: the database is closed", backends.ErrUnavailable)
+
+// take waits for the turn.
+func (w *writer) take(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	if !w.taken {
+		w.taken = true
+		w.mu.Unlock()
+		return nil
+	}
+	mine := make(chan struct{})
+	w.waiting = append(w.waiting, mine)
+	w.mu.Unlock()
+	select {
+	case <-mine:
+		return nil
+	case <-ctx.Done():
+	}
+	w.mu.Lock()
+	i := slices.Index(w.waiting, mine)
+	if i >= 0 {
+		w.waiting = slices.Delete(w.waiting, i, i+1)
+	}
+	w.mu.Unlock()
+	if i < 0 { // it came at the same moment
+		w.leave()
+	}
+	return ctx.Err()
+}
+
+// pass gives the turn to the one that has waited longest; false: nobody waits,
+// and the turn is still the caller's.
+func (w *writer) pass() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) == 0 {
+		return false
+	}
+	close(w.waiting[0])
+	w.waiting = slices.Delete(w.waiting, 0, 1)
+	return true
+}
+
+// leave gives the turn up; the open group is handed on with it or committed.
+func (w *writer) leave() {
+	for {
+		if g := w.group; g != nil {
+			if g.members < groupMembers && time.Since(g.began) < groupAge && w.pass() {
+				return
+			}
+			w.commit()
+		}
+		w.mu.Lock()
+		if len(w.waiting) == 0 {
+			w.taken = false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		if w.pass() {
+			return
+		}
+	}
+}
+
+// commit ends the open group.
+func (w *writer) commit() {
+	if w.group.members == 0 {
+		w.end(w.conn.do("ROLLBACK"))
+		return
+	}
+	w.end(w.conn.do("COMMIT"))
+}
+
+// end tells the members of the open group how it ended. After an error nobody
+// knows how the connection stands: the next one gets another.
+func (w *writer) end(err error) {
+	g := w.group
+	w.group = nil
+	if err != nil {
+		_ = w.conn.Close() // which rolls back what was not committed
+		w.conn = nil
+	} else if g.members > 0 {
+		w.transactions.Add(int64(g.members))
+		w.commits.Add(1)
+	}
+	g.err = err
+	close(g.done)
+}
+
+// begin takes the turn and sets a savepoint in the open group.
+func (w *writer) begin(ctx context.Context) error {
+	if err := w.take(ctx); err != nil {
+		return err
+	}
+	if err := w.beginGroup(ctx); err != nil {
+		w.leave()
+		return err
+	}
+	if err := w.conn.do("SAVEPOINT member"); err != nil {
+		w.giveUp()
+		return err
+	}
+	return nil
+}
+
+func (w *writer) beginGroup(ctx context.Context) (err error) {
+	if w.group != nil {
+		return nil
+	}
+	if w.closed {
+		return errClosed
+	}
+	if w.conn == nil {
+		if w.conn, err = openSQLiteConn(ctx, w.connector); err != nil {
+			return err
+		}
+	}
+	if err := w.conn.do("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	w.group = &group{began: time.Now(), done: make(chan struct{})}
+	return nil
+}
+
+// keep makes what was done since begin part of the group and returns when that
+// is on the disk, or lost.
+func (w *writer) keep() error {
+	g := w.group
+	if err := w.conn.do("RELEASE member"); err != nil {
+		w.giveUp()
+		return err
+	}
+	g.members++
+	w.leave()
+	<-g.done
+	return g.err
+}
+
+// undo takes back what was done since begin.
+func (w *writer) undo() error {
+	err := w.conn.do("ROLLBACK TO member")
+	if err == nil {
+		err = w.conn.do("RELEASE member")
+	}
+	if err != nil {
+		w.giveUp()
+		return err
+	}
+	w.leave()
+	return nil
+}
+
+// giveUp ends the group of a transaction that SQLite has given up.
+func (w *writer) giveUp() {
+	w.end(errGivenUp)
+	w.leave()
+}
+
+// Connect implements driver.Connector: the connection is one in name only.
+func (w *writer) Connect(context.Context) (sqldriver.Conn, error) { return &member{w: w}, nil }
+
+// Driver implements driver.Connector.
+func (w *writer) Driver() sqldriver.Driver { return w.connector.Driver() }
+
+// Close implements io.Closer, for database/sql. It waits for whoever is at work.
+func (w *writer) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := w.take(ctx); err != nil {
+		return fmt.Errorf("waiting for the last transaction: %w", err)
+	}
+	defer w.leave()
+	if w.group != nil {
+		w.commit()
+	}
+	w.closed = true
+	if w.conn == nil {
+		return nil
+	}
+	err := w.conn.Close()
+	w.conn = nil
+	return err
+}

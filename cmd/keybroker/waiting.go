@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+// What rotations and retirements wait for that somebody may have to do something
+// about; any other text of the server is shown as it is.
+const (
+	waitApproval       = "approval"
+	waitPause          = "pause"
+	waitFreeze         = "freeze"
+	waitRepair         = "repair"
+	waitLockout        = "lockout"
+	waitBackend        = "backend"
+	waitIssuer         = "issuer"
+	waitProbe          = "probe"
+	waitSeal           = "seal"
+	waitOverlap        = "overlap"
+	waitAcknowledgment = "acknowledgment"
+	waitProof          = "proof"
+	waitReplacement    = "replacement"
+)
+
+// waitingWords say in words what something waits for.
+var waitingWords = map[string]string{
+	waitApproval:       "somebody else has to approve it",
+	waitPause:          "the secret is paused",
+	waitFreeze:         "everything is frozen",
+	waitRepair:         "the vault holds what the broker does not know",
+	waitLockout:        "one more rejected try now would lock the account",
+	waitBackend:        "the vault cannot be used now",
+	waitIssuer:         "it does not answer, or holds as many credentials as it can",
+	waitProbe:          "its verdict is not clear yet",
+	waitSeal:           "the key that seals values cannot be used now",
+	waitOverlap:        "both versions are valid until it ends",
+	waitAcknowledgment: "consumers have not acknowledged the new version",
+	waitProof:          "the old version has to be proven dead",
+	waitReplacement:    "an emergency's new version, at most replace_within",
+}
+
+func inWords(waitingFor string) string {
+	if words := waitingWords[waitingFor]; words != "" {
+		return waitingFor + " (" + words + ")"
+	}
+	return waitingFor
+}
+
+// resolves tells which command ends what a rotation waits for.
+func resolves(r client.Rotation) string {
+	name := qualified(r.Tenant, r.Secret)
+	switch r.WaitingFor {
+	case waitApproval:
+		return "keybroker rotation approve " + r.ID + ", by somebody else than " + r.Actor
+	case waitPause:
+		return "keybroker secret resume " + name
+	case waitFreeze:
+		return "keybroker unfreeze"
+	case waitRepair:
+		return "keybroker secret repair " + name
+	case waitBackend, waitIssuer, waitProbe, waitSeal:
+		return "it tries again by itself; now: keybroker rotation retry " + r.ID
+	case waitOverlap:
+		return fmt.Sprintf("it ends by itself; at once: keybroker secret revoke %s --version %d; back: keybroker rotation rollback %s", name, r.FromVersion, r.ID)
+	case waitAcknowledgment:
+		return "keybroker delivery list --secret " + name
+	case waitProof:
+		return "keybroker retirement list --secret " + name
+	}
+	return ""
+}
+
+// resolvesRetirement tells which command ends what a retirement waits for.
+func resolvesRetirement(r client.Retirement) string {
+	switch r.WaitingFor {
+	case waitFreeze:
+		return "keybroker unfreeze"
+	case waitOverlap, waitReplacement:
+		return fmt.Sprintf("it begins by itself; at once: keybroker secret revoke %s --version %d", qualified(r.Tenant, r.Secret), r.Version)
+	case waitProbe, waitProof:
+		return "it is tried again by itself; now: keybroker retirement probe " + r.ID
+	}
+	return ""
+}
+
+// controlWords say what showed that the probe itself works.
+var controlWords = map[string]string{
+	"current_version": "the current version was accepted by the same probe, in each round that counts",
+	"canary":          "the probe's canary was accepted, in each round that counts",
+	"accepted_before": "it was itself accepted before it was revoked; nothing else could be tried beside it",
+}
+
+func control(name string) string {
+	if words := controlWords[name]; words != "" {
+		return name + " (" + words + ")"
+	}
+	return name
+}
+
+// scope says in words what a proof covers, and so what it does not.
+func scope(s client.Scope) []string {
+	var lines []string
+	if s.Endpoint != "" {
+		at := "tried at " + s.Endpoint
+		if s.Node != "" {
+			at += ", from node " + s.Node
+		}
+		lines = append(lines, at)
+	}
+	if s.Unreached != "" {
+		lines = append(lines, "not tried, since nothing could reach it: "+s.Unreached)
+	}
+	if s.SelfAttested {
+		lines = append(lines, "self-attested: keybroker itself decides whether the key works")
+	}
+	switch s.DerivedSessions {
+	case "":
+	case "none":
+		lines = append(lines, "no sessions are made from it that could outlive it")
+	default:
+		lines = append(lines, "sessions made from it: "+s.DerivedSessions)
+	}
+	return lines
+}

@@ -1,0 +1,230 @@
+package crashtest_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/backends/backendtest/vaultserver"
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+// number is an environment variable's number, or what stands for it.
+func number(t *testing.T, name string, otherwise int64) int64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		t.Fatalf("%s is %q, not a number from 1", name, text)
+	}
+	return n
+}
+
+// load makes a site's secrets rotate again and again and reads them all the
+// time, until stop is closed. Between pause and resume it only reads.
+type load struct {
+	site  *site
+	pause sync.RWMutex // held for reading by whoever changes something
+	stop  chan struct{}
+	wg    sync.WaitGroup
+}
+
+func (s *site) load(seed uint64) *load {
+	l := &load{site: s, stop: make(chan struct{})}
+	i := uint64(0)
+	for _, sub := range s.subject {
+		i++
+		dice, readDice := rand.New(rand.NewPCG(seed, 10+i)), rand.New(rand.NewPCG(seed, 20+i))
+		l.wg.Go(func() {
+			for l.sleep(dice, 10, 150) {
+				l.pause.RLock()
+				_ = l.act(sub, dice) // refused, or cut off by a kill: both are right
+				l.pause.RUnlock()
+			}
+		})
+		l.wg.Go(func() {
+			for l.sleep(readDice, 20, 60) {
+				_ = s.read(sub)
+			}
+		})
+	}
+	return l
+}
+
+// sleep waits for some milliseconds; false: stop.
+func (l *load) sleep(dice *rand.Rand, from, to int) bool {
+	select {
+	case <-l.stop:
+		return false
+	case <-time.After(time.Duration(from+dice.IntN(to-from)) * time.Millisecond):
+		return true
+	}
+}
+
+func (l *load) act(sub *subject, dice *rand.Rand) error {
+	switch n := dice.IntN(100); {
+	case n < 3:
+		return l.site.emergency(sub.name, client.ReplaceFirst)
+	case n < 5:
+		return l.site.emergency(sub.name, client.RevokeFirst)
+	case n < 8:
+		return l.site.revokePrevious(sub.name)
+	}
+	return l.site.rotate(sub.name)
+}
+
+// revokePrevious ends an overlap early.
+func (s *site) revokePrevious(name string) error {
+	return s.ask(func(ctx context.Context) error {
+		v, err := s.client.Value(ctx, name, 0)
+		if err != nil || v.Previous == nil {
+			return err
+		}
+		_, err = s.client.Revoke(ctx, name, client.RevokeRequest{Version: v.Previous.Version, Reason: "crash test"})
+		return err
+	})
+}
+
+func (l *load) end() {
+	close(l.stop)
+	l.wg.Wait()
+}
+
+// checkEvery is after how many kills a site comes to rest and is checked.
+const checkEvery = 25
+
+// TestRandomKills kills sites at random moments while all their secrets rotate.
+func TestRandomKills(t *testing.T) {
+	t.Parallel()
+	kills := number(t, "CHAOS_KILLS", 60)
+	sum := newSummary(uint64(number(t, "CHAOS_SEED", time.Now().UnixNano())))
+	t.Logf("%d kills, CHAOS_SEED=%d", kills, sum.seed)
+	sites := min(number(t, "CHAOS_SITES", 8), max(kills/20, 1))
+	var left atomic.Int64
+	left.Store(kills)
+	report := make(chan struct{})
+	var reporter sync.WaitGroup
+	reporter.Go(func() { progress(sum, kills, report) })
+	t.Cleanup(func() {
+		close(report)
+		reporter.Wait()
+		t.Logf("\n%s", sum.figures())
+		if testing.Verbose() {
+			t.Logf("kills by the point passed last:\n%s", sum.byPoint())
+		}
+		if name := os.Getenv("CHAOS_REPORT"); name != "" {
+			if err := os.WriteFile(name, []byte(sum.figures()+"\n"+sum.byPoint()), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	var running sync.WaitGroup
+	defer running.Wait()
+	for n := range sites {
+		var vault *vaultserver.Server
+		if n%4 == 1 {
+			vault = vaultserver.Shared(t)
+		}
+		seed := sum.seed + uint64(n)
+		s := newSite(t, fmt.Sprintf("site %d", n), seed, sum, vault)
+		if n%4 == 2 { // revoked keys go on working for a while, here and there
+			s.keys.SetRevocationLatency(300 * time.Millisecond)
+			s.keys.SetFlapping(2)
+		}
+		running.Go(func() { s.chaos(seed, &left) })
+	}
+}
+
+// progress writes a line now and then: a full run is long.
+func progress(sum *summary, kills int64, stop <-chan struct{}) {
+	tick := time.NewTicker(15 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			n := sum.kills()
+			fmt.Fprintf(os.Stderr, "chaos: %d of %d kills, %.1f/s, %d checks, %d violations\n", n, kills, float64(n)/time.Since(sum.began).Seconds(), sum.checks.Load(), sum.violations.Load())
+		}
+	}
+}
+
+// chaos kills the site again and again, as long as kills are left, and checks it
+// now and then and at the end.
+func (s *site) chaos(seed uint64, left *atomic.Int64) {
+	s.start("", "")
+	s.first()
+	s.proc.kill()
+	l := s.load(seed)
+	defer l.end()
+	for n := 1; !s.broken.Load(); n++ {
+		more := left.Add(-1) >= 0
+		if !more || n%checkEvery == 0 {
+			l.pause.Lock()
+			s.start("", "")
+			s.settle()
+			s.proc.kill()
+			l.pause.Unlock()
+		}
+		if !more {
+			s.start("", "")
+			s.gather()
+			break
+		}
+		s.keys.restless(0.02)
+		s.inbox.restless(0.05)
+		if s.rng.IntN(20) == 0 {
+			s.keys.outage(downEverywhere, time.Duration(100+s.rng.IntN(400))*time.Millisecond)
+		}
+		s.randomKill()
+	}
+}
+
+// randomKill runs the daemon for a while, or to a point, and kills it by one of
+// three ways to be killed.
+func (s *site) randomKill() {
+	record := filepath.Join(s.dir, "points")
+	_ = os.Remove(record)
+	kind := "moment"
+	switch n := s.rng.IntN(100); {
+	case n < 10:
+		kind = "starting"
+		s.launch("", record)
+		s.proc.dead(time.Duration(s.rng.IntN(40)) * time.Millisecond)
+	case n < 35: // at a point, whatever its name
+		s.start(fmt.Sprintf("*#%d", 1+s.rng.IntN(80)), record)
+		if s.proc.dead(time.Second) {
+			kind = "point"
+		}
+	default: // at any moment
+		s.start("", record)
+		s.proc.dead(time.Duration(5+s.rng.IntN(395)) * time.Millisecond)
+	}
+	if kind != "point" && !s.proc.alive() || !s.proc.kill() {
+		s.violation("the daemon has ended by itself")
+		return
+	}
+	s.sum.killed(kind, lastLine(record))
+}
+
+// first gives every secret its first version.
+func (s *site) first() {
+	for name := range s.subject {
+		if err := s.rotate(name); err != nil {
+			s.violation("the first rotation of %s: %v", name, err)
+			s.t.FailNow()
+		}
+	}
+	s.settle()
+}

@@ -1,0 +1,14 @@
+// Package crashtest kills the real daemon with SIGKILL, at named points before
+// and after every commit and effect and at random moments, and looks from
+// outside whether its promises hold.
+//
+// Around the daemon stands what survives it: an issuer that keeps a journal of
+// its keys (witness), a consumer with an inbox, a Vault. A site is one
+// installation: the data directory and address that processes follow each other
+// on. TestEveryPoint records the points that each scenario passes and then kills
+// at each of them; TestRandomKills lets secrets rotate all the time, under lost
+// answers and outages, and kills whenever it likes.
+//
+// The variables: CHAOS_KILLS is the number of random kills, CHAOS_SEED repeats a
+// run's dice, CHAOS_SITES is how many sites there are at once.
+package crashtest

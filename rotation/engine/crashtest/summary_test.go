@@ -1,0 +1,165 @@
+package crashtest_test
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+// summary counts what a run did.
+type summary struct {
+	seed  uint64
+	began time.Time
+
+	starts, reads, emergencies, problems, checks, violations, torn, missed, letters atomic.Int64
+	minted, tried                                                                   atomic.Int64
+
+	mu         sync.Mutex
+	kinds      map[string]int // kills by kind
+	points     map[string]int // kills by the point passed last
+	ends       map[string]int // rotations by their end
+	retirement map[string]int // by state
+	startTimes []time.Duration
+	settles    []time.Duration
+}
+
+func newSummary(seed uint64) *summary {
+	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}}
+}
+
+func (s *summary) killed(kind, point string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kinds[kind]++
+	s.points[cmp.Or(point, "none yet")]++
+}
+
+func (s *summary) kills() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.kinds {
+		n += k
+	}
+	return n
+}
+
+func (s *summary) started(took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.startTimes = append(s.startTimes, took)
+}
+
+func (s *summary) settled(took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settles = append(s.settles, took)
+}
+
+func (s *summary) ended(r client.Rotation) {
+	if !r.Ended() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends[r.State]++
+}
+
+func (s *summary) retired(states map[string]int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for state, n := range states {
+		s.retirement[state] += n
+	}
+}
+
+// figures are the lines "name value unit", as make bench prints them.
+func (s *summary) figures() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	wall := time.Since(s.began)
+	total := 0
+	line := func(name string, value any, unit string) { fmt.Fprintf(&b, "chaos.%s %v %s\n", name, value, unit) }
+	for _, kind := range slices.Sorted(maps.Keys(s.kinds)) {
+		total += s.kinds[kind]
+		line("kills."+kind, s.kinds[kind], "kills")
+	}
+	line("kills", total, "kills")
+	line("kills_rate", fmt.Sprintf("%.1f", float64(total)/wall.Seconds()), "kills/s")
+	line("points", len(s.points), "points")
+	line("starts", s.starts.Load(), "starts")
+	line("start_median", median(s.startTimes).Milliseconds(), "ms")
+	line("settle_median", median(s.settles).Milliseconds(), "ms")
+	line("checks", s.checks.Load(), "checks")
+	line("minted", s.minted.Load(), "keys")
+	for _, end := range slices.Sorted(maps.Keys(s.ends)) {
+		line("rotations."+end, s.ends[end], "rotations")
+	}
+	for _, state := range slices.Sorted(maps.Keys(s.retirement)) {
+		line("retirements."+state, s.retirement[state], "versions")
+	}
+	line("emergencies", s.emergencies.Load(), "requests")
+	line("reads", s.reads.Load(), "reads")
+	line("deliveries", s.letters.Load(), "webhooks")
+	line("answers_5xx", s.problems.Load(), "answers")
+	line("points_missed", s.missed.Load(), "points")
+	line("audit_torn_lines", s.torn.Load(), "lines")
+	line("violations", s.violations.Load(), "violations")
+	line("wall", fmt.Sprintf("%.1f", wall.Seconds()), "s")
+	return b.String()
+}
+
+// byPoint lists how many kills came after each point.
+func (s *summary) byPoint() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := slices.SortedFunc(maps.Keys(s.points), func(a, b string) int {
+		return cmp.Or(cmp.Compare(s.points[b], s.points[a]), cmp.Compare(a, b))
+	})
+	var b strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&b, "%6d %s\n", s.points[name], name)
+	}
+	return b.String()
+}
+
+func median(ds []time.Duration) time.Duration {
+	if len(ds) == 0 {
+		return 0
+	}
+	slices.Sort(ds)
+	return ds[len(ds)/2]
+}
+
+// gather adds up what a site's witnesses saw.
+func (s *site) gather() {
+	s.inbox.mu.Lock()
+	s.sum.letters.Add(int64(s.inbox.letters))
+	s.inbox.mu.Unlock()
+	states := map[string]int{}
+	for name := range s.subject {
+		_, n := s.keys.made(name, 0)
+		s.sum.minted.Add(int64(n))
+		for t, err := range client.All(func(after string) (client.List[client.Retirement], error) {
+			return s.client.Retirements(s.t.Context(), client.RetirementQuery{Secret: name, Page: client.Page{Limit: 1000, After: after}})
+		}) {
+			if err != nil {
+				s.t.Logf("%s: listing retirements: %v", s.name, err)
+				break
+			}
+			kind := t.State
+			if t.Cause == "orphan" || t.Cause == "failed" {
+				kind = "disposed_" + t.State
+			}
+			states[kind]++
+		}
+	}
+	s.sum.retired(states)
+}

@@ -1,0 +1,103 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// Outlook tells what would happen to a secret, when, and why not. It looks at the
+// vault too, and changes nothing.
+func (e *Engine) Outlook(ctx context.Context, secretID string) (rotation.Outlook, error) {
+	x, seen, err := e.look(ctx, secretID)
+	if err != nil {
+		return rotation.Outlook{}, fmt.Errorf("looking ahead: %w", err)
+	}
+	if seen.Rotation == nil || seen.Rotation.State == rotation.Queued {
+		e.lookOutside(ctx, x)
+	}
+	seen.Facts = x.facts
+	seen.Blockers = append(seen.Blockers, e.blockers(x, seen)...)
+	if m, err := e.backend(seen.Secret.Definition.Backend); err == nil {
+		_, seen.Stages = m.Stager()
+	}
+	return rotation.Foresee(seen, e.Now()), nil
+}
+
+// look reads what an Outlook is computed from, as if a rotation were queued.
+func (e *Engine) look(ctx context.Context, secretID string) (*rotating, rotation.Seen, error) {
+	x, seen := &rotating{}, rotation.Seen{}
+	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		*x, seen = rotating{}, rotation.Seen{}
+		if x.secret, err = tx.Secret(ctx, secretID); err != nil {
+			return err
+		}
+		if x.versions, err = tx.Versions(ctx, secretID); err != nil {
+			return err
+		}
+		if seen.Retirements, err = tx.Retirements(ctx, secretID); err != nil {
+			return err
+		}
+		if x.retirements, err = retirementsByVersion(ctx, tx, secretID); err != nil {
+			return err
+		}
+		live, err := tx.LiveRotations(ctx, secretID)
+		if err != nil {
+			return err
+		}
+		for i := range live { // the one that occupies the secret, else the newest that waits for its proof
+			if seen.Rotation == nil || live[i].State.Occupies() || !seen.Rotation.State.Occupies() {
+				seen.Rotation = &live[i]
+			}
+		}
+		if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
+			return err
+		}
+		if seen.Rotation == nil || !seen.Rotation.State.Occupies() {
+			if err := e.tooSoon(ctx, tx, x.secret, rotation.TriggerManual, e.Now()); errors.Is(err, backends.ErrConflict) {
+				seen.Blockers = append(seen.Blockers, rotation.Blocker{WaitingFor: "min_interval", Detail: err.Error(), Mend: "wait; an emergency does not"})
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if seen.Rotation != nil {
+		x.r = *seen.Rotation
+	}
+	x.facts.Paused = x.secret.State == rotation.SecretPaused
+	seen.Secret = x.secret
+	return x, seen, err
+}
+
+// blockers are what keeps a rotation of the secret from beginning, or the one
+// under way from going on.
+func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
+	var out []rotation.Blocker
+	add := func(on bool, waitingFor, detail, mend string) {
+		if on {
+			out = append(out, rotation.Blocker{WaitingFor: waitingFor, Detail: detail, Mend: mend})
+		}
+	}
+	name := x.secret.Ref.Name
+	add(x.secret.State == rotation.SecretUnmanaged, "configuration", "its block was taken out of the configuration", "put it back and `keybroker reload`")
+	add(x.secret.Definition.Issuer == "", "configuration", "its block names no issuer: nobody can rotate it", "name an issuer in its block and `keybroker reload`")
+	add(x.facts.Frozen, rotation.WaitFreeze, "everything is frozen", "`keybroker unfreeze`")
+	add(x.facts.Paused, rotation.WaitPause, "the secret is paused", "`keybroker secret resume "+name+"`")
+	add(x.facts.OutOfStep, rotation.WaitRepair, x.r.Error, "`keybroker secret repair "+name+"`")
+	add(x.facts.BackendDown, rotation.WaitBackend, x.r.Error, "make the vault usable again; it is tried once a minute")
+	add(x.facts.IssuerFull, rotation.WaitIssuer, x.r.Error, "revoke a version that is not needed with `keybroker secret revoke`, or mend the issuer")
+	r := seen.Rotation
+	if r == nil {
+		return out
+	}
+	waits := r.WaitingFor == rotation.WaitIssuer || r.WaitingFor == rotation.WaitProbe || r.WaitingFor == rotation.WaitSeal || r.WaitingFor == rotation.WaitBackend
+	add(waits && len(out) == 0, r.WaitingFor, r.Error, "`keybroker rotation retry "+r.ID+"` tries at once")
+	add(r.State == rotation.Queued && r.Plan.Approval && r.ApprovedBy == "" && !r.Emergency(), rotation.WaitApproval,
+		"rotation "+r.ID+" waits for an approval", "`keybroker rotation approve "+r.ID+"`, by somebody else than "+r.Actor)
+	add(r.WaitingFor == rotation.WaitAcknowledgment, r.WaitingFor, "consumers have not acknowledged the new version", "`keybroker delivery list --secret "+name+"`")
+	return out
+}

@@ -1,0 +1,199 @@
+package rotation
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Outlook is what would happen to a secret, when, and why not.
+type Outlook struct {
+	Ready       bool       `json:"ready"`                 // a rotation asked for now would begin at once
+	WhyNot      []Blocker  `json:"why_not,omitempty"`     // what keeps one from beginning, or the one under way from going on
+	NextAt      time.Time  `json:"next_at,omitzero"`      // by schedule; zero: none
+	Trigger     Trigger    `json:"trigger,omitempty"`     // of the rotation under way, or what NextAt will be
+	RotationID  string     `json:"rotation_id,omitempty"` // the one under way, if any
+	Steps       []Expected `json:"steps"`                 // in order: of the rotation under way, else of the next one
+	Retirements []Expected `json:"retirements,omitempty"` // of versions being turned off
+}
+
+// Blocker is one thing that holds a rotation up, and what ends it.
+type Blocker struct {
+	WaitingFor string `json:"waiting_for"`
+	Detail     string `json:"detail"`
+	Mend       string `json:"mend,omitempty"`
+}
+
+// Expectation says how far an expected step is.
+type Expectation string
+
+// The expectations.
+const (
+	Passed   Expectation = "done"
+	UnderWay Expectation = "now"
+	ToCome   Expectation = "next"
+)
+
+// Expected is one step to come. Of a rotation that has not begun, After counts from
+// its beginning, at the earliest; At is known of what is under way.
+type Expected struct {
+	Step   string        `json:"step"`
+	Detail string        `json:"detail"`
+	After  time.Duration `json:"after_ns,omitempty"`
+	At     time.Time     `json:"at,omitzero"`
+	State  Expectation   `json:"state"`
+}
+
+// Seen is what an Outlook is computed from: records and facts of one instant.
+type Seen struct {
+	Secret      Secret
+	Rotation    *Rotation // that occupies the secret, or waits for its proof; nil: none
+	Retirements []Retirement
+	Facts       Facts
+	Blockers    []Blocker // found by who could look outside
+	ShowOnce    bool      // of the issuer
+	Stages      bool      // the vault holds pending versions
+}
+
+// Foresee computes what is going to happen to a secret.
+func Foresee(seen Seen, now time.Time) Outlook {
+	o := Outlook{WhyNot: slices.Clone(seen.Blockers), NextAt: seen.Secret.NextDueAt}
+	if !o.NextAt.IsZero() {
+		o.Trigger = TriggerSchedule
+	}
+	plan, state, begun := seen.Secret.Definition.Plan, Queued, time.Time{}
+	if r := seen.Rotation; r != nil {
+		plan, state, begun = r.Plan, r.State, r.PublishedAt
+		o.Trigger, o.RotationID = r.Trigger, r.ID
+	}
+	o.Steps = expect(seen, plan, state, begun)
+	for _, t := range seen.Retirements {
+		if e, open := foreseeRetirement(t); open {
+			o.Retirements = append(o.Retirements, e)
+		}
+	}
+	o.Ready = seen.Rotation == nil && len(o.WhyNot) == 0
+	return o
+}
+
+// expect lists the steps of a rotation by plan that has come to state.
+func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
+	def, to, from := seen.Secret.Definition, seen.Secret.LastVersion+1, seen.Secret.Current
+	if r := seen.Rotation; r != nil {
+		from = r.From
+		if r.To > 0 {
+			to = r.To
+		}
+	}
+	order := []State{Queued, Minting, Staging, Verifying, Publishing, Overlap, Retiring}
+	at := slices.Index(order, state)
+	var steps []Expected
+	after := time.Duration(0)
+	add := func(s State, detail string, takes time.Duration, due time.Time) {
+		e := Expected{Step: stepNames[s], Detail: detail, State: ToCome, At: due}
+		switch i := slices.Index(order, s); {
+		case i < at:
+			e.State = Passed
+		case i == at && seen.Rotation != nil:
+			e.State = UnderWay
+		}
+		if seen.Rotation == nil {
+			e.After = after
+			after += takes
+		}
+		steps = append(steps, e)
+	}
+	if plan.Approval {
+		add(Queued, "somebody else than who asks for it has to approve it", 0, time.Time{})
+	}
+	add(Minting, fmt.Sprintf("version %d is made by issuer %q", to, def.Issuer), 0, time.Time{})
+	staging := "its value stays sealed in the broker's own store until it is published"
+	if seen.Stages {
+		staging = fmt.Sprintf("its value is written to %q as a pending version", def.Backend)
+	}
+	add(Staging, staging, 0, time.Time{})
+	if def.Probe == "" {
+		add(Verifying, `not verified: the secret says proof = "none"`, 0, time.Time{})
+	} else {
+		add(Verifying, fmt.Sprintf("probe %q has to accept it %d times in a row within %s", def.Probe, plan.Verify.Successes, plan.Verify.Timeout),
+			time.Duration(max(plan.Verify.Successes-1, 0))*plan.Verify.Interval, time.Time{})
+	}
+	add(Publishing, fmt.Sprintf("it becomes the current version in %q, generation %d%s", def.Backend, seen.Secret.Generation+1, told(def.Consumers)), 0, time.Time{})
+	if from == 0 {
+		return steps
+	}
+	emergency := seen.Rotation != nil && seen.Rotation.Emergency()
+	if !emergency {
+		var due time.Time
+		if !published.IsZero() {
+			due = published.Add(plan.Overlap)
+		}
+		add(Overlap, fmt.Sprintf("version %d stays valid beside it for %s%s", from, plan.Overlap, held(plan)), plan.Overlap, due)
+	}
+	add(Retiring, fmt.Sprintf("version %d is revoked by its issuer; %s", from, proof(plan.Confirm)), 0, time.Time{})
+	return steps
+}
+
+// stepNames are what timelines call the step of a state.
+var stepNames = map[State]string{Queued: "queue", Minting: "mint", Staging: "stage", Verifying: "verify",
+	Publishing: "publish", Overlap: "overlap", Retiring: "retire"}
+
+// StepName is what the timeline calls the step of a state.
+func StepName(s State) string { return stepNames[s] }
+
+func told(consumers []string) string {
+	if len(consumers) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; told: %q", consumers)
+}
+
+func held(plan Plan) string {
+	ack := plan.Acknowledgement
+	if ack.Require == RequireNone || ack.Require == "" {
+		return ""
+	}
+	limit := ack.Timeout
+	if ack.Hold {
+		limit = plan.MaxOverlap
+	}
+	return fmt.Sprintf(", and until every consumer has %s it, at most %s", ack.Require, min(limit, plan.MaxOverlap))
+}
+
+func proof(c Confirm) string {
+	if c.None {
+		return "its issuer's word is taken for it: nothing is proven"
+	}
+	return fmt.Sprintf("proven dead by %d rejected rounds in a row over at least %s, then tried again %d times", c.Rejections, c.Window, len(c.Recheck))
+}
+
+// foreseeRetirement says what comes next for a retirement that is not over.
+func foreseeRetirement(t Retirement) (Expected, bool) {
+	e := Expected{Step: "retire", State: UnderWay, At: t.NextAt}
+	of := fmt.Sprintf("version %d: ", t.Version)
+	switch {
+	case !t.PurgedAt.IsZero() || t.NeverMade:
+		return e, false
+	case t.State == ProvenDead:
+		e.Step, e.State, e.Detail = "recheck", ToCome, of+fmt.Sprintf("proven dead at %s; tried again", stamp(t.ProvenAt))
+	case t.State == Requested && t.RevokeBegunAt.IsZero():
+		e.Step, e.State, e.Detail = "revoke", ToCome, of+"is revoked"
+	default:
+		e.Detail = of + fmt.Sprintf("is %s, %d of %d rejected rounds", t.State, t.Rejections, t.Confirm.Rejections)
+	}
+	if why := t.Why(); why != "" {
+		e.Detail += ": " + why
+	}
+	return e, true
+}
+
+// Finding is one thing that is out of order with a secret, and what mends it.
+type Finding struct {
+	Kind     string `json:"kind"` // "vault", "pending", "stage", "rotation", "retirement"
+	Version  int    `json:"version,omitempty"`
+	Detail   string `json:"detail"`
+	Mend     string `json:"mend"`            // what a repair does, or, if it is not Mendable, what to do by hand
+	Mendable bool   `json:"mendable"`        // a repair does it
+	Mended   bool   `json:"mended"`          // it did
+	Error    string `json:"error,omitempty"` // why it could not
+}
