@@ -45,6 +45,19 @@ test: deps $(GOTESTSUM) ## Vet and test everything with the race detector (about
 bench: ## Measure: one line "name value unit" per figure; ONLY=policy for one group
 	@.ci/bench '$(ONLY)'
 
+# The full form of the crash harness; make test runs the short one. CHAOS_SEED
+# repeats the dice of a run, CHAOS_SITES is how many daemons run side by side. The
+# figures are printed at the end and kept in .build/chaos.txt.
+CHAOS_KILLS ?= 10000
+CHAOS_SITES ?= 12
+
+.PHONY: chaos
+chaos: deps ## Kill the daemon CHAOS_KILLS (10000) times while it rotates, and check its promises
+	@mkdir -p .build
+	CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SITES=$(CHAOS_SITES) CHAOS_REPORT=$(CURDIR)/.build/chaos.txt \
+	  go test ./rotation/engine/crashtest -count=1 -timeout 4h -run TestRandomKills -v
+	@cat .build/chaos.txt
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s) each
 	@.ci/fuzz '$(FUZZTIME)'

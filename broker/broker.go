@@ -60,6 +60,7 @@ type Config struct {
 	Audit  *audit.Log
 	Authn  *authn.Tokens
 	Keys   *keys.Checker
+	Node   Node
 	Now    func() time.Time
 	Logger hclog.Logger
 }

@@ -23,6 +23,8 @@ type Problem struct {
 	Instance string `json:"instance,omitempty"` // urn:uuid:… of the request, for the server's log
 	Hint     string `json:"hint,omitempty"`     // what to do about it
 
+	Problems []ConfigFinding `json:"problems,omitempty"` // all that is wrong, where that is more than Detail says
+
 	RetryAfter time.Duration `json:"-"` // of the header, 0 = none
 }
 

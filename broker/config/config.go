@@ -90,7 +90,8 @@ type Named struct {
 	Range  hcl.Range // of the block's header
 
 	block  *hclsyntax.Block
-	broken bool // its block has a mistake
+	broken bool   // its block has a mistake
+	source []byte // its tokens
 }
 
 // Backend is a vault.

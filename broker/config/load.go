@@ -86,6 +86,7 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 	l := &loader{
 		decoder:   decoder{opts: opts},
 		reg:       reg,
+		sources:   sources,
 		cfg:       &Config{issuers: map[string]*Issuer{}},
 		declared:  map[string]map[string]*hclsyntax.Block{},
 		consumers: map[string]*Consumer{},
@@ -156,6 +157,7 @@ func outsized(source []byte, name string) (hcl.Range, bool) {
 type loader struct {
 	decoder
 	reg       Registry
+	sources   map[string][]byte // by file
 	cfg       *Config
 	declared  map[string]map[string]*hclsyntax.Block // kind of block → name
 	consumers map[string]*Consumer

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"slices"
@@ -27,53 +28,87 @@ import (
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
-// parts are what a catalog is built from.
+// parts are what every configuration's components are made from.
 type parts struct {
-	cfg    *config.Config
 	db     *store.DB
 	sealer *seal.Sealer
 	hasher keys.Hasher
+	mac    func(text string) string // keyed
 	logger hclog.Logger
 	now    func() time.Time
 	source string // of events: this broker's URL
-
-	closers []io.Closer
 }
 
-// catalog makes a working component of every block of the configuration. None
-// of them needs its server to be up.
-func (p *parts) catalog(ctx context.Context) (*engine.Catalog, error) {
-	c := &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
-		Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}}
-	for _, b := range p.cfg.Backends {
-		driver, err := p.backend(ctx, b)
+// setup is one configuration in working order. It is never changed once made.
+type setup struct {
+	cfg         *config.Config
+	catalog     *engine.Catalog
+	digests     map[block]string
+	certificate *tls.Certificate // of the listener; nil without TLS
+	closers     []io.Closer
+}
+
+// build makes a working component of every block of the configuration. None of
+// them needs its server to be up. A trial writes no file.
+func (p *parts) build(ctx context.Context, cfg *config.Config, trial bool) (_ *setup, err error) {
+	s := &setup{cfg: cfg, digests: map[block]string{},
+		catalog: &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
+			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	for _, b := range cfg.Backends {
+		driver, err := p.backend(ctx, s, b)
 		if err != nil {
 			return nil, fmt.Errorf("backend %q: %w", b.Name, err)
 		}
-		c.Backends[b.Name] = backends.NewMount(b.Name, driver, b.Limits)
+		s.catalog.Backends[b.Name] = backends.NewMount(b.Name, driver, b.Limits)
 	}
-	for _, i := range p.cfg.Issuers {
+	for _, i := range cfg.Issuers {
 		is, err := p.issuer(i)
 		if err != nil {
 			return nil, fmt.Errorf("issuer %q: %w", i.Name, err)
 		}
-		c.Issuers[i.Name] = is
+		s.catalog.Issuers[i.Name] = is
 	}
-	for _, b := range p.cfg.Probes {
+	for _, b := range cfg.Probes {
 		pr, err := p.probe(b)
 		if err != nil {
 			return nil, fmt.Errorf("probe %q: %w", b.Name, err)
 		}
-		c.Probes[b.Name] = pr
+		s.catalog.Probes[b.Name] = pr
 	}
-	return c, p.consumers(c)
+	if err := p.consumers(s, trial); err != nil {
+		return nil, err
+	}
+	if err := p.certificate(s); err != nil {
+		return nil, err
+	}
+	p.digest(s)
+	return s, nil
+}
+
+// certificate loads the listener's.
+func (p *parts) certificate(s *setup) error {
+	if !s.cfg.Listener.TLS() {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(s.cfg.Listener.TLSCertFile, s.cfg.Listener.TLSKeyFile)
+	if err != nil {
+		return fmt.Errorf("loading the listener's certificate: %w", err)
+	}
+	s.certificate = &cert
+	return nil
 }
 
 // close ends what the components keep running.
-func (p *parts) close() {
-	for _, c := range slices.Backward(p.closers) {
+func (s *setup) close() {
+	for _, c := range slices.Backward(s.closers) {
 		_ = c.Close()
 	}
+	s.closers = nil
 }
 
 type closeFunc func()
@@ -85,7 +120,7 @@ func unknownType(kind, name string) error {
 	return fmt.Errorf("%w: there is no %s type %q", backends.ErrUnsupported, kind, name)
 }
 
-func (p *parts) backend(ctx context.Context, b *config.Backend) (backends.Driver, error) {
+func (p *parts) backend(ctx context.Context, s *setup, b *config.Backend) (backends.Driver, error) {
 	switch b.Type {
 	case typeLocal:
 		return local.New(p.sealer, p.db.LocalStorage()), nil
@@ -94,7 +129,7 @@ func (p *parts) backend(ctx context.Context, b *config.Backend) (backends.Driver
 		if err != nil {
 			return nil, err
 		}
-		p.closers = append(p.closers, closeFunc(d.Close))
+		s.closers = append(s.closers, closeFunc(d.Close))
 		return d, nil
 	}
 	return nil, unknownType("backend", b.Type)
@@ -127,7 +162,7 @@ func orNil(diags hcl.Diagnostics) error {
 	return nil
 }
 
-func (p *parts) consumers(c *engine.Catalog) error {
+func (p *parts) consumers(s *setup, trial bool) error {
 	public, err := outbound.New(outbound.Options{Timeout: webhook.Timeout})
 	if err != nil {
 		return err
@@ -136,10 +171,10 @@ func (p *parts) consumers(c *engine.Catalog) error {
 	if err != nil {
 		return err
 	}
-	p.closers = append(p.closers, closeFunc(public.Close), closeFunc(private.Close))
+	s.closers = append(s.closers, closeFunc(public.Close), closeFunc(private.Close))
 	sender := webhook.NewSender(public, private, p.now)
-	for _, k := range p.cfg.Consumers {
-		secret, err := signingSecret(p.cfg, k)
+	for _, k := range s.cfg.Consumers {
+		secret, err := signingSecret(s.cfg, k, trial)
 		if err != nil {
 			return err
 		}
@@ -147,7 +182,8 @@ func (p *parts) consumers(c *engine.Catalog) error {
 		if err != nil {
 			return fmt.Errorf("consumer %q: %w", k.Name, err)
 		}
-		c.Consumers[k.Name] = &webhookConsumer{endpoint: k.Webhook.Endpoint, signer: signer, sender: sender, source: p.source}
+		s.catalog.Consumers[k.Name] = &webhookConsumer{endpoint: k.Webhook.Endpoint, signer: signer, sender: sender, source: p.source}
+		s.digests[block{"consumer", k.Name}] = p.mac(fmt.Sprintf("%q %q %q %t %s", k.Tenant, k.Webhook.URL, k.Webhook.Payload, k.Webhook.AllowPrivate, secret.Reveal()))
 	}
 	return nil
 }

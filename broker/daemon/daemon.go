@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,6 +32,9 @@ import (
 // Options are what a node is started with.
 type Options struct {
 	Config *config.Config
+	// Load loads the configuration anew from where Config came from; nil: it cannot
+	// be reloaded.
+	Load   func() (*config.Config, *config.Diagnostics)
 	Logger hclog.Logger
 	// Listener replaces the one of the configuration; nil: listen there.
 	Listener net.Listener
@@ -64,23 +68,30 @@ type Daemon struct {
 	authn    *authn.Tokens
 	keys     *keys.Checker
 	parts    *parts
+	setup    atomic.Pointer[setup] // in force
+	config   configuration
 	metrics  *metrics
 	health   *health
 	listener net.Listener
 	closers  []func() error
+
+	reloading    chan struct{}  // one at a time
+	stopped      chan struct{}  // no reload any more
+	retired      sync.WaitGroup // setups that were replaced and are not closed
+	startedUnmet int            // conflicts at the start
 }
 
 // Open prepares a node: state opened and migrated, keys unsealed, secrets of the
 // configuration reconciled into rows, the address bound. Nothing is rotated or
 // served before Run. Its errors say how to mend what is wrong.
 func Open(ctx context.Context, opts Options) (_ *Daemon, err error) {
-	d := &Daemon{opts: opts, log: opts.Logger, metrics: newMetrics()}
+	d := &Daemon{opts: opts, log: opts.Logger, metrics: newMetrics(), reloading: make(chan struct{}, 1), stopped: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.reconcile, d.issueRootToken} {
+	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.reconcile, d.history, d.tellUnmet, d.issueRootToken} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -162,8 +173,10 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 	}
 	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
 	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now, d.log.Named("authn"))
-	d.parts = &parts{cfg: d.opts.Config, db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: now}
-	d.engine = engine.New(engine.Config{Store: d.db.Engine(), Sealer: d.sealer, Fingerprint: fingerprinter(own[keyFingerprint]),
+	fingerprint := fingerprinter(own[keyFingerprint])
+	d.parts = &parts{db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: now,
+		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
+	d.engine = engine.New(engine.Config{Store: crashStore(d.db.Engine()), Sealer: d.sealer, Fingerprint: fingerprint,
 		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
 	return nil
 }
@@ -180,30 +193,36 @@ func nodeName() string {
 }
 
 func (d *Daemon) openComponents(ctx context.Context) error {
-	cfg := d.opts.Config
-	d.onClose(func() error { d.parts.close(); return nil })
-	catalog, err := d.parts.catalog(ctx)
+	s, err := d.parts.build(ctx, d.opts.Config, false)
 	if err != nil {
 		return err
 	}
-	d.engine.SetCatalog(catalog)
-	d.health = &health{mounts: catalog.Backends, metrics: d.metrics, logger: d.log.Named("health"), problems: map[string]string{}}
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys,
+	d.onClose(func() error { d.setup.Load().close(); return nil })
+	d.health = newHealth(d.metrics, d.log.Named("health"))
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Node: asNode{d},
 		Now: now, Logger: d.log.Named("broker")})
-	rules := broker.Rules{Policies: cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: catalog.Backends, Down: d.health.down}
-	for _, t := range cfg.Triggers {
-		rules.Triggers[t.Name] = broker.Trigger{Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
-	}
-	d.broker.SetRules(rules)
+	d.use(s)
 	return nil
+}
+
+func (d *Daemon) reconciler() *reconciler {
+	return &reconciler{db: d.db, engine: d.engine, now: now, logger: d.log.Named("config")}
 }
 
 func (d *Daemon) reconcile(ctx context.Context) error {
 	if err := d.db.ReleaseLeases(ctx, d.engine.Owner()); err != nil {
 		return err
 	}
-	r := &reconciler{db: d.db, engine: d.engine, now: now, logger: d.log.Named("config")}
-	return r.run(ctx, d.opts.Config)
+	r := d.reconciler()
+	changes, err := r.plan(ctx, d.opts.Config)
+	if err != nil {
+		return err
+	}
+	if err := d.db.UpdateLatest(ctx, func(tx *store.Tx) error { return r.apply(ctx, tx, changes) }); err != nil {
+		return err
+	}
+	r.log(changes)
+	return nil
 }
 
 // issueRootToken makes the root token at the first start and writes it to
@@ -285,11 +304,8 @@ func (d *Daemon) listen(context.Context) error {
 	})
 	scheme := "http"
 	if cfg.TLS() {
-		cert, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
-		if err != nil {
-			return fmt.Errorf("loading the listener's certificate: %w", err)
-		}
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}})
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.setup.Load().certificate, nil }})
 		scheme = "https"
 	}
 	d.listener = l
@@ -309,10 +325,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	jobs := river.NewWorkers()
 	d.engine.AddWorkers(jobs)
 	if err := d.db.Start(work, jobs, store.StartOptions{MaxWorkers: workers, JobTimeout: jobTimeout, StopTimeout: stopTimeout}); err != nil {
+		d.endReloads()
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.prune} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.prune, d.watchHistory, d.followUnmet} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})
@@ -337,6 +354,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	stopErr := d.db.Stop(context.WithoutCancel(ctx))
 	stopWork()
 	background.Wait()
+	d.endReloads()
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil
 	}

@@ -74,8 +74,7 @@ func newSite(t testing.TB, hcl string) *site {
 
 func (s *site) config() *config.Config {
 	s.t.Helper()
-	cfg, diags := config.Parse(map[string][]byte{"config.hcl": []byte(s.hcl)}, daemon.Registry(), config.Options{Dir: s.dir,
-		LookupEnv: func(name string) (string, bool) { v, ok := s.env[name]; return v, ok }})
+	cfg, diags := s.load()
 	if diags.HasErrors() {
 		var text strings.Builder
 		_ = diags.WriteText(&text, false)
@@ -84,16 +83,23 @@ func (s *site) config() *config.Config {
 	return cfg
 }
 
+// load reads what the configuration is now.
+func (s *site) load() (*config.Config, *config.Diagnostics) {
+	return config.Parse(map[string][]byte{"config.hcl": []byte(s.hcl)}, daemon.Registry(), config.Options{Dir: s.dir,
+		LookupEnv: func(name string) (string, bool) { v, ok := s.env[name]; return v, ok }})
+}
+
 // node is one run of a site.
 type node struct {
 	*client.Client
+	addr string
 	stop func() // waits for the end
 }
 
 func (s *site) start() *node {
 	s.t.Helper()
 	logger := hclog.New(&hclog.LoggerOptions{Output: s.log, Level: hclog.Trace})
-	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Logger: logger, NewRootToken: s.newRoot})
+	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Load: s.load, Logger: logger, NewRootToken: s.newRoot})
 	if err != nil {
 		s.t.Fatalf("opening: %v", err)
 	}
@@ -110,6 +116,7 @@ func (s *site) start() *node {
 		})
 	}}
 	s.t.Cleanup(n.stop)
+	n.addr = d.Addr()
 	n.Client = s.client(s.rootToken(), d.Addr())
 	return n
 }

@@ -22,13 +22,35 @@ const (
 // health knows which backends can be used. It looks every 10 s, so that asking
 // for readiness costs the vaults nothing.
 type health struct {
-	mounts  map[string]*backends.Mount
 	metrics *metrics
 	logger  hclog.Logger
+	at      chan struct{} // look now
 
 	mu       sync.Mutex
+	mounts   map[string]*backends.Mount
 	problems map[string]string // backend → why it cannot be used
 	looked   bool
+}
+
+func newHealth(m *metrics, logger hclog.Logger) *health {
+	return &health{metrics: m, logger: logger, at: make(chan struct{}, 1), problems: map[string]string{}}
+}
+
+// watch looks at these backends from now on, and at no others.
+func (h *health) watch(mounts map[string]*backends.Mount) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name := range h.mounts {
+		if mounts[name] == nil {
+			delete(h.problems, name)
+			h.metrics.backendUp.DeleteLabelValues(name)
+		}
+	}
+	h.mounts = mounts
+	select {
+	case h.at <- struct{}{}:
+	default:
+	}
 }
 
 // run looks at once and then regularly, until ctx ends.
@@ -41,17 +63,21 @@ func (h *health) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-h.at:
 		}
 	}
 }
 
 func (h *health) look(ctx context.Context) {
+	h.mu.Lock()
+	mounts := h.mounts
+	h.mu.Unlock()
 	var wg sync.WaitGroup
-	for name, m := range h.mounts {
+	for name, m := range mounts {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 			defer cancel()
-			h.record(name, m.Check(ctx))
+			h.record(name, m, m.Check(ctx))
 		})
 	}
 	wg.Wait()
@@ -60,9 +86,12 @@ func (h *health) look(ctx context.Context) {
 	h.mu.Unlock()
 }
 
-func (h *health) record(name string, err error) {
+func (h *health) record(name string, m *backends.Mount, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.mounts[name] != m {
+		return // another configuration took its place meanwhile
+	}
 	_, was := h.problems[name]
 	if err == nil {
 		delete(h.problems, name)

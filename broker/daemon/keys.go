@@ -81,8 +81,8 @@ func fingerprinter(key []byte) func(tenant, value string) string {
 
 // signingSecret returns what a consumer's webhooks are signed with. Where it is
 // in a file that is missing, it is made and written there, for the consumer to
-// be given.
-func signingSecret(cfg *config.Config, c *config.Consumer) (backends.SecretString, error) {
+// be given; a trial writes nothing.
+func signingSecret(cfg *config.Config, c *config.Consumer, trial bool) (backends.SecretString, error) {
 	if c.Webhook.SigningSecret != "" {
 		return c.Webhook.SigningSecret, nil
 	}
@@ -98,6 +98,9 @@ func signingSecret(cfg *config.Config, c *config.Consumer) (backends.SecretStrin
 		return "", fmt.Errorf("reading the signing secret of consumer %s: %w", c.Name, err)
 	}
 	secret := webhook.GenerateSecret()
+	if trial {
+		return secret, nil
+	}
 	if err := writePrivate(path, secret); err != nil {
 		return "", fmt.Errorf("writing the signing secret of consumer %s: %w", c.Name, err)
 	}

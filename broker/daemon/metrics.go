@@ -24,6 +24,9 @@ type metrics struct {
 	requests    *prometheus.CounterVec
 	requestFor  *prometheus.HistogramVec
 	backendUp   *prometheus.GaugeVec
+	reloadOK    prometheus.Gauge
+	loadedAt    prometheus.Gauge
+	conflicts   prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -45,9 +48,16 @@ func newMetrics() *metrics {
 			Help: "Time to answer a request."}, []string{"route"}),
 		backendUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "keybroker_backend_up",
 			Help: "Whether a backend could be used at the last look (1) or not (0)."}, []string{"backend"}),
+		reloadOK: prometheus.NewGauge(prometheus.GaugeOpts{Name: "keybroker_config_last_reload_successful",
+			Help: "Whether the last reload of the configuration succeeded (1) or was refused (0)."}),
+		loadedAt: prometheus.NewGauge(prometheus.GaugeOpts{Name: "keybroker_config_loaded_timestamp_seconds",
+			Help: "When the configuration in force was loaded."}),
+		conflicts: prometheus.NewGauge(prometheus.GaugeOpts{Name: "keybroker_config_conflicts",
+			Help: "Needs of rotations, retirements and deliveries under way that the configuration does not meet."}),
 	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.rotations, m.rotationFor, m.retirements, m.revocation, m.deliveries, m.requests, m.requestFor, m.backendUp)
+		m.rotations, m.rotationFor, m.retirements, m.revocation, m.deliveries, m.requests, m.requestFor, m.backendUp, m.reloadOK, m.loadedAt, m.conflicts)
+	m.reloadOK.Set(1)
 	return m
 }
 

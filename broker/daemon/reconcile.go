@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
@@ -26,19 +29,109 @@ type reconciler struct {
 	logger hclog.Logger
 }
 
-func (r *reconciler) run(ctx context.Context, cfg *config.Config) error {
-	wanted := map[backends.Ref]bool{}
+// change is what the configuration does to the row of one secret.
+type change struct {
+	ref  backends.Ref
+	kind string // client.Added, client.Changed or client.Unmanaged
+	def  rotation.Definition
+}
+
+// plan finds out which rows the configuration changes, in the order of their
+// names. Its error names every secret that cannot be rotated as is asked.
+func (r *reconciler) plan(ctx context.Context, cfg *config.Config) ([]change, error) {
+	rows, err := r.rows(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	var changes []change
+	var errs []error
 	for _, s := range cfg.Secrets {
-		wanted[s.Ref] = true
 		def, err := cfg.Definition(s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		row, ok := rows[s.Ref]
+		delete(rows, s.Ref)
+		kind := client.Changed
+		if !ok || row.State == rotation.SecretUnmanaged {
+			kind = client.Added
+		}
+		changed := !ok
+		if ok {
+			if changed, err = adopt(&row, def, r.now()); err != nil {
+				return nil, err
+			}
+		}
+		if changed {
+			changes = append(changes, change{s.Ref, kind, def})
+		}
+	}
+	for ref, row := range rows { // whose blocks are gone
+		if row.State != rotation.SecretUnmanaged {
+			changes = append(changes, change{ref: ref, kind: client.Unmanaged})
+		}
+	}
+	slices.SortFunc(changes, func(a, b change) int { return strings.Compare(a.ref.String(), b.ref.String()) })
+	return changes, errors.Join(errs...)
+}
+
+// rows reads the rows that the configuration is or was about.
+func (r *reconciler) rows(ctx context.Context, cfg *config.Config) (map[backends.Ref]rotation.Secret, error) {
+	rows := map[backends.Ref]rotation.Secret{}
+	err := r.db.View(ctx, func(tx *store.Tx) error {
+		err := eachPage(func(p store.Page) (string, error) {
+			found, next, err := tx.Secrets(ctx, store.SecretFilter{Origin: rotation.OriginConfig}, p)
+			for _, s := range found {
+				rows[s.Ref] = s
+			}
+			return next, err
+		})
 		if err != nil {
 			return err
 		}
-		if err := r.db.UpdateLatest(ctx, func(tx *store.Tx) error { return r.one(ctx, tx, s.Ref, def) }); err != nil {
-			return fmt.Errorf("reconciling secret %s: %w", s.Ref, err)
+		for _, s := range cfg.Secrets {
+			if _, ok := rows[s.Ref]; ok {
+				continue
+			}
+			row, err := tx.SecretByRef(ctx, s.Ref) // made by the API
+			if err == nil {
+				rows[s.Ref] = row
+			} else if !errors.Is(err, backends.ErrNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+	return rows, err
+}
+
+// apply makes the changes inside tx.
+func (r *reconciler) apply(ctx context.Context, tx *store.Tx, changes []change) error {
+	for _, c := range changes {
+		var err error
+		if c.kind == client.Unmanaged {
+			err = r.abandon(ctx, tx, c.ref)
+		} else {
+			err = r.one(ctx, tx, c.ref, c.def)
+		}
+		if err != nil {
+			return fmt.Errorf("reconciling secret %s: %w", c.ref, err)
 		}
 	}
-	return r.unmanage(ctx, wanted)
+	return nil
+}
+
+// log tells what was changed.
+func (r *reconciler) log(changes []change) {
+	for _, c := range changes {
+		switch c.kind {
+		case client.Changed:
+			r.logger.Info("the definition of a secret changed", "secret", c.ref)
+		case client.Unmanaged:
+			r.logger.Warn("a secret is no longer in the configuration: it stays as it is and is rotated no more", "secret", c.ref)
+		}
+	}
 }
 
 func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, def rotation.Definition) error {
@@ -62,7 +155,6 @@ func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, de
 	if err != nil || !changed {
 		return err
 	}
-	r.logger.Info("the definition of a secret changed", "secret", ref)
 	s.UpdatedAt = now
 	if err := tx.SaveSecret(ctx, &s); err != nil {
 		return err
@@ -98,34 +190,8 @@ func adopt(s *rotation.Secret, def rotation.Definition, now time.Time) (changed 
 	return true, err
 }
 
-func (r *reconciler) unmanage(ctx context.Context, wanted map[backends.Ref]bool) error {
-	p := store.Page{Limit: 1000}
-	for {
-		var found []rotation.Secret
-		err := r.db.View(ctx, func(tx *store.Tx) (err error) {
-			found, p.After, err = tx.Secrets(ctx, store.SecretFilter{Origin: rotation.OriginConfig}, p)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		for _, s := range found {
-			if wanted[s.Ref] || s.State == rotation.SecretUnmanaged {
-				continue
-			}
-			if err := r.db.UpdateLatest(ctx, func(tx *store.Tx) error { return r.abandon(ctx, tx, s.ID) }); err != nil {
-				return fmt.Errorf("reconciling secret %s: %w", s.Ref, err)
-			}
-			r.logger.Warn("a secret is no longer in the configuration: it stays as it is and is rotated no more", "secret", s.Ref)
-		}
-		if p.After == "" {
-			return nil
-		}
-	}
-}
-
-func (r *reconciler) abandon(ctx context.Context, tx *store.Tx, id string) error {
-	s, err := tx.Secret(ctx, id)
+func (r *reconciler) abandon(ctx context.Context, tx *store.Tx, ref backends.Ref) error {
+	s, err := tx.SecretByRef(ctx, ref)
 	if err != nil {
 		return err
 	}

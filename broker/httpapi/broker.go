@@ -46,6 +46,11 @@ type Broker interface {
 	CreateToken(ctx context.Context, p authn.Principal, r client.CreateTokenRequest) (client.Token, error)
 	RevokeToken(ctx context.Context, p authn.Principal, id string) (client.Token, error)
 
+	// Reload takes the configuration's files into use. An error with a method
+	// Problems() []client.ConfigFinding has all that is wrong with them.
+	Reload(ctx context.Context, p authn.Principal, r client.ReloadRequest) (client.Reload, error)
+	Configuration(ctx context.Context, p authn.Principal) (client.Configuration, error)
+
 	// CheckKey tells whether a key that the broker itself issued works. A wrong
 	// key is no error.
 	CheckKey(ctx context.Context, from netip.Addr, key backends.SecretString) (client.KeyCheck, error)

@@ -39,6 +39,8 @@
 //	GET    sys/freeze
 //	POST   sys/freeze                   {reason, dry_run}           200 intervention
 //	POST   sys/unfreeze                 {reason, dry_run}           200 intervention
+//	POST   sys/reload                   {dry_run}                   200 what changed
+//	GET    sys/config                                               200 what the node works by
 //	POST   keys/check                   {key}, or the key as bearer 200 or 401
 //	GET    /healthz  /readyz  /metrics
 //
@@ -71,7 +73,8 @@
 // Every error is a problem document (RFC 9457) of type about:blank, whose title
 // is that of its status and whose instance is urn:uuid:<request id>; the same id
 // is in X-Request-Id and in the log. What the broker did not expect is told to
-// the log alone. A parameter or JSON field that the API does not know is refused,
+// the log alone. A refused reload has all of its reasons in the member problems, a
+// list of {what, remedy, file, line}. A parameter or JSON field that the API does not know is refused,
 // so that a misspelt ?version= never answers with another version.
 //
 // # Events

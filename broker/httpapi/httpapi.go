@@ -96,6 +96,8 @@ func (s *server) routes() {
 	s.mux.Handle(root+"tokens", s.methods(endpoints{"GET": list(s, page, b.Tokens), "POST": create(s, b.CreateToken)}))
 	s.mux.Handle(root+"tokens/{id}", s.methods(endpoints{"DELETE": one(s, "id", b.RevokeToken)}))
 	s.operations()
+	s.mux.Handle(root+"sys/reload", s.methods(endpoints{"POST": s.reload()}))
+	s.mux.Handle(root+"sys/config", s.methods(endpoints{"GET": s.configuration()}))
 	s.mux.Handle(root+"keys/check", s.methods(endpoints{"POST": s.checkKey}))
 
 	s.mux.Handle("/healthz", s.methods(endpoints{"GET": s.healthz}))

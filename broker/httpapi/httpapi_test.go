@@ -120,6 +120,8 @@ func TestEveryCallReachesTheBroker(t *testing.T) {
 		{"create-token ci acme [reader] 24h", func() (any, error) {
 			return c.CreateToken(ctx, client.CreateTokenRequest{Name: "ci", Tenant: "acme", Policies: []string{"reader"}, TTL: "24h"})
 		}},
+		{"reload true", func() (any, error) { return c.Reload(ctx, client.ReloadRequest{DryRun: true}) }},
+		{"configuration", func() (any, error) { return c.Configuration(ctx) }},
 		{"revoke-token k1", func() (any, error) { return c.RevokeToken(ctx, "k1") }},
 	} {
 		t.Run(test.want, func(t *testing.T) {

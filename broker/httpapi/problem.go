@@ -24,6 +24,8 @@ type failure struct {
 	detail string
 	hint   string
 	header http.Header
+
+	problems []client.ConfigFinding
 }
 
 func (f *failure) Error() string { return f.detail }
@@ -72,6 +74,12 @@ type hinter interface {
 	Hint() string
 }
 
+// lister is an error that has several reasons.
+type lister interface {
+	error
+	Problems() []client.ConfigFinding
+}
+
 // asFailure translates err. What has no class was not expected: its text is for
 // the log alone.
 func asFailure(err error) *failure {
@@ -92,6 +100,9 @@ func asFailure(err error) *failure {
 	}
 	if h, ok := errors.AsType[hinter](err); ok {
 		f.hint = h.Hint()
+	}
+	if l, ok := errors.AsType[lister](err); ok {
+		f.problems = l.Problems()
 	}
 	return f
 }
@@ -120,6 +131,7 @@ func (s *server) problem(w http.ResponseWriter, f *failure, extra map[string]any
 		Detail:   f.detail,
 		Instance: "urn:uuid:" + requestID(w),
 		Hint:     f.hint,
+		Problems: f.problems,
 	}
 	body, err := json.Marshal(p)
 	if err == nil && len(extra) > 0 {

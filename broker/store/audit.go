@@ -53,3 +53,19 @@ func (tx *Tx) DeleteAudit(ctx context.Context, seq int64) error {
 	}
 	return nil
 }
+
+// AuditSeq returns the sequence number of the newest event that was ever committed.
+func (tx *Tx) AuditSeq(ctx context.Context) (seq int64, err error) {
+	if err := tx.t.queryRow(ctx, "SELECT last FROM audit_counter WHERE id = 1").Scan(&seq); err != nil {
+		return 0, fmt.Errorf("reading the number of the newest event: %w", err)
+	}
+	return seq, nil
+}
+
+// SkipAudit lets the events to come be numbered beyond seq.
+func (tx *Tx) SkipAudit(ctx context.Context, seq int64) error {
+	if err := tx.execOnly(ctx, "UPDATE audit_counter SET last = $1 WHERE id = 1 AND last < $1", seq); err != nil {
+		return fmt.Errorf("numbering events: %w", err)
+	}
+	return nil
+}

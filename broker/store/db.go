@@ -190,7 +190,7 @@ func (db *DB) update(ctx context.Context, locking bool, fn func(*Tx) error) (err
 	if err != nil {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
-	tx := &Tx{t: t, now: db.now, locking: locking}
+	tx := &Tx{t: t, now: db.now, writing: true, locking: locking}
 	committed := false
 	defer func() {
 		if !committed { // also when fn panics

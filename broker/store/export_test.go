@@ -58,3 +58,25 @@ func (e explaining) queryRow(ctx context.Context, query string, args ...any) row
 type failedRow struct{ err error }
 
 func (f failedRow) Scan(...any) error { return f.err }
+
+// Waiting returns how many wait for the writer of SQLite.
+func (db *DB) Waiting() int {
+	w := db.driver.(*sqliteDriver).writer
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waiting)
+}
+
+// Strings runs fn with each row of a query of one text column.
+func (tx *Tx) Strings(ctx context.Context, query string, fn func(string) error) error {
+	return tx.t.query(ctx, func(r row) error {
+		s, err := scanString(r)
+		if err != nil {
+			return err
+		}
+		return fn(s)
+	}, query)
+}
+
+// MaxStatements is how many statements a connection keeps compiled.
+const MaxStatements = maxStatements

@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(holdEnv) != "" {
 		hold(os.Getenv(holdEnv))
 	}
+	if os.Getenv(commitEnv) != "" {
+		commitForEver(os.Getenv(commitEnv))
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -484,3 +484,74 @@ func TestReleaseLeases(t *testing.T) {
 		})
 	})
 }
+
+// The plaintext of a credential that is proven dead is forgotten for good,
+// whatever copy of the record somebody else saves later.
+func TestWhatWasPurgedStaysPurged(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		s := addSecret(t, db, "a")
+		v := rotation.Version{SecretID: s.ID, Stage: rotation.StagePending, CreatedAt: now}
+		update(t, db, func(tx *store.Tx) error { return tx.AddVersion(ctx, &v) })
+		v.Handle, v.Sealed = map[string]string{"id": "key"}, []byte("sealed") // both are known once it is minted
+		save := func(sealed []byte, stage rotation.VersionStage) {
+			t.Helper()
+			v.Sealed, v.Stage = sealed, stage
+			update(t, db, func(tx *store.Tx) error { return tx.SaveVersion(ctx, &v) })
+		}
+		want := func(sealed string, stage rotation.VersionStage) {
+			t.Helper()
+			got := read(t, db, func(tx *store.Tx) (rotation.Version, error) { return tx.Version(ctx, s.ID, v.Number) })
+			if string(got.Sealed) != sealed || got.Stage != stage || got.Handle["id"] != "key" {
+				t.Errorf("got %+v", got)
+			}
+		}
+		save([]byte("sealed"), rotation.StageCurrent)
+		want("sealed", rotation.StageCurrent)
+		save(nil, rotation.StageRetired)
+		save([]byte("sealed"), rotation.StagePrevious) // an old copy
+		want("", rotation.StagePrevious)
+	})
+}
+
+// A version that is read in an Update is as it is until the commit: two that
+// change different things of it both succeed.
+func TestVersionsAreLockedAsTheyAreRead(t *testing.T) {
+	ctx := t.Context()
+	db := open(t, postgresConfig(t))
+	s := addSecret(t, db, "a")
+	v := rotation.Version{SecretID: s.ID, Stage: rotation.StageCurrent, Handle: map[string]string{"id": "key"}, Sealed: []byte("sealed"), CreatedAt: now}
+	update(t, db, func(tx *store.Tx) error { return tx.AddVersion(ctx, &v) })
+	change := func(tx *store.Tx, meanwhile func(), fn func(v *rotation.Version)) error {
+		v, err := tx.Version(ctx, s.ID, v.Number)
+		if err != nil {
+			return err
+		}
+		meanwhile()
+		fn(&v)
+		return tx.SaveVersion(ctx, &v)
+	}
+	purged := make(chan error, 1)
+	purge := func() {
+		purged <- db.Update(ctx, func(tx *store.Tx) error {
+			return change(tx, func() {}, func(v *rotation.Version) { v.Sealed = nil })
+		})
+	}
+	update(t, db, func(tx *store.Tx) error {
+		return change(tx, func() {
+			go purge()
+			for waiting := ""; waiting != "true"; {
+				view(t, db, func(tx *store.Tx) error {
+					return tx.Strings(ctx, "SELECT (count(*) > 0)::text FROM pg_locks WHERE NOT granted", func(is string) error { waiting = is; return nil })
+				})
+			}
+		}, func(v *rotation.Version) { v.Stage = rotation.StagePrevious })
+	})
+	if err := <-purged; err != nil {
+		t.Fatal(err)
+	}
+	got := read(t, db, func(tx *store.Tx) (rotation.Version, error) { return tx.Version(ctx, s.ID, v.Number) })
+	if got.Sealed != nil || got.Stage != rotation.StagePrevious {
+		t.Errorf("stage %s, purged %v", got.Stage, got.Sealed == nil)
+	}
+}

@@ -27,6 +27,7 @@ type Tx struct {
 
 	swapped []*int64 // revisions increased in records, taken back by undo
 
+	writing bool // the transaction may write
 	locking bool // records are locked as they are read: see UpdateLatest
 }
 

@@ -16,7 +16,7 @@ type MadeBy struct{ Backend, Issuer, Probe string }
 // UnprovenRetirement is a retirement that goes on and has no proof.
 type UnprovenRetirement struct {
 	RetirementOf
-	Version MadeBy
+	MadeBy MadeBy
 }
 
 // UnprovenRetirements returns all that go on and have no proof, the next due first.
@@ -33,7 +33,7 @@ func (tx *Tx) UnprovenRetirements(ctx context.Context) ([]UnprovenRetirement, er
 
 func scanUnproven(rw row) (u UnprovenRetirement, err error) {
 	var revision int64
-	err = rw.Scan(fromJSON{&u.Retirement}, &revision, &u.Ref.Tenant, &u.Ref.Name, &u.Version.Backend, &u.Version.Issuer, &u.Version.Probe)
+	err = rw.Scan(fromJSON{&u.Retirement}, &revision, &u.Ref.Tenant, &u.Ref.Name, &u.MadeBy.Backend, &u.MadeBy.Issuer, &u.MadeBy.Probe)
 	u.Revision = revision
 	return u, err
 }

@@ -51,10 +51,14 @@ func (tx *Tx) RecentVersions(ctx context.Context, secretID string, limit int) ([
 	return versions, nil
 }
 
-// Version returns one version, or ErrNotFound.
+// Version returns one version, or ErrNotFound. In an Update it is locked: it has
+// no revision, so what others make of it meanwhile would be lost when it is saved.
 func (tx *Tx) Version(ctx context.Context, secretID string, number int) (rotation.Version, error) {
-	v, err := scanVersion(tx.t.queryRow(ctx,
-		"SELECT "+versionColumns+versionTables+"WHERE v.secret_id = $1 AND v.number = $2", secretID, number))
+	query := "SELECT " + versionColumns + versionTables + "WHERE v.secret_id = $1 AND v.number = $2"
+	if tx.writing {
+		query += tx.t.rowLock("v")
+	}
+	v, err := scanVersion(tx.t.queryRow(ctx, query, secretID, number))
 	if err != nil {
 		return rotation.Version{}, fmt.Errorf("reading version %d of %s: %w", number, secretID, err)
 	}
@@ -85,12 +89,15 @@ func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
 	return tx.saveFingerprints(ctx, v)
 }
 
-// SaveVersion writes v over what is there. Stage changes that make another
-// version current save the old one as previous first: at any moment at most one
-// version is current, and a second one is ErrConflict.
+// SaveVersion writes v over what is there, except that a sealed value which was
+// purged stays so: once the row has a handle, its value is only ever taken away.
+// Stage changes that make another version current save the old one as previous
+// first: at any moment at most one version is current, and a second one is
+// ErrConflict.
 func (tx *Tx) SaveVersion(ctx context.Context, v *rotation.Version) error {
 	n, err := tx.t.exec(ctx, `UPDATE versions SET stage = $1, rotation_id = $2, attempt = $3, tag = $4,
-			backend = $5, issuer = $6, probe = $7, settings = $8, handle = $9, backend_version = $10, sealed = $11,
+			backend = $5, issuer = $6, probe = $7, settings = $8, handle = $9, backend_version = $10,
+			sealed = CASE WHEN sealed IS NULL AND handle <> 'null' THEN sealed ELSE $11 END,
 			published_at = $12, overlap_until = $13, not_after = $14
 		WHERE secret_id = $15 AND number = $16`,
 		v.Stage, v.RotationID, v.Attempt, v.Tag,

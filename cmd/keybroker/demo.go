@@ -95,7 +95,10 @@ func openDemo(ctx context.Context, opts daemon.Options) (_ *demo, err error) {
 	d.where = "http://" + appListener.Addr().String()
 	text := bytes.ReplaceAll(keybroker.DefaultConfig, []byte(demoNode), []byte(nodeListener.Addr().String()))
 	text = bytes.ReplaceAll(text, []byte(demoConsumer), []byte(appListener.Addr().String()))
-	cfg, diags := config.Parse(map[string][]byte{"config.hcl": text}, daemon.Registry(), config.Options{Dir: d.dir})
+	opts.Load = func() (*config.Config, *config.Diagnostics) {
+		return config.Parse(map[string][]byte{"config.hcl": text}, daemon.Registry(), config.Options{Dir: d.dir})
+	}
+	cfg, diags := opts.Load()
 	if err := diags.Err(); err != nil {
 		return nil, errors.Join(err, nodeListener.Close(), appListener.Close())
 	}

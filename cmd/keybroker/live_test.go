@@ -19,6 +19,9 @@ import (
 // theTest is where scripts keep their testing.TB.
 type theTest struct{}
 
+// theServer is where they keep their *liveServer.
+type theServer struct{}
+
 // anyCredential matches keys and tokens that keybroker makes.
 var anyCredential = regexp.MustCompile(`kbt?_[0-9A-Za-z]{20,}`)
 
@@ -37,6 +40,7 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 		select {
 		case <-s.ready:
 			ts.Defer(func() { s.stop(tb) })
+			*ts.Value(theServer{}).(**liveServer) = s
 			ts.Setenv("KEYBROKER_ADDR", "http://"+addr)
 			ts.Setenv("KEYBROKER_TOKEN_FILE", filepath.Join(dir, "data", "root-token"))
 			return
@@ -49,13 +53,12 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// liveServer is a running `keybroker server`; log and err are to be read when it
-// has ended.
+// liveServer is a running `keybroker server`; err is to be read when it has ended.
 type liveServer struct {
 	cmd   *exec.Cmd
 	ready chan struct{}
 	ended chan struct{}
-	log   bytes.Buffer
+	log   serverLog
 	err   error
 }
 
@@ -81,16 +84,14 @@ func startLive(ts *testscript.TestScript, dir string) (s *liveServer, addr strin
 func (s *liveServer) follow(stderr io.Reader) {
 	defer close(s.ended)
 	serving := false
-	var log strings.Builder
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		fmt.Fprintln(&log, lines.Text())
+		fmt.Fprintln(&s.log, lines.Text())
 		if !serving && strings.Contains(lines.Text(), "keybroker is serving") {
 			serving = true
 			close(s.ready)
 		}
 	}
 	s.err = s.cmd.Wait()
-	s.log.WriteString(log.String())
 }
 
 // stop tells the server to end; it must have done well, and said no secret.
@@ -99,11 +100,11 @@ func (s *liveServer) stop(tb testing.TB) {
 		tb.Errorf("stopping the server: %v", err)
 	}
 	<-s.ended
-	if anyCredential.Match(s.log.Bytes()) {
+	if anyCredential.MatchString(s.log.String()) {
 		tb.Error("the server's log has a credential in it")
 	}
 	if s.err != nil || tb.Failed() {
-		tb.Errorf("the server has ended: %v\n%s", s.err, anyCredential.ReplaceAll(s.log.Bytes(), []byte("REDACTED")))
+		tb.Errorf("the server has ended: %v\n%s", s.err, anyCredential.ReplaceAllString(s.log.String(), "REDACTED"))
 	}
 }
 

@@ -23,11 +23,14 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve":    serveScript,
 			"remember": remember,
+			"hangup":   hangup,
+			"logged":   logged,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KEYBROKER_ADDR", "http://127.0.0.1:1") // nobody listens there
 			env.Setenv("TMPDIR", env.WorkDir)
 			env.Values[theTest{}] = env.T()
+			env.Values[theServer{}] = new(*liveServer)
 			return nil
 		},
 	})

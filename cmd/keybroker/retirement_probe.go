@@ -26,10 +26,13 @@ func (a *app) retirementProbeCommand() *cobra.Command {
 			if err != nil || !done {
 				return err
 			}
-			if a.json() && !i.wait {
+			switch {
+			case i.wait:
+				return a.retirementToTheProof(ctx, c, args[0])
+			case a.json():
 				return a.showJSON(answer)
 			}
-			return a.retirementBegun(ctx, c, answer.Retirement, i.wait)
+			return a.retirementBegun(ctx, c, answer.Retirement, false)
 		}),
 	}
 	i.flags(cmd)

@@ -20,9 +20,11 @@ func (a *app) retirementWatchCommand() *cobra.Command {
 		Args:              takes("ID"),
 		ValidArgsFunction: a.completeRetirements(func(r client.Retirement) bool { return !r.Settled() || r.State != client.ProvenDead }),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			return a.follow(ctx, client.RotationDone, func(ctx context.Context) iter.Seq2[client.Event, error] {
-				return c.WatchRetirement(ctx, args[0])
-			})
+			return a.retirementToTheProof(ctx, c, args[0])
 		}),
 	}
+}
+
+func (a *app) retirementToTheProof(ctx context.Context, c *client.Client, id string) error {
+	return a.follow(ctx, client.RotationDone, func(ctx context.Context) iter.Seq2[client.Event, error] { return c.WatchRetirement(ctx, id) })
 }

@@ -63,6 +63,7 @@ func (a *app) root() *cobra.Command {
 		a.serverCommand(),
 		a.demoCommand(),
 		a.validateCommand(),
+		a.reloadCommand(),
 		a.secretCommand(),
 		a.rotationCommand(),
 		a.retirementCommand(),

@@ -43,7 +43,8 @@ func (a *app) serverCommand() *cobra.Command {
 		Long: "Run the daemon until it is interrupted (SIGINT or SIGTERM).\n\n" +
 			"The first start makes data_dir, the seal key and the root token, which is written\n" +
 			"to <data_dir>/root-token. Whatever was under way when the daemon last stopped,\n" +
-			"however it stopped, is continued.",
+			"however it stopped, is continued.\n\n" +
+			"SIGHUP takes changed configuration files into use, as `keybroker reload` does.",
 		Example: "  keybroker server --config config.hcl\n  keybroker server --config /etc/keybroker.d",
 		Args:    cobra.NoArgs,
 		RunE: a.does(func(ctx context.Context, _ []string) error {
@@ -51,14 +52,20 @@ func (a *app) serverCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cfg, diags := config.Load(path, daemon.Registry(), config.Options{})
+			serveHangups, stopHangups := reloadOnHangup(ctx) // from now on: one during the start must not end it
+			defer stopHangups()
+			load := func() (*config.Config, *config.Diagnostics) {
+				return config.Load(path, daemon.Registry(), config.Options{})
+			}
+			cfg, diags := load()
 			if err := a.report(diags); err != nil {
 				return err
 			}
-			d, err := daemon.Open(ctx, daemon.Options{Config: cfg, Logger: logger, NewRootToken: newRoot})
+			d, err := daemon.Open(ctx, daemon.Options{Config: cfg, Load: load, Logger: logger, NewRootToken: newRoot})
 			if err != nil {
 				return fmt.Errorf("starting: %w", err)
 			}
+			serveHangups(d)
 			return d.Run(ctx)
 		}),
 	}

@@ -73,11 +73,11 @@ func (l *load) sleep(dice *rand.Rand, from, to int) bool {
 
 func (l *load) act(sub *subject, dice *rand.Rand) error {
 	switch n := dice.IntN(100); {
-	case n < 3:
+	case n == 0:
 		return l.site.emergency(sub.name, client.ReplaceFirst)
-	case n < 5:
+	case n == 1:
 		return l.site.emergency(sub.name, client.RevokeFirst)
-	case n < 8:
+	case n < 5:
 		return l.site.revokePrevious(sub.name)
 	}
 	return l.site.rotate(sub.name)

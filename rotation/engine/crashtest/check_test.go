@@ -47,8 +47,7 @@ func (s *site) read(sub *subject) error {
 		s.violation("%s: generation %d was read after %d", sub.name, v.Generation, sub.newest)
 	}
 	sub.newest = max(sub.newest, v.Generation)
-	inEmergency := !sub.urgentSince.IsZero() && time.Now().After(sub.urgentSince)
-	if at := s.keys.revoked(key); !at.IsZero() && at.Before(began) && !inEmergency {
+	if at := s.keys.revoked(key); !at.IsZero() && at.Before(began) { // not even in an emergency
 		s.violation("%s: a read gave version %d as current %s after its key was revoked", sub.name, v.Version, began.Sub(at))
 	}
 	if v.Previous == nil {
@@ -182,9 +181,6 @@ func stuckByDesign(r client.Rotation, s client.Secret) bool {
 // check looks whether everything is as it must be when nothing is under way.
 func (s *site) check(sub *subject, at settled) {
 	s.sum.checks.Add(1)
-	sub.mu.Lock()
-	sub.urgentSince = time.Time{}
-	sub.mu.Unlock()
 	if at.secret.Generation == 0 {
 		return // its first rotation has not come that far
 	}

@@ -205,13 +205,12 @@ type site struct {
 type subject struct {
 	name string
 
-	mu          sync.Mutex
-	seen        map[int64]sighting // by generation
-	newest      int64              // generation that was read
-	urgentSince time.Time          // an emergency may have revoked the current key from then on; zero: none
-	checked     int                // keys of the journal that are known to be dead
-	sure        map[string]bool    // keys that were found dead
-	lastDone    string             // the newest rotation that was looked at
+	mu       sync.Mutex         // guards what follows
+	seen     map[int64]sighting // by generation
+	newest   int64              // generation that was read
+	checked  int                // keys of the journal that are known to be dead
+	sure     map[string]bool    // keys that were found dead
+	lastDone string             // the newest rotation that was looked at
 }
 
 type sighting struct {
@@ -416,7 +415,7 @@ func (s *site) ask(call func(context.Context) error) error {
 	defer cancel()
 	err := call(ctx)
 	if p := (*client.Problem)(nil); errors.As(err, &p) && p.Status >= 500 {
-		s.sum.problems.Add(1)
+		s.sum.problem(p)
 	}
 	return err
 }
@@ -428,26 +427,8 @@ func (s *site) rotate(name string) error {
 	})
 }
 
-// replaceWithin is emergency.replace_within as configured: its default.
-const replaceWithin = time.Minute
-
-// urgent notes from when on an emergency may turn the current key off.
-func (s *site) urgent(name, contain string) {
-	sub := s.subject[name]
-	at := time.Now()
-	if contain != client.RevokeFirst {
-		at = at.Add(replaceWithin - 5*time.Second)
-	}
-	sub.mu.Lock()
-	if sub.urgentSince.IsZero() || at.Before(sub.urgentSince) {
-		sub.urgentSince = at
-	}
-	sub.mu.Unlock()
-	s.sum.emergencies.Add(1)
-}
-
 func (s *site) emergency(name, contain string) error {
-	s.urgent(name, contain)
+	s.sum.emergencies.Add(1)
 	return s.ask(func(ctx context.Context) error {
 		_, err := s.client.Emergency(ctx, name, client.EmergencyRequest{Reason: "crash test", Contain: contain})
 		return err
@@ -462,7 +443,7 @@ func (s *site) emergencyNow(name, contain string) error {
 		if err != nil {
 			return err
 		}
-		s.urgent(name, contain)
+		s.sum.emergencies.Add(1)
 		_, err = s.client.Emergency(ctx, name, client.EmergencyRequest{Reason: "crash test", Contain: contain, Versions: []int{secret.Current()}})
 		return err
 	})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,8 +19,8 @@ type summary struct {
 	seed  uint64
 	began time.Time
 
-	starts, reads, emergencies, problems, checks, violations, torn, missed, letters atomic.Int64
-	minted, tried                                                                   atomic.Int64
+	starts, reads, emergencies, checks, violations, torn, missed, letters atomic.Int64
+	minted, tried                                                         atomic.Int64
 
 	mu         sync.Mutex
 	kinds      map[string]int // kills by kind
@@ -28,10 +29,20 @@ type summary struct {
 	retirement map[string]int // by state
 	startTimes []time.Duration
 	settles    []time.Duration
+	problems   map[string]int // answers of 5xx, by what they said
 }
 
 func newSummary(seed uint64) *summary {
-	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}}
+	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}, problems: map[string]int{}}
+}
+
+// ids are what differs between answers that say the same.
+var ids = regexp.MustCompile(`version [0-9]+|[0-9a-f]{8}-[0-9a-f-]{27}|(127\.0\.0\.1:)?[0-9]{3,}|(quick|careful)/[a-z]+`)
+
+func (s *summary) problem(p *client.Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.problems[fmt.Sprint(p.Status, " ", ids.ReplaceAllString(p.Detail, "…"))]++
 }
 
 func (s *summary) killed(kind, point string) {
@@ -108,7 +119,9 @@ func (s *summary) figures() string {
 	line("emergencies", s.emergencies.Load(), "requests")
 	line("reads", s.reads.Load(), "reads")
 	line("deliveries", s.letters.Load(), "webhooks")
-	line("answers_5xx", s.problems.Load(), "answers")
+	for _, what := range slices.Sorted(maps.Keys(s.problems)) {
+		fmt.Fprintf(&b, "# %d answers %s\n", s.problems[what], what)
+	}
 	line("points_missed", s.missed.Load(), "points")
 	line("audit_torn_lines", s.torn.Load(), "lines")
 	line("violations", s.violations.Load(), "violations")

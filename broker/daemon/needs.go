@@ -1,0 +1,223 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// need is a block of the configuration that something under way cannot go on without.
+type need struct {
+	block
+	who    string // "rotation 0193… of mail/sender is in its overlap"
+	remedy string // other than putting the block back
+}
+
+// needs collects what is under way, each block once.
+type needs []need
+
+func (n *needs) add(who, remedy string, blocks ...block) {
+	for _, b := range blocks {
+		one := need{b, who, remedy}
+		if b.name != "" && !slices.Contains(*n, one) {
+			*n = append(*n, one)
+		}
+	}
+}
+
+// underWay reads what is under way, and what each needs:
+//
+//   - a rotation that has not ended: its secret, and, until its retirement goes on
+//     by itself, the backend, issuer and probe of the version that it brings, which
+//     may have to be retired, and of the one that it replaces, which will be (or is
+//     made current again);
+//   - a retirement without proof: its secret, issuer (to revoke, and to revoke
+//     again) and probe;
+//   - a delivery that did not succeed yet, as long as its rotation may revoke what
+//     the consumer still uses: the consumer. Afterwards it keeps nobody from
+//     removing a consumer that is gone for good; see slighted.
+//
+// Re-checks of a version that is proven dead need nothing in this sense: they go
+// on for a week after every rotation, and a configuration that could never be
+// changed would be worse than a re-check that is not made. See slighted, too.
+func underWay(ctx context.Context, tx *store.Tx) (needs, error) {
+	var n needs
+	occupying := map[string]bool{} // secret ids
+	err := eachPage(func(p store.Page) (string, error) {
+		found, next, err := tx.Rotations(ctx, store.RotationFilter{Live: true}, p)
+		for i := range found {
+			if err == nil {
+				occupying[found[i].SecretID] = occupying[found[i].SecretID] || found[i].State.Occupies()
+				err = n.rotation(ctx, tx, &found[i])
+			}
+		}
+		return next, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	unproven, err := tx.UnprovenRetirements(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range unproven {
+		n.retirement(t)
+	}
+	err = eachPage(func(p store.Page) (string, error) {
+		found, next, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{State: rotation.DeliveryPending}, p)
+		for _, d := range found {
+			if occupying[d.SecretID] {
+				who := fmt.Sprintf("delivery %s of %s version %d to its consumer is pending, and the version before is about to be revoked", d.ID, d.Ref, d.Version)
+				n.add(who, fmt.Sprintf("wait until it succeeds or is given up: `keybroker delivery list --consumer %s`", d.Consumer), block{"consumer", d.Consumer})
+			}
+		}
+		return next, err
+	})
+	return n, err
+}
+
+func eachPage(read func(store.Page) (next string, err error)) error {
+	for p := (store.Page{Limit: 1000}); ; {
+		next, err := read(p)
+		if err != nil || next == "" {
+			return err
+		}
+		p.After = next
+	}
+}
+
+func (n *needs) rotation(ctx context.Context, tx *store.Tx, r *store.RotationOf) error {
+	who := fmt.Sprintf("rotation %s of %s %s", r.ID, r.Ref, stateText(&r.Rotation))
+	remedy := fmt.Sprintf("wait for its end (`keybroker rotation watch %s`), or `keybroker rotation cancel %s`", r.ID, r.ID)
+	if r.State == rotation.Overlap {
+		remedy = fmt.Sprintf("wait for its end (`keybroker rotation watch %s`), or `keybroker rotation rollback %s`", r.ID, r.ID)
+	}
+	n.add(who, remedy, block{client.KindSecret, r.Ref.String()})
+	if !r.State.Occupies() {
+		return nil // its retirements have rows of their own
+	}
+	if r.State == rotation.Queued || r.State == rotation.Minting {
+		s, err := tx.Secret(ctx, r.SecretID)
+		if err != nil {
+			return err
+		}
+		n.add(who, remedy, componentsOf(s.Definition.Backend, s.Definition.Issuer, s.Definition.Probe)...)
+	}
+	for _, number := range []int{r.To, r.From} {
+		if number == 0 {
+			continue
+		}
+		v, err := tx.Version(ctx, r.SecretID, number)
+		if errors.Is(err, backends.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		n.add(who, remedy, componentsOf(v.Backend, v.Issuer, v.Probe)...)
+	}
+	return nil
+}
+
+func componentsOf(backend, issuer, probe string) []block {
+	return []block{{"backend", backend}, {"issuer", issuer}, {"probe", probe}}
+}
+
+func stateText(r *rotation.Rotation) string {
+	switch r.State {
+	case rotation.Overlap:
+		return "is in its overlap until " + r.OverlapUntil.UTC().Format(time.RFC3339)
+	case rotation.Retiring:
+		return "waits for the proof that what it replaced is dead"
+	}
+	return "is " + string(r.State)
+}
+
+func (n *needs) retirement(t store.UnprovenRetirement) {
+	if t.NeverMade || t.State == rotation.Unprovable && (!t.HasProbe || !t.ContainedAt.IsZero()) {
+		return // there is nothing left to do but to forget the copy
+	}
+	who := fmt.Sprintf("retirement %s of %s version %d is %s", t.ID, t.Ref, t.Version, t.State)
+	remedy := fmt.Sprintf("wait for its proof (`keybroker retirement show %s`)", t.ID)
+	n.add(who, remedy, block{client.KindSecret, t.Ref.String()}, block{"issuer", t.MadeBy.Issuer})
+	if t.HasProbe {
+		n.add(who, remedy, block{"probe", t.MadeBy.Probe})
+	}
+}
+
+// judge tells which needs a configuration does not meet. A reload is refused for
+// those that it takes away: not there any more, or of another type than in the
+// configuration of before. What that one lacked already keeps nobody from mending
+// something else.
+func (n needs) judge(before, next *config.Config) (refused, lacking []client.ConfigFinding) {
+	was, has := types(before), types(next)
+	for _, need := range n {
+		t, ok := has[need.block]
+		old, had := was[need.block]
+		missing := client.ConfigFinding{What: fmt.Sprintf("%s and needs %s, which is not in the configuration", need.who, need.block),
+			Remedy: "put the block back; or " + need.remedy}
+		switch {
+		case !ok && had:
+			refused = append(refused, missing)
+		case !ok && need.kind != client.KindSecret: // the rows of one without a block are enough to go on
+			lacking = append(lacking, missing)
+		case ok && had && t != old:
+			refused = append(refused, client.ConfigFinding{What: fmt.Sprintf("%s and needs %s of the type %q, which now is of the type %q", need.who, need.block, old, t),
+				Remedy: fmt.Sprintf("give the new %s another name and keep the old one; or %s", need.kind, need.remedy)})
+		}
+	}
+	return refused, lacking
+}
+
+// slighted warns of what a configuration does without being refused: what is not
+// under way now and still will miss what was taken away.
+func slighted(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
+	var out []client.ConfigFinding
+	was, has := types(before), types(next)
+	warn := func(b block, m store.Made, consequence, remedy string) {
+		t, ok := has[b]
+		old, had := was[b]
+		how := "is not in the configuration"
+		if ok {
+			how = "is of another type"
+		}
+		if b.name != "" && (!ok || had && old != t) {
+			out = append(out, client.ConfigFinding{What: fmt.Sprintf("%s %s, and %s %s", b, how, versions(m), consequence), Remedy: remedy})
+		}
+	}
+	live, err := tx.UnretiredVersions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const rotate = "keep the block, rotate these secrets, and remove it once their old versions are proven dead"
+	for _, m := range live {
+		warn(block{"issuer", m.Issuer}, m, "in use that it minted: nothing can revoke them", rotate)
+		warn(block{"backend", m.Backend}, m, "in use that it holds: reads are served from sealed copies", rotate)
+		warn(block{"probe", m.Probe}, m, "in use that it tries: their death could not be proven", rotate)
+	}
+	dead, err := tx.AwaitedRechecks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const later = "keep the block until the last re-check of these versions"
+	for _, m := range dead {
+		warn(block{"probe", m.Probe}, m, "proven dead and to be tried with it once more: a resurrection would not be seen", later)
+		warn(block{"issuer", m.Issuer}, m, "proven dead and to be tried once more: a resurrection could not be ended", later)
+	}
+	return out, nil
+}
+
+func versions(m store.Made) string {
+	if m.Versions == 1 {
+		return fmt.Sprintf("there is a version of %s", m.Example)
+	}
+	return fmt.Sprintf("there are %d versions (of %s and others)", m.Versions, m.Example)
+}

@@ -1,0 +1,42 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// Recall turns a version off once more whose retirement the store has forgotten,
+// since it was restored from a backup or lost its last commits (rule 21). What it
+// takes for current is replaced as in an emergency. It says what it did; ErrNotFound
+// if the version itself is not known (any more).
+func (e *Engine) Recall(ctx context.Context, tx Tx, secretID string, number int, asked Asked) (string, error) {
+	v, err := tx.Version(ctx, secretID, number)
+	if err != nil {
+		return "", err
+	}
+	switch t, err := tx.RetirementOf(ctx, secretID, number); {
+	case err == nil && t.Hasten(e.Now()):
+		if err := tx.SaveRetirement(ctx, &t); err != nil {
+			return "", err
+		}
+		return "its retirement begins now", tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true))
+	case err == nil:
+		return "its retirement is under way or over", nil
+	case !notFound(err):
+		return "", err
+	}
+	switch v.Stage {
+	case rotation.StageCurrent:
+		r, err := e.Declare(ctx, tx, secretID, Emergency{Asked: asked, Versions: []int{number}})
+		return fmt.Sprintf("the store takes it for current: emergency rotation %s replaces it", r.ID), err
+	case rotation.StagePrevious:
+		t, err := e.Revoke(ctx, tx, secretID, number, asked)
+		return fmt.Sprintf("it is revoked again by retirement %s", t.ID), err
+	case rotation.StagePending:
+		return "it is pending in a rotation that goes on from where the store knows it", nil
+	}
+	return "", fmt.Errorf("%w: version %d of %s never came into being, as far as the store knows", backends.ErrNotFound, number, v.Ref)
+}
