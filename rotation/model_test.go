@@ -17,6 +17,7 @@ type credential struct {
 	live   bool // at the issuer
 	made   bool // ever
 	of     string
+	asked  time.Time // when the issuer was asked for it
 }
 
 // work is an effect that was begun and whose result is not yet committed.
@@ -26,6 +27,7 @@ type work struct {
 	dying    int    // version whose retirement it is for, or 0
 	version  int
 	revision int64
+	expect   int // what the vault held, for a guarded write
 }
 
 // estate is one secret with all its rotations and retirements, a store that
@@ -128,13 +130,15 @@ func (e *estate) declare() {
 	}
 }
 
-// revoke is what somebody asks for: never the current version.
+// revoke is what somebody asks for: never the current version, nor one that is
+// being made current again, which the vault may serve by now.
 func (e *estate) revoke(n int) {
-	if n == e.current || e.version(n).stage != rotation.StagePrevious {
+	r := e.occupying()
+	if n == e.current || e.version(n).stage != rotation.StagePrevious || r != nil && r.From == n && r.RollBackBy != "" {
 		return
 	}
 	e.retire(n, rotation.CauseRevoked, "", e.now)
-	if r := e.occupying(); r != nil && r.State == rotation.Overlap && r.From == n {
+	if r != nil && r.State == rotation.Overlap && r.From == n {
 		r.CutOverlap(e.now)
 		r.Revision++
 	}
@@ -175,7 +179,7 @@ func (e *estate) lookRotation(t *rapid.T, r *rotation.Rotation, owner string) {
 		}
 		r.Begin(a.Effect, r.To, owner, lease, e.now)
 	case rotation.Mint:
-		e.versions = append(e.versions, &credential{stage: rotation.StagePending, of: r.ID})
+		e.versions = append(e.versions, &credential{stage: rotation.StagePending, of: r.ID, asked: e.now})
 		r.Begin(a.Effect, len(e.versions), owner, lease, e.now)
 	default:
 		r.Begin(a.Effect, r.To, owner, lease, e.now)
@@ -184,7 +188,7 @@ func (e *estate) lookRotation(t *rapid.T, r *rotation.Rotation, owner string) {
 	if a.Effect == rotation.BeginRetire || a.Effect == rotation.Finish {
 		return
 	}
-	w.version, w.revision = r.To, r.Revision
+	w.version, w.revision, w.expect = r.To, r.Revision, e.vault
 	if a.Effect == rotation.Restore {
 		w.version = r.From
 	}

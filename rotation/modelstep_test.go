@@ -19,11 +19,17 @@ const (
 	died    // it happens, and the process is gone
 )
 
+// lateMint is how long a request can be on its way to the issuer.
+const lateMint = 5 * time.Minute
+
 // perform does one work that was begun, maybe long ago, and commits the result,
 // if nobody has been at the record since.
 func (e *estate) perform(t *rapid.T, i, how int, v rotation.Verdict) {
 	w := e.works[i]
 	e.works = slices.Delete(e.works, i, i+1)
+	if w.effect == rotation.Mint && how != well && !e.now.Before(e.version(w.version).asked.Add(lateMint)) {
+		how = missed // nothing is on its way for so long; who sleeps and mints then knows that he did
+	}
 	if how == well || how == lost || how == died {
 		e.outside(t, w)
 	}
@@ -60,7 +66,8 @@ func (e *estate) outside(t *rapid.T, w work) {
 	case rotation.Mint:
 		v.live, v.made = true, true
 	case rotation.Publish, rotation.Restore:
-		if r := e.rotation(w.turning); r.Revision == w.revision { // else the guarded write conflicts
+		// On a conflict with what is ours, only who still has the rotation writes over it.
+		if r := e.rotation(w.turning); r.Revision == w.revision || e.vault == w.expect {
 			e.vault = w.version
 		}
 	case rotation.Revoke:
@@ -90,6 +97,8 @@ func (e *estate) commitRetirement(d *rotation.Retirement, w work, how int, v rot
 		switch {
 		case how != well:
 			d.RevokeFailed("timeout", e.now)
+		case !subject.made && e.now.Before(subject.asked.Add(lateMint)):
+			d.RevokeFailed("it may still arrive", e.now)
 		case !subject.made && d.FoundNothing(e.now):
 		default:
 			d.Revoked(e.now)
@@ -203,7 +212,7 @@ func (e *estate) adoptOrphan(w work) {
 func (e *estate) check(t *rapid.T) {
 	occupy := 0
 	for _, r := range e.rotations {
-		if r.State.Occupies() {
+		if !r.State.Ended() && r.State != rotation.Retiring {
 			occupy++
 		}
 		if r.State == rotation.Failed && r.Error == "" {

@@ -48,7 +48,7 @@ func (r *Rotation) Cancel(by string, now time.Time) ([]string, error) {
 	case Minting, Staging, Verifying:
 		will = append(will, fmt.Sprintf("the rotation ends; version %d, if its issuer made it, is revoked and its death proven", r.To))
 	case Publishing:
-		if r.Intent != nil {
+		if r.mayHold() {
 			return nil, fmt.Errorf("%w: rotation %s is writing version %d to its vault: wait until it is published, then `keybroker rotation rollback %s`", backends.ErrConflict, r.ID, r.To, r.ID)
 		}
 		will = append(will, fmt.Sprintf("the rotation ends before it publishes; version %d is revoked and its death proven", r.To))

@@ -42,7 +42,13 @@ type Definition struct {
 	Jitter    time.Duration     `json:"jitter,omitempty"`
 	// MinInterval is the least time between two publications, except in an emergency.
 	MinInterval time.Duration `json:"min_interval,omitempty"`
-	Plan        Plan          `json:"plan"`
+	Plan        Plan          `json:"plan,omitzero"`
+}
+
+// Pinned is what a rotation keeps of the definition that it begins with: all but the plan.
+func (d Definition) Pinned() *Definition {
+	d.Plan = Plan{}
+	return &d
 }
 
 // Secret is the record of one secret; its values live in its backend.

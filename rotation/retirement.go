@@ -384,6 +384,9 @@ func (t *Retirement) RoundMade(v Verdict, c Control, detail string, now time.Tim
 		t.contained(now)
 		if c == ControlNone {
 			t.inconclusive(detail, now)
+			if t.State == Unconfirmed && now.Sub(t.ContainedAt) >= recheckPatience { // nothing will ever show that the probe works
+				t.State = Unprovable
+			}
 		} else {
 			t.rejected(c, now)
 		}
@@ -547,7 +550,7 @@ func (t *Retirement) Why() string {
 		return ""
 	case t.NeverMade:
 		return "nothing was ever made: the issuer has nothing under its tag"
-	case t.AlreadyRejected:
+	case t.AlreadyRejected && t.State != Requested:
 		return "its bytes were rejected before it was revoked"
 	case !t.HasProbe && t.Error != "":
 		return t.Error

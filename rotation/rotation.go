@@ -138,18 +138,24 @@ type Rotation struct {
 	Reason   string  `json:"reason,omitzero"`
 	Actor    string  `json:"actor,omitzero"` // who asked for it
 	Plan     Plan    `json:"plan,omitzero"`
+	// Under is the definition that the rotation began with, without its Plan: it is
+	// finished under it, whatever the configuration says by then.
+	Under *Definition `json:"under,omitzero"`
 
-	State      State     `json:"state,omitzero"`
-	WaitingFor string    `json:"waiting_for,omitzero"` // why NextAt is not now
-	Attempt    int       `json:"attempt,omitzero"`     // mints begun
-	From       int       `json:"from,omitzero"`        // version that it replaces, 0 = none
-	To         int       `json:"to,omitzero"`          // version that it brings, 0 = none yet
-	Intent     *Intent   `json:"intent,omitzero"`
-	Failures   int       `json:"failures,omitzero"`   // of the present step, in a row
-	Successes  int       `json:"successes,omitzero"`  // accepted tries in a row
-	Refusals   int       `json:"refusals,omitzero"`   // tries that were not accepted since the last one that was
-	StepSince  time.Time `json:"step_since,omitzero"` // when the present state was entered
-	Error      string    `json:"error,omitzero"`      // of the last failure
+	State      State   `json:"state,omitzero"`
+	WaitingFor string  `json:"waiting_for,omitzero"` // why NextAt is not now
+	Attempt    int     `json:"attempt,omitzero"`     // mints begun
+	From       int     `json:"from,omitzero"`        // version that it replaces, 0 = none
+	To         int     `json:"to,omitzero"`          // version that it brings, 0 = none yet
+	Intent     *Intent `json:"intent,omitzero"`
+	// UnheardAt is when a write of the vault was begun whose answer nobody heard: it
+	// may still arrive for a while.
+	UnheardAt time.Time `json:"unheard_at,omitzero"`
+	Failures  int       `json:"failures,omitzero"`   // of the present step, in a row
+	Successes int       `json:"successes,omitzero"`  // accepted tries in a row
+	Refusals  int       `json:"refusals,omitzero"`   // tries that were not accepted since the last one that was
+	StepSince time.Time `json:"step_since,omitzero"` // when the present state was entered
+	Error     string    `json:"error,omitzero"`      // of the last failure
 
 	// Compromised are the versions pinned by an emergency when it was declared.
 	Compromised []int `json:"compromised,omitzero"`
@@ -230,7 +236,7 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 		}
 		return Action{Effect: VerifyTry}
 	case Publishing:
-		if f.Frozen && !r.Emergency() && r.Intent == nil {
+		if f.Frozen && !r.Emergency() && !r.mayHold() {
 			return wait(now.Add(frozenEvery), WaitFreeze)
 		}
 		return Action{Effect: Publish}
@@ -240,6 +246,9 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 		return r.nextInRetiring(f, now)
 	}
 }
+
+// mayHold tells whether the vault may hold the version that is to be published.
+func (r *Rotation) mayHold() bool { return r.Intent != nil || !r.UnheardAt.IsZero() }
 
 func (r *Rotation) nextInQueue(f Facts, now time.Time) Action {
 	switch {

@@ -11,12 +11,12 @@ import (
 
 // turning is a rotation at which anything happens, in any order.
 type turning struct {
-	r        rotation.Rotation
-	now      time.Time
-	f        rotation.Facts
-	last     int  // newest version's number
-	vault    bool // the vault may hold the new version
-	restored bool // the vault may hold the previous version again
+	r      rotation.Rotation
+	now    time.Time
+	f      rotation.Facts
+	last   int  // newest version's number
+	vault  bool // the vault may hold the new version
+	unsent bool // the last mint never reached its issuer: the same is made again
 }
 
 func drawTurning(t *rapid.T) *turning {
@@ -61,17 +61,15 @@ func (x *turning) step(t *rapid.T, owner string) {
 		return
 	}
 	to := x.r.To
-	if a.Effect == rotation.Mint && (x.r.State == rotation.Queued || rapid.Bool().Draw(t, "another version")) {
+	if a.Effect == rotation.Mint && !x.unsent {
 		x.last++
 		to = x.last
 	}
+	x.unsent = false
 	x.r.Begin(a.Effect, to, owner, lease, x.now)
 	x.check(t)
 	crash := rapid.IntRange(0, 7).Draw(t, "crash")
-	if acts := crash != 0; a.Effect == rotation.Publish || a.Effect == rotation.Restore {
-		x.vault = x.vault || acts && a.Effect == rotation.Publish
-		x.restored = x.restored || acts && a.Effect == rotation.Restore
-	}
+	x.vault = x.vault || crash != 0 && a.Effect == rotation.Publish
 	if crash <= 1 {
 		return
 	}
@@ -104,6 +102,7 @@ func (x *turning) outcome(t *rapid.T, e rotation.Effect) {
 			x.r.MintLost("refused", rapid.Bool().Draw(t, "invalid"), x.now)
 		case 1:
 			x.r.NotMinted("connection refused", x.now)
+			x.unsent = true
 		default:
 			x.r.Minted(x.now)
 		}
@@ -121,7 +120,6 @@ func (x *turning) outcome(t *rapid.T, e rotation.Effect) {
 	case rotation.Restore:
 		if choice == 0 {
 			x.r.RollBackRefused("it does not work any more", x.now)
-			x.restored = false
 			return
 		}
 		x.r.RolledBackNow(x.now)
@@ -226,7 +224,11 @@ func (x *turning) finish(t *rapid.T) {
 		}
 		a := x.r.Next(x.f, "node/3", x.now)
 		if a.Effect != rotation.NoEffect && a.Effect != rotation.BeginRetire && a.Effect != rotation.Finish {
-			x.r.Begin(a.Effect, x.last+1, "node/3", lease, x.now)
+			to := x.r.To
+			if a.Effect == rotation.Mint && !x.unsent {
+				to = x.last + 1
+			}
+			x.r.Begin(a.Effect, to, "node/3", lease, x.now)
 		}
 		switch a.Effect {
 		case rotation.NoEffect:

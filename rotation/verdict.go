@@ -110,6 +110,7 @@ func Judge(seen []Sighting, before bool) (Verdict, Control) {
 // Scope says what a proof covers, and so what it does not.
 type Scope struct {
 	Endpoint        string `json:"endpoint,omitempty"`         // that was tried: "GET https://api.example/v1/me"
+	Config          string `json:"config,omitempty"`           // digest of the probe's configuration
 	Node            string `json:"node,omitempty"`             // from where
 	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decides whether the key is valid
 	Spared          string `json:"spared,omitempty"`           // addresses left out in the last round, so as not to lock the account

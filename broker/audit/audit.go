@@ -35,7 +35,30 @@ func Open(path string) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
-	return &Log{file: f}, nil
+	whole, err := endsWhole(path)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &Log{file: f, failed: !whole}, nil
+}
+
+// endsWhole tells whether the file's last line is whole: a process that was
+// killed while writing may have left a part of one.
+func endsWhole(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return true, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("opening the audit log: %w", err)
+	}
+	defer f.Close()
+	last := make([]byte, 1)
+	if _, err := f.ReadAt(last, info.Size()-1); err != nil {
+		return false, fmt.Errorf("reading the end of the audit log: %w", err)
+	}
+	return last[0] == '\n', nil
 }
 
 type line struct {

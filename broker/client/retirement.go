@@ -63,6 +63,7 @@ type Retirement struct {
 // Scope is what a proof is about.
 type Scope struct {
 	Endpoint        string `json:"endpoint,omitempty"` // "GET https://api.example/v1/me"
+	Config          string `json:"config,omitempty"`   // digest of the probe's configuration
 	Node            string `json:"node,omitempty"`
 	SelfAttested    bool   `json:"self_attested,omitempty"`    // the broker itself decided that the key is dead
 	Spared          string `json:"spared,omitempty"`           // addresses left out in the last round, so as not to lock the account

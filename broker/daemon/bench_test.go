@@ -145,7 +145,7 @@ func (n *many) rotateAll(b *testing.B, secrets int) {
 		if len(live.Items) == 0 {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

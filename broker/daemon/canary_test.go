@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -215,6 +216,7 @@ func (h *hunt) askEverything(n *node, secret string) {
 	}
 	check(n.Pause(ctx, secret, client.PauseRequest{Reason: "hunt"}))
 	check(n.Resume(ctx, secret))
+	h.intervene(n, secret, rotations.Items, retirements.Items, deliveries.Items)
 	token, err := n.CreateToken(ctx, client.CreateTokenRequest{Name: "hunter", Policies: []string{"root"}, TTL: "1h"})
 	check(token, err)
 	h.after("a created token", token.Token.Reveal())
@@ -228,6 +230,42 @@ func (h *hunt) askEverything(n *node, secret string) {
 		h.ask(path)
 	}
 	h.askWrongly(n, secret, token.Token.Reveal())
+}
+
+// intervene does what operators can do; much of it is refused.
+func (h *hunt) intervene(n *node, secret string, rotations []client.Rotation, retirements []client.Retirement, deliveries []client.Delivery) {
+	h.t.Helper()
+	ctx, why := h.t.Context(), client.InterventionRequest{Reason: "hunt"}
+	for what, err := range map[string]error{
+		"plan":     second(n.Plan(ctx, secret)),
+		"repair":   second(n.Repair(ctx, secret, client.RepairRequest{Overwrite: true})),
+		"orphans":  second(n.Orphans(ctx, client.OrphanQuery{})),
+		"freeze":   second(n.Freeze(ctx, why)),
+		"frozen":   second(n.Frozen(ctx)),
+		"unfreeze": second(n.Unfreeze(ctx, why)),
+	} {
+		if err != nil {
+			h.t.Errorf("%s: %v", what, err)
+		}
+	}
+	dry := client.InterventionRequest{Reason: "hunt", DryRun: true}
+	for _, r := range rotations {
+		for _, call := range []func(context.Context, string, client.InterventionRequest) (client.RotationIntervention, error){n.Cancel, n.Retry, n.Approve, n.RollBack} {
+			if _, err := call(ctx, r.ID, dry); err != nil && client.Status(err)/100 != 4 {
+				h.t.Errorf("intervening in a rotation that is %s: %v", r.State, err)
+			}
+		}
+	}
+	for _, r := range retirements {
+		if _, err := n.Probe(ctx, r.ID, why); err != nil && client.Status(err) != http.StatusConflict {
+			h.t.Errorf("probing what is %s: %v", r.State, err)
+		}
+	}
+	for _, d := range deliveries {
+		if _, err := n.Replay(ctx, d.ID, why); err != nil && client.Status(err) != http.StatusConflict {
+			h.t.Errorf("replaying what is %s: %v", d.State, err)
+		}
+	}
 }
 
 func (h *hunt) askWrongly(n *node, secret, revoked string) {

@@ -53,7 +53,7 @@ type setup struct {
 func (p *parts) build(ctx context.Context, cfg *config.Config, trial bool) (_ *setup, err error) {
 	s := &setup{cfg: cfg, digests: map[block]string{},
 		catalog: &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
-			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}}}
+			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: map[string]string{}}}
 	defer func() {
 		if err != nil {
 			s.close()

@@ -105,11 +105,9 @@ func (n *needs) rotation(ctx context.Context, tx *store.Tx, r *store.RotationOf)
 		return nil // its retirements have rows of their own
 	}
 	if r.State == rotation.Queued || r.State == rotation.Minting {
-		s, err := tx.Secret(ctx, r.SecretID)
-		if err != nil {
-			return err
+		if d := r.Under; d != nil {
+			n.add(who, remedy, componentsOf(d.Backend, d.Issuer, d.Probe)...)
 		}
-		n.add(who, remedy, componentsOf(s.Definition.Backend, s.Definition.Issuer, s.Definition.Probe)...)
 	}
 	for _, number := range []int{r.To, r.From} {
 		if number == 0 {

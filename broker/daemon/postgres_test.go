@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
@@ -127,62 +126,33 @@ func (s *site) hasRootToken() bool {
 	return err == nil
 }
 
-// TestTwoNodesOnPostgreSQL runs two nodes on one database, with one seal key:
-// either one takes requests and work, and a secret rotates once at a time.
-func TestTwoNodesOnPostgreSQL(t *testing.T) {
+// TestAFreezeIsOfAllNodes freezes at one node and ends it at another, on PostgreSQL.
+func TestAFreezeIsOfAllNodes(t *testing.T) {
 	t.Parallel()
 	url := postgresserver.Start(t).URL
-	shared := filepath.Join(t.TempDir(), "seal.key")
-	signing := newSigningSecret()
-	c := newConsumer(t, signing)
-	hcl := onPostgres(withConsumer(embedded, c), shared)
+	hcl := onPostgres(withConsumer(embedded, nil), filepath.Join(t.TempDir(), "seal.key"))
 	var nodes []*node
 	var token string
 	for range 2 {
 		s := newSite(t, hcl)
-		s.env = map[string]string{"DATABASE_URL": url, "SIGNING_SECRET": signing.Reveal()}
-		s.token = token
+		s.env, s.token = map[string]string{"DATABASE_URL": url}, token
 		nodes = append(nodes, s.start())
 		token = s.rootToken()
 	}
-	if rot, _ := nodes[0].rotate(t, "app/key"); rot.State != client.RotationDone {
-		t.Fatalf("%s: %s", rot.State, rot.Error)
+	ctx, why := t.Context(), client.InterventionRequest{Reason: "test"}
+	must(nodes[0].Freeze(ctx, client.InterventionRequest{Reason: "x", DryRun: true}))(t)
+	if f := must(nodes[1].Frozen(ctx))(t); f.Frozen {
+		t.Fatal("a dry run froze everything")
 	}
-	old := nodes[1].value(t, "app/key")
-
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var begun []string
-	for _, n := range nodes {
-		for range 5 {
-			wg.Go(func() {
-				r, err := n.Rotate(t.Context(), "app/key", client.RotateRequest{})
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case err == nil:
-					begun = append(begun, r.ID)
-				case client.Status(err) != 409:
-					t.Errorf("rotating: %v", err)
-				}
-			})
-		}
+	must(nodes[0].Freeze(ctx, why))(t)
+	r := must(nodes[1].Rotate(ctx, "app/key", client.RotateRequest{}))(t)
+	eventually(t, "it to wait for the freeze", func() bool { return must(nodes[0].Rotation(ctx, r.ID))(t).WaitingFor == "freeze" })
+	dry := must(nodes[0].Cancel(ctx, r.ID, client.InterventionRequest{DryRun: true}))(t)
+	if now := must(nodes[1].Rotation(ctx, r.ID))(t); now.State != client.RotationQueued || dry.Rotation.State != client.RotationCancelled {
+		t.Errorf("after a dry run it is %s; it would be %s", now.State, dry.Rotation.State)
 	}
-	wg.Wait()
-	if len(begun) != 1 {
-		t.Fatalf("%d rotations began at once, want 1", len(begun))
-	}
-	rot, retirements := nodes[1].follow(t, begun[0])
-	if rot.State != client.RotationDone || retirements[1].State != client.ProvenDead {
-		t.Fatalf("%s, %s: %s", rot.State, retirements[1].State, rot.Error)
-	}
-	for i, n := range nodes {
-		if v := n.value(t, "app/key"); v.Version != 2 || v.Fields["key"] == old.Fields["key"] {
-			t.Errorf("node %d gives version %d", i, v.Version)
-		}
-	}
-	s, err := nodes[0].Secret(t.Context(), "app/key")
-	if err != nil || len(s.Versions) != 2 || strings.Contains(stepsOf(rot), "retry") {
-		t.Errorf("%d versions (%v), timeline %s", len(s.Versions), err, stepsOf(rot))
+	must(nodes[1].Unfreeze(ctx, why))(t)
+	if rot, _ := nodes[0].follow(t, r.ID); rot.State != client.RotationDone {
+		t.Errorf("%s: %s", rot.State, rot.Error)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keybroker/keybroker/backends/backendtest/postgresserver"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
 )
@@ -500,5 +501,25 @@ func TestReloadWarnsOfWhatWillBeMissed(t *testing.T) {
 		if !strings.Contains(all.String(), want) {
 			t.Errorf("%q is not said:\n%s", want, all.String())
 		}
+	}
+}
+
+// TestReloadOnPostgres: the queries about what is under way are the same there.
+func TestReloadOnPostgres(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, replaced(t, withConsumer(embedded, nil), `overlap = "2s"`, `overlap = "1h"`))
+	s.env["DATABASE_URL"] = postgresserver.Start(t).URL
+	s.hcl = onPostgres(s.hcl, filepath.Join(s.dir, "seal.key"))
+	n := s.start()
+	n.done(t, "app/key")
+	id := n.begin(t, "app/key", "overlap")
+	whole := s.hcl
+	s.hcl = whole + secondSecret
+	if got := changesOf(n.reload(t)); got != "added secret app/second" {
+		t.Errorf("it did: %s", got)
+	}
+	s.hcl = replaced(t, whole, whole[strings.Index(whole, `secret "app/key"`):strings.Index(whole, `storage "postgresql"`)], "")
+	if got := n.refused(t, false); !strings.Contains(got, "rotation "+id+" of app/key") {
+		t.Errorf("refused for: %s", got)
 	}
 }

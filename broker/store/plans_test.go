@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
 )
@@ -46,7 +47,12 @@ func TestQueriesUseIndexes(t *testing.T) {
 				return err
 			}},
 			{"live rotations", "rotations_live", func(tx *store.Tx) error { _, err := tx.LiveRotations(ctx, s.ID); return err }},
-			{"known fingerprint", "fingerprints_lookup", func(tx *store.Tx) error { _, err := tx.FingerprintKnown(ctx, "acme", "fp"); return err }},
+			{"version by fingerprint", "fingerprints_lookup", func(tx *store.Tx) error {
+				if _, err := tx.VersionWith(ctx, s, map[string]string{"key": "fp"}); !errors.Is(err, backends.ErrNotFound) {
+					return err
+				}
+				return nil
+			}},
 			{"in flight", "deliveries_leased", func(tx *store.Tx) error { _, err := tx.InFlight(ctx, d, now); return err }},
 			{"deliveries of a generation", "deliveries_of_generation", func(tx *store.Tx) error { _, err := tx.Deliveries(ctx, s.ID, 7); return err }},
 			{"adding a delivery", "deliveries_pending", func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) }},

@@ -227,11 +227,20 @@ func TestVersions(t *testing.T) {
 		if len(all) != 2 || all[0].Sealed != nil || all[1].Handle != nil || all[1].Settings != nil && string(all[1].Settings) != "null" {
 			t.Errorf("versions: %+v", all)
 		}
-		for fingerprint, want := range map[string]bool{"fp-1": true, "fp-2": true, "fp-3": true, "fp-4": false} {
-			known := read(t, db, func(tx *store.Tx) (bool, error) { return tx.FingerprintKnown(ctx, s.Ref.Tenant, fingerprint) })
-			elsewhere := read(t, db, func(tx *store.Tx) (bool, error) { return tx.FingerprintKnown(ctx, "acme", fingerprint) })
-			if known != want || elsewhere {
-				t.Errorf("%s is known: %v, to another tenant: %v", fingerprint, known, elsewhere)
+		for _, c := range []struct {
+			fields map[string]string
+			want   int
+		}{
+			{map[string]string{"key": "fp-1", "id": "fp-2"}, first.Number}, {map[string]string{"key": "fp-3"}, second.Number},
+			{map[string]string{"key": "fp-4"}, 0}, {map[string]string{"key": "fp-3", "id": "fp-9"}, 0}, {nil, 0},
+		} {
+			var found rotation.Version
+			err := db.View(ctx, func(tx *store.Tx) (err error) {
+				found, err = tx.VersionWith(ctx, s, c.fields)
+				return err
+			})
+			if found.Number != c.want || (err == nil) != (c.want > 0) {
+				t.Errorf("the version with %v: %d (%v), want %d", c.fields, found.Number, err, c.want)
 			}
 		}
 		missing := rotation.Version{SecretID: s.ID, Number: 9}

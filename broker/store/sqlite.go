@@ -28,7 +28,8 @@ const (
 	sqliteWorkers = 16
 	sqlitePoll    = 200 * time.Millisecond
 	sqliteReaders = 8
-	sqliteMembers = 64 // users of the writer's connection that are kept for the next
+	sqliteCache   = "cache_size(-16384)" // KiB at most, of each connection
+	sqliteMembers = 64                   // users of the writer's connection that are kept for the next
 )
 
 // sqliteDriver keeps one connection that writes and a pool that only reads. The
@@ -92,7 +93,7 @@ func (d *sqliteDriver) connect(ctx context.Context, path string, log *slog.Logge
 	}
 	// Savepoints keep in memory what they might have to restore.
 	connector, err := sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)",
-		"foreign_keys(1)", "temp_store(MEMORY)"))
+		"foreign_keys(1)", "temp_store(MEMORY)", sqliteCache))
 	if err != nil {
 		return sqliteError(err)
 	}
@@ -102,7 +103,7 @@ func (d *sqliteDriver) connect(ctx context.Context, path string, log *slog.Logge
 	if _, err := d.write.ExecContext(ctx, "SELECT 1"); err != nil {
 		return sqliteError(err)
 	}
-	if connector, err = sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "query_only(1)")); err != nil {
+	if connector, err = sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "query_only(1)", sqliteCache)); err != nil {
 		return sqliteError(err)
 	}
 	d.read = sql.OpenDB(readers{connector})

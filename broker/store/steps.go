@@ -20,8 +20,10 @@ func scanStep(r row) (s rotation.Step, err error) {
 // StartStep opens a line of the rotation's timeline, unless the same step is
 // open already.
 func (tx *Tx) StartStep(ctx context.Context, rotationID, step string, at time.Time) error {
-	open, err := tx.openStep(ctx, rotationID, step)
-	if err == nil && open == 0 {
+	var open bool
+	err := tx.t.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM rotation_steps
+		WHERE rotation_id = $1 AND step = $2 AND ended_at IS NULL)`, rotationID, step).Scan(&open)
+	if err == nil && !open {
 		err = tx.addStep(ctx, rotation.Step{RotationID: rotationID, Step: step, StartedAt: at})
 	}
 	if err != nil {
@@ -33,28 +35,17 @@ func (tx *Tx) StartStep(ctx context.Context, rotationID, step string, at time.Ti
 // EndStep closes the open line of that step, or adds one that starts and ends
 // at the same instant if there is none.
 func (tx *Tx) EndStep(ctx context.Context, rotationID, step, outcome, detail string, at time.Time) error {
-	open, err := tx.openStep(ctx, rotationID, step)
-	switch {
-	case err != nil:
-	case open == 0:
+	n, err := tx.t.exec(ctx, `UPDATE rotation_steps SET outcome = $1, detail = $2, ended_at = $3
+		WHERE rotation_id = $4 AND step = $5 AND ended_at IS NULL`, outcome, detail, micros(at), rotationID, step)
+	if err == nil && n == 0 {
 		err = tx.addStep(ctx, rotation.Step{
 			RotationID: rotationID, Step: step, StartedAt: at, EndedAt: at, Outcome: outcome, Detail: detail,
 		})
-	default:
-		err = tx.execOnly(ctx, `UPDATE rotation_steps SET outcome = $1, detail = $2, ended_at = $3
-			WHERE rotation_id = $4 AND seq = $5`, outcome, detail, micros(at), rotationID, open)
 	}
 	if err != nil {
 		return fmt.Errorf("ending step %s of rotation %s: %w", step, rotationID, err)
 	}
 	return nil
-}
-
-// openStep returns the number of the open line of a step, 0 if there is none.
-func (tx *Tx) openStep(ctx context.Context, rotationID, step string) (seq int, err error) {
-	err = tx.t.queryRow(ctx, `SELECT COALESCE(MAX(seq), 0) FROM rotation_steps
-		WHERE rotation_id = $1 AND step = $2 AND ended_at IS NULL`, rotationID, step).Scan(&seq)
-	return seq, err
 }
 
 // addStep appends a line. Another node may append one at the same time (a

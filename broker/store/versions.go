@@ -3,8 +3,10 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
 )
 
@@ -126,13 +128,60 @@ func (tx *Tx) saveFingerprints(ctx context.Context, v *rotation.Version) error {
 	return nil
 }
 
-// FingerprintKnown tells whether any version of any secret of the tenant had a
-// field with this keyed fingerprint.
-func (tx *Tx) FingerprintKnown(ctx context.Context, tenant, fingerprint string) (known bool, err error) {
-	err = tx.t.queryRow(ctx, "SELECT EXISTS (SELECT 1 FROM fingerprints WHERE tenant = $1 AND fingerprint = $2)",
-		tenant, fingerprint).Scan(&known)
-	if err != nil {
-		return false, fmt.Errorf("looking a fingerprint up: %w", err)
+// VersionWith returns the newest version of a secret, of any stage, whose fields
+// have exactly these keyed fingerprints, or ErrNotFound.
+func (tx *Tx) VersionWith(ctx context.Context, s rotation.Secret, fingerprints map[string]string) (rotation.Version, error) {
+	for field, fingerprint := range fingerprints { // one field finds the candidates
+		candidates, err := tx.numbersWith(ctx, s, field, fingerprint)
+		if err != nil {
+			return rotation.Version{}, err
+		}
+		for _, number := range slices.Backward(candidates) {
+			have, err := tx.fingerprints(ctx, s.ID, number)
+			if err != nil {
+				return rotation.Version{}, err
+			}
+			if maps.Equal(have, fingerprints) {
+				return tx.Version(ctx, s.ID, number)
+			}
+		}
+		break
 	}
-	return known, nil
+	return rotation.Version{}, fmt.Errorf("%w: no version of %s has these fingerprints", backends.ErrNotFound, s.Ref)
+}
+
+// numbersWith returns the versions of a secret that have this fingerprint in a field, ascending.
+func (tx *Tx) numbersWith(ctx context.Context, s rotation.Secret, field, fingerprint string) ([]int, error) {
+	var numbers []int
+	err := tx.t.query(ctx, func(r row) error {
+		var id, name string
+		var number int
+		if err := r.Scan(&id, &name, &number); err != nil {
+			return err
+		}
+		if id == s.ID && name == field {
+			numbers = append(numbers, number)
+		}
+		return nil
+	}, "SELECT secret_id, field, number FROM fingerprints WHERE tenant = $1 AND fingerprint = $2", s.Ref.Tenant, fingerprint)
+	if err != nil {
+		return nil, fmt.Errorf("looking a fingerprint up: %w", err)
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// fingerprints returns those of one version.
+func (tx *Tx) fingerprints(ctx context.Context, secretID string, number int) (map[string]string, error) {
+	found := map[string]string{}
+	_, err := all(ctx, tx, func(r row) (struct{}, error) {
+		var field, fingerprint string
+		err := r.Scan(&field, &fingerprint)
+		found[field] = fingerprint
+		return struct{}{}, err
+	}, "SELECT field, fingerprint FROM fingerprints WHERE secret_id = $1 AND number = $2", secretID, number)
+	if err != nil {
+		return nil, fmt.Errorf("reading the fingerprints of version %d of %s: %w", number, secretID, err)
+	}
+	return found, nil
 }

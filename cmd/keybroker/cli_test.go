@@ -242,10 +242,13 @@ func TestOnlyGetPrintsValues(t *testing.T) {
 		"GET /api/v1/secrets": list, "GET /api/v1/secrets/a/b": leaky, "POST /api/v1/secrets/a/b/rotate": leaky,
 		"POST /api/v1/secrets/a/b/pause": leaky, "POST /api/v1/secrets/a/b/resume": leaky, "GET /api/v1/rotations": list,
 		"GET /api/v1/rotations/r1": leaky, "GET /api/v1/retirements": list, "GET /api/v1/deliveries": list,
+		"GET /api/v1/secrets/a/b/plan": leaky, "POST /api/v1/secrets/a/b/repair": leaky, "GET /api/v1/orphans": list,
+		"POST /api/v1/rotations/r1/cancel": leaky, "POST /api/v1/sys/freeze": leaky, "GET /api/v1/sys/freeze": leaky,
 	})
 	for _, args := range []string{
 		"secret list", "secret show a/b", "secret rotate a/b", "secret pause a/b", "secret resume a/b",
-		"rotation list", "rotation show r1", "retirement list", "delivery list",
+		"rotation list", "rotation show r1", "retirement list", "delivery list", "secret plan a/b", "secret repair a/b",
+		"rotation orphans", "rotation cancel r1", "freeze --reason x", "freeze status",
 	} {
 		for _, format := range []string{"table", "json"} {
 			r := s.keybroker(append(strings.Fields(args), "--format", format)...)

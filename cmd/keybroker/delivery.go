@@ -30,7 +30,7 @@ func (a *app) deliveryListCommand() *cobra.Command {
 			return a.show(deliveries, func(t *table) {
 				t.row("ID", "CONSUMER", "SECRET", "VERSION", "STATE", "ATTEMPTS", "RECEIVED", "APPLIED", "NEXT ATTEMPT", "ERROR")
 				for _, d := range deliveries {
-					t.row(d.ID, d.Consumer, d.Secret, d.Version, d.State, d.Attempts, d.ReceivedAt, d.AppliedAt, d.NextAttemptAt, d.Error)
+					t.row(d.ID, d.Consumer, qualified(d.Tenant, d.Secret), d.Version, d.State, d.Attempts, d.ReceivedAt, d.AppliedAt, d.NextAttemptAt, d.Error)
 				}
 			})
 		}),

@@ -178,7 +178,7 @@ func TestPlanIsDrawn(t *testing.T) {
 		},
 		Retirements: []client.Expected{{Step: "revoke", Detail: "version 0", State: client.ExpectedNow}}}
 	r := serve(t, map[string]any{"GET /api/v1/secrets/a/b/plan": p}).keybroker("secret", "plan", "a/b")
-	for _, want := range []string{"Secret:    acme:a/b\n", "r1 (manual) is under way\n", "Waiting for:", "the secret is paused\n", "to mend it:  resume it\n",
+	for _, want := range []string{"Secret:       acme:a/b\n", "r1 (manual) is under way\n", "Waiting for:  pause: the secret is paused\n", "Resolved by:  resume it\n",
 		"mint     done   -       version 2\n", "overlap  now    in 60m  both\n", "retire   next   +2h     version 1\n", "TURNING OFF"} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("%q is missing in:\n%s", want, r.out)

@@ -41,10 +41,8 @@ func drawPlan(t *table, p client.Plan) {
 	}
 	t.moment("By schedule", p.NextAt)
 	for _, w := range p.WhyNot {
-		t.row("Waiting for:", w.WaitingFor, w.Detail)
-		if w.Mend != "" {
-			t.row("", "to mend it:", w.Mend)
-		}
+		t.pair("Waiting for", w.WaitingFor+": "+w.Detail)
+		t.pair("Resolved by", w.Mend)
 	}
 	if len(p.Steps) > 0 {
 		t.section("STEP", "STATE", "WHEN", "DETAIL")

@@ -109,6 +109,9 @@ func scope(s client.Scope) []string {
 		}
 		lines = append(lines, at)
 	}
+	if s.Config != "" {
+		lines = append(lines, "by the probe as it was configured then: "+s.Config)
+	}
 	if s.Unreached != "" {
 		lines = append(lines, "not tried, since nothing could reach it: "+s.Unreached)
 	}

@@ -18,6 +18,9 @@ type Catalog struct {
 	Issuers   map[string]issuer.Issuer
 	Probes    map[string]probe.Probe
 	Consumers map[string]Deliverer
+	// ProbeDigests tell configurations of a probe apart: rounds made by two of them
+	// are no series. They hold no secret.
+	ProbeDigests map[string]string
 }
 
 func lookUp[T any](m map[string]T, kind, name string) (T, error) {
@@ -58,11 +61,17 @@ func (e *Engine) seal(ctx context.Context, v *rotation.Version, value backends.V
 		return fmt.Errorf("sealing version %d of %s: %w", v.Number, v.Ref, err)
 	}
 	v.Sealed = sealed
-	v.Fingerprints = make(map[string]string, len(fields))
-	for name, text := range fields {
-		v.Fingerprints[name] = e.Fingerprint(v.Ref.Tenant, text)
-	}
+	v.Fingerprints = e.fingerprints(v.Ref.Tenant, fields)
 	return nil
+}
+
+// fingerprints are the keyed fingerprints of a value's fields.
+func (e *Engine) fingerprints(tenant string, fields map[string]string) map[string]string {
+	out := make(map[string]string, len(fields))
+	for name, text := range fields {
+		out[name] = e.Fingerprint(tenant, text)
+	}
+	return out
 }
 
 // Open decrypts a version's sealed value.

@@ -43,7 +43,7 @@ const deliveryLease = 60 * time.Second
 func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error) {
 	now := e.Now()
 	var m Message
-	var busy, revoking bool
+	var busy, revoking, outdated bool
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
 		if m.Delivery, err = tx.Delivery(ctx, id); err != nil {
 			return err
@@ -51,6 +51,11 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 		if m.Published, err = tx.Version(ctx, m.Delivery.SecretID, m.Delivery.Version); err != nil {
 			return err
 		}
+		s, err := tx.Secret(ctx, m.Delivery.SecretID)
+		if err != nil {
+			return err
+		}
+		outdated = m.Delivery.Generation < s.Generation
 		m.Previous, err = previousOf(ctx, tx, m.Delivery)
 		if err != nil {
 			return err
@@ -72,6 +77,10 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 		out := Outcome{Gone: true, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}
 		return stepResult{}, e.delivered(ctx, m, out)
 	}
+	if d.State == rotation.DeliveryPending && outdated && !now.Before(d.Lease) {
+		d.State, d.NextAttemptAt = rotation.DeliverySuperseded, time.Time{}
+		return stepResult{}, e.saveDelivery(ctx, d)
+	}
 	switch {
 	case d.State != rotation.DeliveryPending:
 		return stepResult{}, nil
@@ -86,6 +95,9 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	d.Lease = now.Add(deliveryLease)
 	if err := e.saveDelivery(ctx, d); err != nil {
 		return stepResult{}, err
+	}
+	if e.Now().Add(deliveryLease / 2).After(d.Lease) {
+		return stepResult{again: true}, nil // held too long: somebody else may be at it by now
 	}
 	out := e.attempt(ctx, m)
 	if ctx.Err() != nil {

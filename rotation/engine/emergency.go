@@ -44,13 +44,16 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 		plan.Emergency.RevokeFirst = em.Contain == "revoke_first"
 	}
 	r := rotation.Rotation{ID: newID(), SecretID: secretID, Trigger: rotation.TriggerEmergency, Reason: em.Reason, Actor: em.By,
-		Plan: plan, State: rotation.Queued, From: d.secret.Current, Compromised: numbers(d.hit), CreatedAt: now, StepSince: now, NextAt: now}
+		Plan: plan, Under: d.secret.Definition.Pinned(), State: rotation.Queued, From: d.secret.Current, Compromised: numbers(d.hit), CreatedAt: now, StepSince: now, NextAt: now}
 	containBy := now.Add(plan.Emergency.ReplaceWithin)
 	if plan.Emergency.RevokeFirst {
 		containBy = now
 	}
 	if !d.replaces() {
 		r.State, r.From, containBy = rotation.Retiring, 0, now
+	}
+	if err := tx.SaveSecret(ctx, &d.secret); err != nil { // what was read of it still holds
+		return rotation.Rotation{}, err
 	}
 	if err := e.takeOver(ctx, tx, d, containBy, now); err != nil {
 		return rotation.Rotation{}, err
@@ -145,6 +148,11 @@ func (d *declaring) replaces() bool {
 		return false
 	}
 	current := d.secret.Current
+	for _, r := range d.live {
+		if r.State == rotation.Publishing && slices.Contains(numbers(d.hit), r.To) {
+			return true // the vault may hold it
+		}
+	}
 	return current == 0 || d.retirements[current] != nil || slices.Contains(numbers(d.hit), current)
 }
 
@@ -235,7 +243,8 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 		if slices.Contains(asked, v.Number) && !live {
 			return nil, fmt.Errorf("%w: version %d is not alive: see `keybroker secret show` for what became of it", backends.ErrConflict, v.Number)
 		}
-		unheard := v.Number == making || v.Stage == rotation.StagePending && v.Handle == nil // nobody has its value: see takeOver
+		// Nobody has the value of what was never heard of: see takeOver. It is being retired already.
+		unheard := v.Number == making || v.Sealed == nil && v.Handle == nil || v.Stage == rotation.StagePending && v.Handle == nil
 		if live && (len(asked) == 0 && !unheard || slices.Contains(asked, v.Number)) {
 			hit = append(hit, v)
 		}

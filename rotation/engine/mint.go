@@ -46,6 +46,9 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 		if v.Number != want {
 			return fmt.Errorf("%w: another version was added meanwhile", backends.ErrConflict)
 		}
+		if x.r.State == rotation.Queued { // another one may have ended since this was asked for
+			x.r.From = x.secret.Current
+		}
 		x.r.Begin(rotation.Mint, v.Number, e.owner, lease, e.Now())
 		return tx.StartStep(ctx, x.r.ID, "mint", e.Now())
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -55,6 +56,9 @@ func (e *Engine) Cancel(ctx context.Context, tx Tx, id string, asked Asked) (rot
 	var was rotation.State
 	r, s, will, err := e.operate(ctx, tx, id, "rotation.cancel", asked, func(r *rotation.Rotation) ([]string, error) {
 		was = r.State
+		if r.Emergency() && r.State.Occupies() && r.From > 0 && !slices.Contains(r.Compromised, r.From) {
+			return nil, fmt.Errorf("%w: the vault may hold a compromised version, which rotation %s replaces: let it end", backends.ErrConflict, r.ID)
+		}
 		return r.Cancel(asked.By, e.Now())
 	})
 	if err != nil {

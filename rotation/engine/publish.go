@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -15,6 +16,9 @@ import (
 // deliveries, and for an emergency the start of containment.
 func (e *Engine) publish(ctx context.Context, x *rotating) error {
 	v := x.version(x.r.To)
+	if i := x.r.Intent; i != nil && i.Effect == rotation.Publish {
+		x.r.UnheardAt = i.At
+	}
 	if err := e.begin(ctx, x, rotation.Publish); err != nil {
 		return err
 	}
@@ -38,6 +42,12 @@ func (e *Engine) publish(ctx context.Context, x *rotating) error {
 		return e.published(ctx, x, v)
 	case backends.Retryable(err) || x.r.Emergency() && !errors.Is(err, backends.ErrConflict):
 		return e.unheard(ctx, x, rotation.WaitBackend, err) // an emergency waits for who mends the vault
+	case !x.r.UnheardAt.IsZero() && e.Now().Before(x.r.UnheardAt.Add(lateMint)):
+		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
+			x.r.Unheard(rotation.WaitBackend, err.Error(), e.Now())
+			x.r.Intent, x.r.NextAt = nil, x.r.UnheardAt.Add(lateMint)
+			return nil
+		})
 	case errors.Is(err, backends.ErrConflict):
 		err = fmt.Errorf("%w; the vault was written by somebody else, or by a broker whose data was lost: nothing was overwritten", err)
 	}
@@ -61,17 +71,17 @@ func (e *Engine) refused(ctx context.Context, m *backends.Mount, v *rotation.Ver
 	return "", fmt.Errorf("%w: it cannot be told what the vault holds: %v, after: %v", backends.ErrUnavailable, err, refusal)
 }
 
-// recentVersions is how many versions a vault's content is compared with.
-const recentVersions = 50
-
 // guardedWrite publishes or promotes. On a conflict it looks whether the vault
 // holds another version of ours, such as one that a superseded rotation wrote
 // without hearing the answer, and if so takes that as the version to replace.
 func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotating, v *rotation.Version, w backends.Write) (backends.VersionID, error) {
-	if stager, ok := m.Stager(); ok && v.BackendVersion != "" {
-		return v.BackendVersion, stager.Promote(ctx, v.Ref, v.BackendVersion, w.Expect)
+	write := func() (backends.VersionID, error) { return m.Publish(ctx, v.Ref, w) }
+	if stager, ok := m.Stager(); ok && v.BackendVersion != "" && x.r.RollBackBy == "" {
+		write = func() (backends.VersionID, error) {
+			return v.BackendVersion, stager.Promote(ctx, v.Ref, v.BackendVersion, w.Expect)
+		}
 	}
-	id, err := m.Publish(ctx, v.Ref, w)
+	id, err := write()
 	if !errors.Is(err, backends.ErrConflict) {
 		return id, err
 	}
@@ -82,8 +92,19 @@ func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotatin
 	case heldErr != nil:
 		return "", fmt.Errorf("after a conflict, looking what the vault holds: %w", heldErr)
 	}
+	// Who was superseded meanwhile must not write over what came after.
+	viewErr := e.Store.View(ctx, func(tx Tx) error {
+		r, err := tx.Rotation(ctx, x.r.ID)
+		if err == nil && r.Revision != x.r.Revision {
+			err = fmt.Errorf("%w: rotation %s has moved on", backends.ErrConflict, x.r.ID)
+		}
+		return err
+	})
+	if viewErr != nil {
+		return "", viewErr
+	}
 	w.Expect = ours.BackendVersion
-	return m.Publish(ctx, v.Ref, w)
+	return write()
 }
 
 func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version) error {
@@ -93,6 +114,13 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := e.replace(ctx, tx, x, now); err != nil {
 			return err
 		}
+		if old := x.secret.Current; old > 0 && (x.r.Emergency() || old != x.r.From) && !slices.Contains(x.r.Compromised, old) {
+			replaced := x.r
+			replaced.From = old // nobody else is going to retire it
+			if err := e.retireReplaced(ctx, tx, replaced, now.Add(x.r.Plan.Overlap)); err != nil {
+				return err
+			}
+		}
 		published, err := tx.Version(ctx, v.SecretID, v.Number)
 		if err != nil {
 			return err
@@ -101,8 +129,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := tx.SaveVersion(ctx, &published); err != nil {
 			return err
 		}
-		x.secret.Current, x.secret.Generation, x.secret.UpdatedAt = v.Number, x.secret.Generation+1, now
-		if err := tx.SaveSecret(ctx, &x.secret); err != nil {
+		if err := e.makeCurrent(ctx, tx, x, v.Number, now); err != nil {
 			return err
 		}
 		if err := e.announce(ctx, tx, x, v.Number, now); err != nil {
@@ -122,6 +149,21 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		return e.audit(ctx, tx, v.Ref, "rotation.publish", "ok", map[string]string{"rotation": x.r.ID,
 			"version": fmt.Sprint(v.Number), "generation": fmt.Sprint(x.secret.Generation), "trigger": string(x.r.Trigger), "reason": x.r.Reason})
 	})
+}
+
+// makeCurrent saves which version is the current one, in a new generation. The
+// secret's row is read anew: its definition may have changed since the rotation began.
+func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, number int, now time.Time) error {
+	s, err := tx.Secret(ctx, x.secret.ID)
+	if err != nil {
+		return err
+	}
+	s.Current, s.Generation, s.UpdatedAt = number, s.Generation+1, now
+	if err := tx.SaveSecret(ctx, &s); err != nil {
+		return err
+	}
+	x.secret.Current, x.secret.Generation, x.secret.Revision = s.Current, s.Generation, s.Revision
+	return nil
 }
 
 // replace makes the version that was current the previous one, for its overlap.

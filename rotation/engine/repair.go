@@ -161,7 +161,7 @@ func (e *Engine) compare(ctx context.Context, m *backends.Mount, x *rotating, cu
 	v, err := e.heldVersion(ctx, m, x.secret)
 	switch {
 	case errors.Is(err, errOutOfStep):
-		return false, fmt.Sprintf("%q holds a value of %s that is none of its newest %d versions: somebody else wrote it, or a broker whose data was lost", m.Name(), x.secret.Ref, recentVersions), nil
+		return false, fmt.Sprintf("%q holds a value of %s that was never one of its versions: somebody else wrote it, or a broker whose data was lost", m.Name(), x.secret.Ref), nil
 	case err != nil:
 		return false, "", err
 	}
@@ -181,6 +181,13 @@ func (e *Engine) writeCurrent(ctx context.Context, m *backends.Mount, x *rotatin
 		return err
 	}
 	err = e.Store.Update(ctx, func(tx Tx) error { // who did it is in the log before it is done
+		s, err := tx.Secret(ctx, x.secret.ID)
+		if err != nil {
+			return err
+		}
+		if _, dying := tx.RetirementOf(ctx, s.ID, current.Number); s.Revision != x.secret.Revision || !notFound(dying) {
+			return fmt.Errorf("%w: the secret was changed meanwhile, or its current version is being revoked", backends.ErrConflict)
+		}
 		return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: x.secret.Ref.Tenant, Actor: asked.By, Action: "secret.repair", Path: x.secret.Ref.Name,
 			Outcome: "ok", Detail: map[string]string{"version": fmt.Sprint(current.Number), "over": string(id), "reason": asked.Reason}})
 	})

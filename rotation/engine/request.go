@@ -42,8 +42,11 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 		return rotation.Rotation{}, err
 	}
 	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: trigger, Reason: asked.Reason, Actor: asked.By,
-		Plan: s.Definition.Plan, State: rotation.Queued, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
+		Plan: s.Definition.Plan, Under: s.Definition.Pinned(), State: rotation.Queued, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
 	if err := tx.AddRotation(ctx, &r); err != nil {
+		return rotation.Rotation{}, err
+	}
+	if err := tx.SaveSecret(ctx, &s); err != nil { // what was read of it still holds
 		return rotation.Rotation{}, err
 	}
 	return r, e.begun(ctx, tx, s, r)

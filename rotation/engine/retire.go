@@ -18,11 +18,12 @@ type retiring struct {
 	version rotation.Version
 	current *rotation.Version // nil if the secret has none, or it is being retired itself
 	facts   rotation.RetirementFacts
+	catalog *Catalog // as it was when the step began
 	spared  []string // addresses that the last round left out, so as not to lock the account
 }
 
 func (e *Engine) loadRetiring(ctx context.Context, id string) (*retiring, error) {
-	x := &retiring{}
+	x := &retiring{catalog: e.catalog.Load()}
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
 		if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
 			return err

@@ -111,8 +111,7 @@ func (e *Engine) restored(ctx context.Context, x *rotating, number int, id backe
 		if err := tx.SaveVersion(ctx, &good); err != nil {
 			return err
 		}
-		x.secret.Current, x.secret.Generation, x.secret.UpdatedAt = number, x.secret.Generation+1, now
-		if err := tx.SaveSecret(ctx, &x.secret); err != nil {
+		if err := e.makeCurrent(ctx, tx, x, number, now); err != nil {
 			return err
 		}
 		if err := e.announce(ctx, tx, x, number, now); err != nil {

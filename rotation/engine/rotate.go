@@ -15,7 +15,7 @@ import (
 // rotating is all that a step of a rotation looks at, read in one snapshot.
 type rotating struct {
 	r           rotation.Rotation
-	secret      rotation.Secret
+	secret      rotation.Secret // with the definition that the rotation began with: never saved
 	versions    []rotation.Version
 	retirements map[int]*rotation.Retirement
 	facts       rotation.Facts
@@ -41,6 +41,10 @@ func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error)
 		}
 		if x.secret, err = tx.Secret(ctx, x.r.SecretID); err != nil {
 			return err
+		}
+		if x.r.Under != nil {
+			x.secret.Definition = *x.r.Under
+			x.secret.Definition.Plan = x.r.Plan
 		}
 		if x.versions, err = tx.Versions(ctx, x.r.SecretID); err != nil {
 			return err
@@ -196,22 +200,20 @@ func (e *Engine) heldVersion(ctx context.Context, m *backends.Mount, s rotation.
 	if err != nil {
 		return rotation.Version{}, err
 	}
-	var known []rotation.Version // also those that are dead: one may have been written without our hearing of it
+	var ours rotation.Version // also one that is dead: it may have been written without our hearing of it
 	err = e.Store.View(ctx, func(tx Tx) (err error) {
-		known, err = tx.RecentVersions(ctx, s.ID, recentVersions)
+		ours, err = tx.VersionWith(ctx, s, e.fingerprints(s.Ref.Tenant, value.Reveal()))
 		return err
 	})
+	if notFound(err) {
+		return rotation.Version{}, fmt.Errorf("%w: %q holds a value of %s that was never one of its versions; `keybroker secret repair %s` tells what can be done",
+			errOutOfStep, m.Name(), s.Ref, s.Ref.Name)
+	}
 	if err != nil {
-		return rotation.Version{}, fmt.Errorf("reading our versions: %w", err)
+		return rotation.Version{}, fmt.Errorf("recognising what %q holds of %s: %w", m.Name(), s.Ref, err)
 	}
-	for _, ours := range known {
-		if have, err := e.Open(ctx, ours); err == nil && have.Equal(value) {
-			ours.BackendVersion = id
-			return ours, nil
-		}
-	}
-	return rotation.Version{}, fmt.Errorf("%w: %q holds a value of %s that is none of its newest %d versions; `keybroker secret repair %s` tells what can be done",
-		errOutOfStep, m.Name(), s.Ref, recentVersions, s.Ref.Name)
+	ours.BackendVersion = id
+	return ours, nil
 }
 
 func isFrozen(ctx context.Context, tx Tx) (bool, error) {

@@ -116,7 +116,7 @@ func (e *lockedError) Error() string {
 }
 
 func (e *Engine) subjects(ctx context.Context, x *retiring) (s subjects, err error) {
-	if s.probe, err = e.probe(x.version.Probe); err != nil {
+	if s.probe, err = lookUp(x.catalog.Probes, "probe", x.version.Probe); err != nil {
 		return s, err
 	}
 	if s.retired, err = e.Open(ctx, x.version); err != nil {
@@ -200,8 +200,8 @@ func (e *Engine) tryAt(ctx context.Context, x *retiring, s subjects, purpose rot
 // that was out of reach in one of them is not covered; one that was and has now
 // been reached begins the series anew, so that each has seen all rounds.
 func (e *Engine) cover(x *retiring, seen []rotation.Sighting) {
-	out := unreached(seen)
-	if x.t.Rejections > 0 && x.t.Scope.Endpoint != "" && x.t.Scope.Endpoint != e.scope(x, nil).Endpoint {
+	out, now := unreached(seen), e.scope(x, nil)
+	if x.t.Rejections > 0 && (x.t.Scope.Endpoint != now.Endpoint || x.t.Scope.Config != now.Config) {
 		x.t.Restart() // the probe was configured anew: rounds of two probes make no series
 	}
 	if x.t.Rejections > 0 {
@@ -228,10 +228,10 @@ func unreached(seen []rotation.Sighting) []string {
 // scope says what a round covers.
 func (e *Engine) scope(x *retiring, unreached []string) rotation.Scope {
 	s := rotation.Scope{Node: e.Node, DerivedSessions: "none"}
-	if p, err := e.probe(x.version.Probe); err == nil {
-		s.Endpoint = p.Scope()
+	if p, ok := x.catalog.Probes[x.version.Probe]; ok {
+		s.Endpoint, s.Config = p.Scope(), x.catalog.ProbeDigests[x.version.Probe]
 	}
-	if is, err := e.issuer(x.version.Issuer); err == nil {
+	if is, ok := x.catalog.Issuers[x.version.Issuer]; ok {
 		s.SelfAttested = is.Traits().SelfAttested
 		if is.Traits().DerivedSessions {
 			s.DerivedSessions = "not ended"

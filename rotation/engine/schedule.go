@@ -59,6 +59,9 @@ func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error
 				return err
 			}
 		}
+		if s, err = tx.Secret(ctx, id); err != nil { // a rotation that begins changes its row
+			return err
+		}
 		if s.NextDueAt, err = NextDue(s, now); err != nil {
 			return err
 		}

@@ -34,14 +34,12 @@ type Tx interface {
 	// unprovable, with a NextAt). Version returns any; neither reads Fingerprints back.
 	Versions(ctx context.Context, secretID string) ([]rotation.Version, error)
 	Version(ctx context.Context, secretID string, number int) (rotation.Version, error)
-	// RecentVersions returns the newest versions of any stage, oldest first.
-	RecentVersions(ctx context.Context, secretID string, limit int) ([]rotation.Version, error)
 	// AddVersion allocates v.Number (the highest ever used + 1) and inserts v.
 	AddVersion(ctx context.Context, v *rotation.Version) error
 	SaveVersion(ctx context.Context, v *rotation.Version) error // last write wins; guarded by its rotation's or retirement's revision
-	// FingerprintKnown tells whether any version of any secret of the tenant had a
-	// field with this keyed fingerprint.
-	FingerprintKnown(ctx context.Context, tenant, fingerprint string) (bool, error)
+	// VersionWith returns the newest version of the secret, of any stage, that has
+	// exactly these keyed fingerprints (field → fingerprint), or ErrNotFound.
+	VersionWith(ctx context.Context, s rotation.Secret, fingerprints map[string]string) (rotation.Version, error)
 
 	Rotation(ctx context.Context, id string) (rotation.Rotation, error)
 	// AddRotation inserts r; ErrConflict if another rotation occupies the secret.

@@ -15,3 +15,6 @@ probe "http" "p" {
     status = ["a"]           # ERROR: A number is required
   }
 }
+rotation_policy "r" {
+  approval = "perhaps"       # ERROR: A bool is required
+}

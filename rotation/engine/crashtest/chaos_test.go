@@ -211,7 +211,7 @@ func (s *site) randomKill() {
 		s.start("", record)
 		s.proc.dead(time.Duration(5+s.rng.IntN(395)) * time.Millisecond)
 	}
-	if kind != "point" && !s.proc.alive() || !s.proc.kill() {
+	if !s.proc.kill() {
 		s.violation("the daemon has ended by itself")
 		return
 	}

@@ -36,7 +36,7 @@ var scenarios = []scenario{
 		_ = s.rotate(quickSecret)
 	}},
 	{name: "failing verification", begin: func(s *site) {
-		s.keys.outage(tryRoute, time.Second)
+		s.keys.outage(tryRoute, 2*time.Second)
 		_ = s.rotate(quickSecret)
 	}},
 	{name: "refused revocation", begin: func(s *site) {

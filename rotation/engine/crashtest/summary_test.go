@@ -20,7 +20,7 @@ type summary struct {
 	began time.Time
 
 	starts, reads, emergencies, checks, violations, torn, missed, letters atomic.Int64
-	minted, tried                                                         atomic.Int64
+	minted                                                                atomic.Int64
 
 	mu         sync.Mutex
 	kinds      map[string]int // kills by kind

@@ -1,0 +1,377 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
+)
+
+func (tx *memTx) Secret(_ context.Context, id string) (rotation.Secret, error) {
+	tx.pause()
+	return find(&tx.own.secrets, &tx.s.state.secrets, id)
+}
+
+func (tx *memTx) SaveSecret(_ context.Context, s *rotation.Secret) error {
+	return swap(tx, &tx.own.secrets, &tx.s.state.secrets, s.ID, &s.Revision, func(h rotation.Secret) int64 { return h.Revision },
+		func(have rotation.Secret) rotation.Secret {
+			row := *s
+			row.LastVersion = have.LastVersion
+			return row
+		})
+}
+
+func (tx *memTx) rowsOfVersions(secretID string) []rotation.Version {
+	return every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool { return v.SecretID == secretID })
+}
+
+func (tx *memTx) retirementOf(secretID string, number int) (rotation.Retirement, bool) {
+	for _, t := range every(&tx.own.retirements, &tx.s.state.retirements, func(t rotation.Retirement) bool {
+		return t.SecretID == secretID && t.Version == number
+	}) {
+		return readRetirement(t), true
+	}
+	return rotation.Retirement{}, false
+}
+
+func (tx *memTx) open(v rotation.Version) bool {
+	if v.Stage != rotation.StageRetired {
+		return true
+	}
+	t, ok := tx.retirementOf(v.SecretID, v.Number)
+	return ok && t.State != rotation.ProvenDead && t.State != rotation.Unprovable && !t.NextAt.IsZero()
+}
+
+func (tx *memTx) Versions(_ context.Context, secretID string) ([]rotation.Version, error) {
+	tx.pause()
+	var out []rotation.Version
+	for _, v := range tx.rowsOfVersions(secretID) {
+		if tx.open(v) {
+			out = append(out, v)
+		}
+	}
+	return out, nil
+}
+
+// versionsAreLocked tells whether reading one version in a transaction that may
+// write keeps others from changing it until the end (SELECT … FOR UPDATE).
+const versionsAreLocked = true
+
+func (tx *memTx) Version(_ context.Context, secretID string, number int) (rotation.Version, error) {
+	tx.pause()
+	k := versionKey{secretID, number}
+	if versionsAreLocked && !tx.readOnly {
+		if err := tx.lock(k); err != nil {
+			return rotation.Version{}, err
+		}
+	}
+	return find(&tx.own.versions, &tx.s.state.versions, k)
+}
+
+func (tx *memTx) AddVersion(_ context.Context, v *rotation.Version) error {
+	tx.pause()
+	if err := tx.lock(v.SecretID); err != nil {
+		return err
+	}
+	s, err := find(&tx.own.secrets, &tx.s.state.secrets, v.SecretID)
+	if err != nil {
+		return err
+	}
+	s.LastVersion++
+	tx.own.secrets.put(s.ID, s)
+	v.Number = s.LastVersion
+	return tx.writeVersion(v)
+}
+
+func (tx *memTx) writeVersion(v *rotation.Version) error {
+	row := *v
+	row.Fingerprints = nil
+	if k := (versionKey{v.SecretID, v.Number}); len(v.Fingerprints) > 0 {
+		if _, ok := look(&tx.own.prints, &tx.s.state.prints, k); !ok {
+			tx.own.prints.put(k, v.Fingerprints)
+		}
+	}
+	if row.Stage == rotation.StageCurrent {
+		for _, o := range tx.rowsOfVersions(v.SecretID) {
+			if o.Stage == rotation.StageCurrent && o.Number != v.Number {
+				return fmt.Errorf("version %d: %w", v.Number, errTaken)
+			}
+		}
+	}
+	tx.own.versions.put(versionKey{v.SecretID, v.Number}, row)
+	return nil
+}
+
+func (tx *memTx) SaveVersion(_ context.Context, v *rotation.Version) error {
+	tx.pause()
+	k := versionKey{v.SecretID, v.Number}
+	if err := tx.lock(k); err != nil {
+		return err
+	}
+	if _, ok := look(&tx.own.versions, &tx.s.state.versions, k); !ok {
+		return fmt.Errorf("saving version %d: %w", v.Number, backends.ErrNotFound)
+	}
+	return tx.writeVersion(v)
+}
+
+func (tx *memTx) VersionWith(_ context.Context, s rotation.Secret, fingerprints map[string]string) (rotation.Version, error) {
+	tx.pause()
+	all := tx.rowsOfVersions(s.ID)
+	for _, v := range slices.Backward(all) {
+		if have, _ := look(&tx.own.prints, &tx.s.state.prints, versionKey{s.ID, v.Number}); maps.Equal(have, fingerprints) {
+			return v, nil
+		}
+	}
+	return rotation.Version{}, fmt.Errorf("looking for fingerprints: %w", backends.ErrNotFound)
+}
+
+func readRotation(r rotation.Rotation) rotation.Rotation {
+	if r.Intent != nil {
+		i := *r.Intent
+		r.Intent = &i
+	}
+	r.Compromised = slices.Clone(r.Compromised)
+	return r
+}
+
+func readRetirement(t rotation.Retirement) rotation.Retirement {
+	if t.Intent != nil {
+		i := *t.Intent
+		t.Intent = &i
+	}
+	return t
+}
+
+func (tx *memTx) Rotation(_ context.Context, id string) (rotation.Rotation, error) {
+	tx.pause()
+	r, err := find(&tx.own.rotations, &tx.s.state.rotations, id)
+	return readRotation(r), err
+}
+
+func (tx *memTx) occupying(secretID string) []rotation.Rotation {
+	return every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool {
+		return r.SecretID == secretID && r.State.Occupies()
+	})
+}
+
+type occupies string // the lock that the unique index takes
+
+func (tx *memTx) AddRotation(_ context.Context, r *rotation.Rotation) error {
+	tx.pause()
+	if _, ok := look(&tx.own.secrets, &tx.s.state.secrets, r.SecretID); !ok {
+		return fmt.Errorf("adding a rotation: %w", backends.ErrNotFound)
+	}
+	if r.State.Occupies() {
+		if err := tx.lock(occupies(r.SecretID)); err != nil {
+			return err
+		}
+		if len(tx.occupying(r.SecretID)) > 0 {
+			return fmt.Errorf("adding rotation %s: %w", r.ID, errTaken)
+		}
+	}
+	r.Revision = 1
+	tx.own.rotations.put(r.ID, readRotation(*r))
+	return nil
+}
+
+func (tx *memTx) SaveRotation(_ context.Context, r *rotation.Rotation) error {
+	return swap(tx, &tx.own.rotations, &tx.s.state.rotations, r.ID, &r.Revision, func(h rotation.Rotation) int64 { return h.Revision },
+		func(rotation.Rotation) rotation.Rotation { return readRotation(*r) })
+}
+
+func (tx *memTx) Occupying(_ context.Context, secretID string) (rotation.Rotation, error) {
+	tx.pause()
+	for _, r := range tx.occupying(secretID) {
+		return readRotation(r), nil
+	}
+	return rotation.Rotation{}, fmt.Errorf("reading the rotation that occupies: %w", backends.ErrNotFound)
+}
+
+func (tx *memTx) LiveRotations(_ context.Context, secretID string) ([]rotation.Rotation, error) {
+	tx.pause()
+	live := every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool {
+		return r.SecretID == secretID && r.EndedAt.IsZero()
+	})
+	for i := range live {
+		live[i] = readRotation(live[i])
+	}
+	return live, nil
+}
+
+func (tx *memTx) LastRotation(_ context.Context, secretID string) (last rotation.Rotation, err error) {
+	tx.pause()
+	err = fmt.Errorf("reading the newest rotation: %w", backends.ErrNotFound)
+	for _, r := range every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool { return r.SecretID == secretID }) {
+		if !r.CreatedAt.Before(last.CreatedAt) {
+			last, err = readRotation(r), nil
+		}
+	}
+	return last, err
+}
+
+func (tx *memTx) Freeze(context.Context) (rotation.Freeze, error) {
+	tx.pause()
+	if f, _ := look(&tx.own.freeze, &tx.s.state.freeze, freezeRow{}); f != nil {
+		return *f, nil
+	}
+	return rotation.Freeze{}, fmt.Errorf("reading the freeze: %w", backends.ErrNotFound)
+}
+
+func (tx *memTx) SetFreeze(_ context.Context, f *rotation.Freeze) error {
+	tx.pause()
+	if err := tx.lock(freezeRow{}); err != nil {
+		return err
+	}
+	tx.own.freeze.put(freezeRow{}, f)
+	return nil
+}
+
+func (tx *memTx) Waiting(_ context.Context, waitingFor string) (engine.Due, error) {
+	tx.pause()
+	var d engine.Due
+	for _, r := range every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool {
+		return r.WaitingFor == waitingFor && r.EndedAt.IsZero()
+	}) {
+		d.Rotations = append(d.Rotations, r.ID)
+	}
+	for _, t := range every(&tx.own.retirements, &tx.s.state.retirements, func(t rotation.Retirement) bool {
+		return t.WaitingFor == waitingFor && !t.NextAt.IsZero()
+	}) {
+		d.Retirements = append(d.Retirements, t.ID)
+	}
+	return d, nil
+}
+
+func (tx *memTx) Retirement(_ context.Context, id string) (rotation.Retirement, error) {
+	tx.pause()
+	t, err := find(&tx.own.retirements, &tx.s.state.retirements, id)
+	return readRetirement(t), err
+}
+
+func (tx *memTx) RetirementOf(_ context.Context, secretID string, version int) (rotation.Retirement, error) {
+	tx.pause()
+	t, ok := tx.retirementOf(secretID, version)
+	if !ok {
+		return t, fmt.Errorf("reading the retirement of version %d: %w", version, backends.ErrNotFound)
+	}
+	return t, nil
+}
+
+func (tx *memTx) Retirements(_ context.Context, secretID string) ([]rotation.Retirement, error) {
+	tx.pause()
+	var out []rotation.Retirement
+	for _, v := range tx.rowsOfVersions(secretID) {
+		if t, ok := tx.retirementOf(secretID, v.Number); ok && tx.open(v) {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+type retires versionKey // the lock that the unique index takes
+
+func (tx *memTx) AddRetirement(_ context.Context, t *rotation.Retirement) error {
+	tx.pause()
+	if err := tx.lock(retires{t.SecretID, t.Version}); err != nil {
+		return err
+	}
+	if _, ok := tx.retirementOf(t.SecretID, t.Version); ok {
+		return fmt.Errorf("adding retirement %s: %w", t.ID, errTaken)
+	}
+	t.Revision = 1
+	tx.own.retirements.put(t.ID, readRetirement(*t))
+	return nil
+}
+
+func (tx *memTx) SaveRetirement(_ context.Context, t *rotation.Retirement) error {
+	return swap(tx, &tx.own.retirements, &tx.s.state.retirements, t.ID, &t.Revision, func(h rotation.Retirement) int64 { return h.Revision },
+		func(rotation.Retirement) rotation.Retirement { return readRetirement(*t) })
+}
+
+func (tx *memTx) StartStep(context.Context, string, string, time.Time) error { return nil }
+
+func (tx *memTx) EndStep(context.Context, string, string, string, string, time.Time) error {
+	return nil
+}
+
+func (tx *memTx) AddTry(context.Context, string, rotation.Try) error { return nil }
+
+func (tx *memTx) AddDelivery(_ context.Context, d *rotation.Delivery) error {
+	tx.pause()
+	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && o.Generation < d.Generation && o.State == rotation.DeliveryPending
+	}) {
+		if err := tx.lock(o.ID); err != nil {
+			return err
+		}
+		if o, _ = look(&tx.own.deliveries, &tx.s.state.deliveries, o.ID); o.State != rotation.DeliveryPending {
+			continue
+		}
+		o.State, o.NextAttemptAt, o.Revision = rotation.DeliverySuperseded, time.Time{}, o.Revision+1
+		tx.own.deliveries.put(o.ID, o)
+	}
+	d.State, d.Revision = rotation.DeliveryPending, 1
+	tx.own.deliveries.put(d.ID, *d)
+	return nil
+}
+
+func (tx *memTx) Delivery(_ context.Context, id string) (rotation.Delivery, error) {
+	tx.pause()
+	return find(&tx.own.deliveries, &tx.s.state.deliveries, id)
+}
+
+func (tx *memTx) SaveDelivery(_ context.Context, d *rotation.Delivery) error {
+	return swap(tx, &tx.own.deliveries, &tx.s.state.deliveries, d.ID, &d.Revision, func(h rotation.Delivery) int64 { return h.Revision },
+		func(rotation.Delivery) rotation.Delivery { return *d })
+}
+
+func (tx *memTx) Deliveries(_ context.Context, secretID string, generation int64) ([]rotation.Delivery, error) {
+	tx.pause()
+	return every(&tx.own.deliveries, &tx.s.state.deliveries, func(d rotation.Delivery) bool {
+		return d.SecretID == secretID && d.Generation == generation
+	}), nil
+}
+
+func (tx *memTx) InFlight(_ context.Context, d rotation.Delivery, now time.Time) (bool, error) {
+	tx.pause()
+	return len(every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && o.ID != d.ID && o.Lease.After(now)
+	})) > 0, nil
+}
+
+func leased(i *rotation.Intent, now time.Time) bool {
+	return i != nil && !i.Unheard && i.Lease.After(now)
+}
+
+func due(at, now time.Time) bool { return !at.IsZero() && !at.After(now) }
+
+func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error) {
+	var d engine.Due
+	for _, r := range every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool {
+		return due(r.NextAt, now) && r.EndedAt.IsZero() && !leased(r.Intent, now)
+	}) {
+		d.Rotations = append(d.Rotations, r.ID)
+	}
+	for _, t := range every(&tx.own.retirements, &tx.s.state.retirements, func(t rotation.Retirement) bool {
+		return due(t.NextAt, now) && !leased(t.Intent, now)
+	}) {
+		d.Retirements = append(d.Retirements, t.ID)
+	}
+	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return due(o.NextAttemptAt, now) && o.State == rotation.DeliveryPending && !o.Lease.After(now)
+	}) {
+		d.Deliveries = append(d.Deliveries, o.ID)
+	}
+	return d, nil
+}
+
+func (tx *memTx) AddAudit(context.Context, rotation.AuditEvent) error { return nil }
+
+func (tx *memTx) Enqueue(context.Context, ...river.InsertManyParams) error { return nil } // a job that is lost does no harm

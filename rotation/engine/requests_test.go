@@ -1,0 +1,149 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
+)
+
+var someone = engine.Asked{By: "ops", Reason: "simulated"}
+
+// request lets somebody ask something of one of the nodes, which may be held or
+// die over it.
+func (w *world) request(what string) {
+	n := w.nodes[w.intn(len(w.nodes))]
+	choice := w.intn(1 << 30)
+	w.counts[what]++
+	do := map[string]func(context.Context, engine.Tx) (string, error){
+		"rotate": func(ctx context.Context, tx engine.Tx) (string, error) {
+			r, err := n.engine.Rotate(ctx, tx, secretID, rotation.TriggerManual, someone)
+			return "rotation " + w.short("r", r.ID), err
+		},
+		"revoke": func(ctx context.Context, tx engine.Tx) (string, error) {
+			number := 1 + choice%max(w.secret().LastVersion, 1)
+			_, err := n.engine.Revoke(ctx, tx, secretID, number, someone)
+			return fmt.Sprintf("version %d", number), err
+		},
+		"emergency": func(ctx context.Context, tx engine.Tx) (string, error) {
+			em := engine.Emergency{Asked: someone, Contain: []string{"", "revoke_first", "replace_first"}[choice%3]}
+			for range choice / 3 % 3 {
+				em.Versions = append(em.Versions, 1+choice/9%max(w.secret().LastVersion, 1))
+			}
+			w.declared = true
+			r, err := n.engine.Declare(ctx, tx, secretID, em)
+			return fmt.Sprintf("rotation %s, asked for %v %s, pinned %v", w.short("r", r.ID), em.Versions, em.Contain, r.Compromised), err
+		},
+		"freeze": func(ctx context.Context, tx engine.Tx) (string, error) {
+			_, _, err := n.engine.Freeze(ctx, tx, someone)
+			return "", err
+		},
+		"unfreeze": func(ctx context.Context, tx engine.Tx) (string, error) {
+			_, err := n.engine.Unfreeze(ctx, tx, someone)
+			return "", err
+		},
+		"approve": w.ofRotation(choice, func(ctx context.Context, tx engine.Tx, id string) error {
+			_, _, err := n.engine.Approve(ctx, tx, id, engine.Asked{By: "another"})
+			return err
+		}),
+		"cancel": w.ofRotation(choice, func(ctx context.Context, tx engine.Tx, id string) error {
+			_, _, err := n.engine.Cancel(ctx, tx, id, someone)
+			return err
+		}),
+		"retry": w.ofRotation(choice, func(ctx context.Context, tx engine.Tx, id string) error {
+			_, _, err := n.engine.Retry(ctx, tx, id, someone)
+			return err
+		}),
+		"roll back": w.ofRotation(choice, func(ctx context.Context, tx engine.Tx, id string) error {
+			_, _, err := n.engine.RollBack(ctx, tx, id, someone)
+			return err
+		}),
+		"probe": func(ctx context.Context, tx engine.Tx) (string, error) {
+			order := w.store.state.retirements.order
+			if len(order) == 0 {
+				return "", nil
+			}
+			id := order[choice%len(order)]
+			_, _, err := n.engine.ProbeNow(ctx, tx, id, someone)
+			return w.short("t", id), err
+		},
+		"redeliver": func(ctx context.Context, tx engine.Tx) (string, error) {
+			order := w.store.state.deliveries.order
+			if len(order) == 0 {
+				return "", nil
+			}
+			_, _, err := n.engine.Redeliver(ctx, tx, order[choice%len(order)], someone)
+			return "", err
+		},
+		"pause": func(ctx context.Context, tx engine.Tx) (string, error) {
+			_, err := n.engine.SetPaused(ctx, tx, secretID, true, someone)
+			return "", err
+		},
+		"resume": func(ctx context.Context, tx engine.Tx) (string, error) {
+			_, err := n.engine.SetPaused(ctx, tx, secretID, false, someone)
+			return "", err
+		},
+		"acknowledge": func(ctx context.Context, tx engine.Tx) (string, error) {
+			order := w.store.state.deliveries.order
+			if len(order) == 0 {
+				return "", nil
+			}
+			d := w.store.state.deliveries.rows[order[choice%len(order)]]
+			_, err := n.engine.Acknowledge(ctx, tx, d.ID, d.Generation)
+			return fmt.Sprintf("generation %d by %s", d.Generation, d.Consumer), err
+		},
+		"reconfigure": func(ctx context.Context, tx engine.Tx) (string, error) {
+			s, err := tx.Secret(ctx, secretID)
+			if err != nil {
+				return "", err
+			}
+			window := s.Definition.Plan.Confirm.Window
+			s.Definition, s.UpdatedAt = w.definition(window), time.Now()
+			return s.Definition.Issuer, tx.SaveSecret(ctx, &s)
+		},
+	}[what]
+	w.start(n, what, fmt.Sprintf("request %d", w.workers), func(ctx context.Context) error {
+		if what == "repair" {
+			found, err := n.engine.Repair(ctx, secretID, engine.RepairRequest{Asked: someone})
+			w.logf(ctx, "repaired: %+v %v", found, err)
+			return nil
+		}
+		said := ""
+		err := w.store.latest(ctx, func(tx engine.Tx) (err error) {
+			said, err = do(ctx, tx)
+			return err
+		})
+		w.logf(ctx, "asked for: %s %v", said, err)
+		if err != nil && !errors.Is(err, backends.ErrConflict) && !errors.Is(err, backends.ErrUnavailable) && !errors.Is(err, backends.ErrDenied) && !errors.Is(err, backends.ErrNotFound) {
+			w.violated("asking to %s: %v", what, err)
+		}
+		return nil
+	})
+}
+
+// requests are what somebody asks for at random, the frequent ones several times.
+var requests = []string{"rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate",
+	"revoke", "revoke", "emergency", "emergency", "emergency", "pause", "resume", "resume", "resume", "reconfigure", "acknowledge", "acknowledge",
+	"freeze", "unfreeze", "unfreeze", "unfreeze", "approve", "approve", "cancel", "retry", "roll back", "roll back", "roll back", "roll back",
+	"probe", "redeliver", "repair"}
+
+// ofRotation does something to one of the newest rotations.
+func (w *world) ofRotation(choice int, do func(context.Context, engine.Tx, string) error) func(context.Context, engine.Tx) (string, error) {
+	return func(ctx context.Context, tx engine.Tx) (string, error) {
+		order := w.store.state.rotations.order
+		if len(order) == 0 {
+			return "", nil
+		}
+		id := order[len(order)-1-choice%min(len(order), 2)]
+		for _, live := range order {
+			if !w.faulty && w.store.state.rotations.rows[live].State == rotation.Queued {
+				id = live // the operator who tidies up knows which one waits
+			}
+		}
+		return w.short("r", id), do(ctx, tx, id)
+	}
+}

@@ -1,0 +1,424 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
+	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/probe"
+)
+
+const valueField = "key"
+
+// credential is what an issuer made.
+type credential struct {
+	issuer    string
+	id        string
+	tag       string
+	value     string
+	createdAt time.Time
+	revokedAt time.Time       // zero: it is alive
+	slow      []time.Duration // after revokedAt, until each server rejects it for good
+	early     []time.Duration // after createdAt, until each server accepts it
+}
+
+// accepts tells the truth of one server now.
+func (w *world) accepts(c *credential, server int) bool {
+	now := time.Now()
+	if now.Before(c.createdAt.Add(c.early[server])) {
+		return false
+	}
+	if c.revokedAt.IsZero() {
+		return true
+	}
+	if !now.Before(c.revokedAt.Add(c.slow[server])) {
+		return false
+	}
+	// While the news spreads, a server may reject and accept again.
+	return hashed(w.seed, c.id, server, now.Unix()/7) >= w.rates["flap"]
+}
+
+// deadEverywhere tells whether no server will accept it any more.
+func (w *world) deadEverywhere(c *credential) bool {
+	if c.revokedAt.IsZero() {
+		return false
+	}
+	for i := range c.slow {
+		if time.Now().Before(c.revokedAt.Add(c.slow[i])) {
+			return false
+		}
+	}
+	return true
+}
+
+const serverCount = 3
+
+// issuerOf is a third party's server.
+type issuerOf struct {
+	w       *world
+	name    string
+	traits  issuer.Traits
+	slowest time.Duration // a revocation takes at most so long
+	made    []*credential
+}
+
+// showOnce finds by tag and shows a value only once; blind cannot find either;
+// prepared is given the value and makes one credential for it.
+type (
+	blind    struct{ *issuerOf }
+	showOnce struct{ *issuerOf }
+	prepared struct{ *issuerOf }
+)
+
+func (i *issuerOf) Traits() issuer.Traits { return i.traits }
+
+func (i *issuerOf) alive() (n int) {
+	for _, c := range i.made {
+		if c.revokedAt.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+func (i *issuerOf) create(tag, value string) (*credential, error) {
+	if i.traits.MaxLive > 0 && i.alive() >= i.traits.MaxLive {
+		return nil, fmt.Errorf("%w: %d are live already", []error{backends.ErrInvalid, backends.ErrConflict}[i.w.intn(2)], i.traits.MaxLive)
+	}
+	c := &credential{issuer: i.name, id: fmt.Sprintf("%s-%d", i.name, len(i.made)+1), tag: tag, value: value, createdAt: time.Now()}
+	if value == "" {
+		c.value = "value-of-" + c.id
+	}
+	for range serverCount {
+		var slow, early time.Duration
+		if i.slowest > 0 {
+			slow = time.Duration(i.w.intn(int(i.slowest)))
+		}
+		if i.w.faulty && i.w.rates["flap"] > 0 {
+			early = time.Duration(i.w.intn(5000)) * time.Millisecond
+		}
+		c.slow, c.early = append(c.slow, slow), append(c.early, early)
+	}
+	i.made = append(i.made, c)
+	v, ok := i.w.versionOfTag(tag)
+	if !ok {
+		i.w.violated("%s is made under a tag that no version has", c.id)
+	}
+	i.w.logf(context.Background(), "%s exists: version %d", c.id, v.Number)
+	return c, nil
+}
+
+func (c *credential) answer() issuer.Credential {
+	return issuer.Credential{Value: backends.NewValue(map[string]string{valueField: c.value}), Handle: issuer.Handle{"id": c.id}}
+}
+
+func (i *issuerOf) Issue(ctx context.Context, req issuer.Request) (cred issuer.Credential, err error) {
+	err = i.w.remote(ctx, "issuer "+i.name, fmt.Sprintf("minting version %d", req.Version), func() error {
+		c, err := i.create(req.Tag, "")
+		if err == nil {
+			cred = c.answer()
+		}
+		return err
+	})
+	return cred, err
+}
+
+func (i prepared) Prepare(req issuer.Request) (backends.Value, error) {
+	return backends.NewValue(map[string]string{valueField: fmt.Sprintf("prepared-%s-%d", req.Tag, i.w.intn(1000000))}), nil
+}
+
+// Issue makes no second credential for a tag, and revives none.
+func (i prepared) Issue(ctx context.Context, req issuer.Request) (cred issuer.Credential, err error) {
+	value := req.Prepared.Reveal()[valueField]
+	err = i.w.remote(ctx, "issuer "+i.name, fmt.Sprintf("minting version %d", req.Version), func() error {
+		for _, c := range i.made {
+			if c.tag == req.Tag && c.value != value {
+				return fmt.Errorf("%w: another value", backends.ErrConflict)
+			}
+			if c.tag == req.Tag {
+				cred = c.answer()
+				return nil
+			}
+		}
+		c, err := i.create(req.Tag, value)
+		if err == nil {
+			cred = c.answer()
+		}
+		return err
+	})
+	return cred, err
+}
+
+func (i *issuerOf) Revoke(ctx context.Context, _ issuer.Subject, h issuer.Handle) error {
+	i.w.revoking(i.name, h["id"])
+	return i.w.remote(ctx, "issuer "+i.name, "revoking "+h["id"], func() error {
+		for _, c := range i.made {
+			if c.id == h["id"] && c.revokedAt.IsZero() {
+				c.revokedAt = time.Now()
+			}
+		}
+		return nil
+	})
+}
+
+func (i *issuerOf) find(ctx context.Context, tag string) (found []issuer.Found, err error) {
+	err = i.w.remote(ctx, "issuer "+i.name, "finding "+tag[len(tag)-8:], func() error {
+		found = nil
+		for _, c := range i.made {
+			if c.tag == tag && c.revokedAt.IsZero() {
+				found = append(found, issuer.Found{Handle: issuer.Handle{"id": c.id}, Tag: tag})
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (i showOnce) Find(ctx context.Context, _ issuer.Subject, tag string) ([]issuer.Found, error) {
+	return i.find(ctx, tag)
+}
+
+func (i prepared) Find(ctx context.Context, _ issuer.Subject, tag string) ([]issuer.Found, error) {
+	return i.find(ctx, tag)
+}
+
+// vault is a driver whose writes are guarded; staging is one with native stages.
+type vault struct {
+	w       *world
+	values  []backends.Value // version n is values[n-1]
+	tokens  []string
+	current int // 0: none
+}
+
+type staging struct{ *vault }
+
+func vaultID(n int) backends.VersionID {
+	if n == 0 {
+		return ""
+	}
+	return backends.VersionID(fmt.Sprint(n))
+}
+
+func (v *vault) Read(ctx context.Context, _ backends.Ref, id backends.VersionID) (value backends.Value, at backends.VersionID, err error) {
+	err = v.w.remote(ctx, "vault", "reading the vault", func() error {
+		if id == "" {
+			id = vaultID(v.current)
+		}
+		for n := range v.values {
+			if vaultID(n+1) == id {
+				value, at = v.values[n], id
+				return nil
+			}
+		}
+		return fmt.Errorf("%w: no version %q", backends.ErrNotFound, id)
+	})
+	return value, at, err
+}
+
+func (v *vault) Describe(ctx context.Context, _ backends.Ref) (d backends.Description, err error) {
+	err = v.w.remote(ctx, "vault", "describing the vault", func() error {
+		if len(v.values) == 0 {
+			return fmt.Errorf("%w: no secret", backends.ErrNotFound)
+		}
+		d.Current = vaultID(v.current)
+		return nil
+	})
+	return d, err
+}
+
+func (v *vault) Publish(ctx context.Context, _ backends.Ref, w backends.Write) (id backends.VersionID, err error) {
+	err = v.w.remote(ctx, "vault", fmt.Sprintf("writing version %d over %q", w.Version, w.Expect), func() error {
+		if vaultID(v.current) != w.Expect {
+			return fmt.Errorf("%w: it holds %d", backends.ErrConflict, v.current)
+		}
+		v.values, v.tokens = append(v.values, w.Value), append(v.tokens, w.Token)
+		v.current = len(v.values)
+		id = vaultID(v.current)
+		return nil
+	})
+	return id, err
+}
+
+func (v *vault) Destroy(context.Context, backends.Ref, backends.VersionID) error { return nil }
+
+func (v *vault) List(context.Context, string, string, int) ([]string, string, error) {
+	return nil, "", nil
+}
+
+func (v *vault) Check(ctx context.Context) error {
+	return v.w.remote(ctx, "vault", "checking the vault", func() error { return nil })
+}
+
+func (v *vault) Capabilities() backends.Capabilities {
+	return backends.Capabilities{Versions: true, CompareSwap: true}
+}
+
+func (v staging) Stage(ctx context.Context, _ backends.Ref, w backends.Write) (id backends.VersionID, err error) {
+	err = v.w.remote(ctx, "vault", fmt.Sprintf("staging version %d", w.Version), func() error {
+		for n, token := range v.tokens {
+			if token == w.Token && v.values[n].Equal(w.Value) {
+				id = vaultID(n + 1)
+				return nil
+			}
+		}
+		v.values, v.tokens = append(v.values, w.Value), append(v.tokens, w.Token)
+		id = vaultID(len(v.values))
+		return nil
+	})
+	return id, err
+}
+
+func (v staging) Promote(ctx context.Context, _ backends.Ref, id, expect backends.VersionID) error {
+	return v.w.remote(ctx, "vault", fmt.Sprintf("promoting %q over %q", id, expect), func() error {
+		switch {
+		case vaultID(v.current) == id:
+			return nil
+		case vaultID(v.current) != expect:
+			return fmt.Errorf("%w: it holds %d", backends.ErrConflict, v.current)
+		}
+		for n := range v.values {
+			if vaultID(n+1) == id {
+				v.current = n + 1
+				return nil
+			}
+		}
+		return backends.ErrNotFound
+	})
+}
+
+// prober asks the servers where credentials are used; canaried has a credential
+// that always works there.
+type (
+	prober struct {
+		w       *world
+		lockout int
+	}
+	canaried struct{ prober }
+)
+
+const canary = "canary"
+
+func (canaried) Canary() (backends.Value, bool) {
+	return backends.NewValue(map[string]string{valueField: canary}), true
+}
+
+func (p prober) Addresses(ctx context.Context) ([]string, error) {
+	p.w.point(ctx, "resolving")
+	if p.w.down["probe"] {
+		return nil, fmt.Errorf("%w: resolving", backends.ErrUnavailable)
+	}
+	var out []string
+	for i := range serverCount {
+		out = append(out, fmt.Sprintf("10.0.0.%d:443", i+1))
+	}
+	return out, nil
+}
+
+func (p prober) Try(ctx context.Context, t probe.Try) probe.Result {
+	text, address, now := t.Value.Reveal()[valueField], t.Address, time.Now()
+	server := int(hashed(p.w.seed, now.UnixNano()) * serverCount)
+	if address != "" {
+		_, _ = fmt.Sscanf(address, "10.0.0.%d", &server)
+		server--
+	}
+	p.w.mu.Lock()
+	out, noisy := p.w.down["probe"], p.w.faulty && p.w.rates["noise"] > 0
+	rate := p.w.rates["noise"]
+	p.w.mu.Unlock()
+	if out || noisy && hashed(p.w.seed, "unreached", server, now.Unix()/120) < rate/2 {
+		return probe.Result{Verdict: rotation.Inconclusive, Detail: "no connection"}
+	}
+	address = fmt.Sprintf("10.0.0.%d:443", server+1)
+	if noisy && hashed(p.w.seed, "noise", server, text, now.UnixNano()) < rate {
+		return probe.Result{Verdict: rotation.Inconclusive, Detail: "status 503", Address: address}
+	}
+	if text == canary {
+		return probe.Result{Verdict: rotation.Accepted, Address: address}
+	}
+	for _, i := range p.w.issuers {
+		for _, c := range i.made {
+			if c.value == text && p.w.accepts(c, server) {
+				return probe.Result{Verdict: rotation.Accepted, Address: address}
+			}
+		}
+	}
+	return probe.Result{Verdict: rotation.Rejected, Detail: "status 401", Address: address}
+}
+
+func (p prober) Scope() string     { return "GET https://api.example/me" }
+func (p prober) LockoutAfter() int { return p.lockout }
+
+// inbox is a consumer.
+type inbox struct {
+	w      *world
+	name   string
+	values bool // it is given the value itself
+	got    []int64
+}
+
+func (c *inbox) NeedsValue() bool { return c.values }
+
+func (c *inbox) Deliver(ctx context.Context, m engine.Message) engine.Outcome {
+	var out engine.Outcome
+	err := c.w.remote(ctx, "consumer "+c.name, fmt.Sprintf("telling %s of generation %d", c.name, m.Delivery.Generation), func() error {
+		if n := len(c.got); n > 0 && c.got[n-1] > m.Delivery.Generation {
+			c.w.violated("%s is told of generation %d after %d", c.name, m.Delivery.Generation, c.got[n-1])
+		}
+		c.got = append(c.got, m.Delivery.Generation)
+		if cred := c.w.credentialOf(m.Published.Tag); c.values && (cred == nil || cred.value != m.Value.Reveal()[valueField]) {
+			c.w.violated("%s is given another value than that of version %d", c.name, m.Published.Number)
+		}
+		return nil
+	})
+	switch {
+	case err == nil:
+		out = engine.Outcome{Received: true, Applied: c.w.intn(2) == 0}
+	case m.Delivery.Attempts >= 12:
+		out = engine.Outcome{Next: -1, Detail: err.Error()}
+	default:
+		out = engine.Outcome{Next: rotation.Backoff(m.Delivery.Attempts, time.Minute), Detail: err.Error()}
+	}
+	return out
+}
+
+func (w *world) credentialOf(tag string) *credential {
+	for _, i := range w.issuers {
+		for _, c := range i.made {
+			if c.tag == tag {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+// sealer binds what it seals to its place, and may be out of reach.
+type sealer struct{ w *world }
+
+func (s sealer) call(ctx context.Context) error {
+	if wk := workerOf(ctx); wk != nil && wk.inTx {
+		s.w.violated("sealing inside a transaction")
+	}
+	s.w.point(ctx, "the sealer")
+	if s.w.fails(ctx, "seal") {
+		return fmt.Errorf("%w: the sealing key is out of reach", backends.ErrUnavailable)
+	}
+	return nil
+}
+
+func (s sealer) Seal(ctx context.Context, plain, ad []byte) ([]byte, error) {
+	return bytes.Join([][]byte{ad, plain}, []byte("|")), s.call(ctx)
+}
+
+func (s sealer) Open(ctx context.Context, sealed, ad []byte) ([]byte, error) {
+	plain, ok := bytes.CutPrefix(sealed, append(bytes.Clone(ad), '|'))
+	if !ok {
+		return nil, fmt.Errorf("%w: sealed for another place", backends.ErrInvalid)
+	}
+	return plain, s.call(ctx)
+}
