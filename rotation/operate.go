@@ -129,7 +129,7 @@ func (t *Retirement) ProbeNow(now time.Time) ([]string, error) {
 	switch {
 	case !t.PurgedAt.IsZero():
 		return nil, fmt.Errorf("%w: the sealed copy of version %d was purged at %s: there is nothing left to try", backends.ErrConflict, t.Version, stamp(t.PurgedAt))
-	case !t.HasProbe:
+	case !t.HasProbe || t.NeverMade:
 		return nil, fmt.Errorf("%w: version %d cannot be tried: %s", backends.ErrConflict, t.Version, t.Why())
 	case t.State == Requested:
 		return nil, fmt.Errorf("%w: version %d is not revoked yet (its retirement begins at %s)", backends.ErrConflict, t.Version, stamp(latest(t.NextAt, t.DueAt)))

@@ -143,7 +143,10 @@ func (d *dying) outcome(t *rapid.T, e rotation.Effect) {
 	if v == rotation.Accepted {
 		d.worked = d.now
 	}
-	d.r.Tried(1, v == rotation.Accepted, d.now)
+	d.r.Tried(1, d.now)
+	if v == rotation.Accepted {
+		d.r.Forgiven()
+	}
 	switch e {
 	case rotation.ProbeBefore:
 		if d.r.Emergency() {

@@ -44,6 +44,7 @@ const (
 	// patienceBefore bounds how long an inconclusive probe delays a revocation
 	// outside an emergency.
 	patienceBefore = time.Hour
+	patienceUnused = time.Minute // of a version that nobody was given
 	// slack is allowed on top of budget and window before a retirement counts as
 	// unconfirmed: rounds themselves take time.
 	slack = time.Minute
@@ -69,6 +70,8 @@ type Retirement struct {
 	NeverMade       bool            `json:"never_made,omitzero"`       // the mint's answer was lost, and the issuer has nothing under its tag
 	AlreadyRejected bool            `json:"already_rejected,omitzero"` // the bytes did not work before revoking: never a proof
 	Before          Verdict         `json:"before,omitzero"`           // of the try before revoking; empty: there was none
+
+	BeforeFrom time.Time `json:"before_from,omitzero"` // of the first try before revoking
 
 	RequestedAt    time.Time `json:"requested_at,omitzero"`
 	DueAt          time.Time `json:"due_at,omitzero"`          // when it was to begin: at once, or at the end of an overlap
@@ -200,7 +203,11 @@ func (t *Retirement) wantsRevokeAgain(now time.Time) bool {
 }
 
 func (t *Retirement) wantsProbeBefore(now time.Time) bool {
-	return t.HasProbe && !t.Emergency() && t.Before == "" && now.Sub(t.DueAt) < patienceBefore
+	patience := patienceBefore
+	if t.Cause == CauseFailed || t.Cause == CauseOrphan { // nobody uses it
+		patience = patienceUnused
+	}
+	return t.HasProbe && !t.Emergency() && t.Before == "" && (t.BeforeFrom.IsZero() || now.Sub(t.BeforeFrom) < patience)
 }
 
 // Escalate makes an existing retirement part of an emergency that contains by
@@ -247,6 +254,9 @@ func (t *Retirement) Wait(a Action) { t.NextAt, t.WaitingFor = a.Until, a.Waitin
 // proof of death.
 func (t *Retirement) ProbedBefore(v Verdict, c Control, detail string, now time.Time) {
 	t.Intent = nil
+	if t.BeforeFrom.IsZero() {
+		t.BeforeFrom = now
+	}
 	switch {
 	case v == Accepted:
 		t.Before, t.LastAcceptedAt, t.NextAt, t.Failures = v, now, now, 0
@@ -344,16 +354,16 @@ func (t *Retirement) Bears(n, limit int, now time.Time) (until time.Time, ok boo
 	return until, false
 }
 
-// Tried counts tries of the credential that may have been rejected; an accepted
-// one ends the count.
-func (t *Retirement) Tried(n int, accepted bool, now time.Time) {
+// Tried counts tries of the credential that are going to be made and may be rejected.
+func (t *Retirement) Tried(n int, now time.Time) {
 	if !now.Before(t.TriesFrom.Add(LockoutPeriod)) {
 		t.Tries, t.TriesFrom = 0, now
 	}
-	if t.Tries += n; accepted {
-		t.Tries = 0
-	}
+	t.Tries += n
 }
+
+// Forgiven ends the count of tries: one was accepted.
+func (t *Retirement) Forgiven() { t.Tries = 0 }
 
 // PutOff records that a round has to wait for an account to forgive the tries before.
 func (t *Retirement) PutOff(until time.Time) {

@@ -1,7 +1,6 @@
 package rotation_test
 
 import (
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -203,45 +202,6 @@ func TestRecheckResurrectsAndRevokesAgain(t *testing.T) {
 	r.Rechecked(rotation.Accepted, rotation.ControlNone, "", due)
 	if r.State != rotation.Resurrected || r.Settled() || r.Next(rotation.RetirementFacts{}, me, due).Effect != rotation.Revoke {
 		t.Fatalf("%s settled %v next %q", r.State, r.Settled(), r.Next(rotation.RetirementFacts{}, me, due).Effect)
-	}
-}
-
-// TestNoFalseProof simulates issuers whose revocation reaches their servers one
-// by one within the budget, so that tries flap: no retirement may be proven while
-// some server still accepts.
-func TestNoFalseProof(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(1, 2))
-	for n := range 20000 {
-		budget := time.Duration(1+rnd.IntN(23)) * time.Minute
-		servers := make([]time.Duration, 1+rnd.IntN(5))
-		dead := time.Duration(0)
-		for i := range servers {
-			servers[i] = time.Duration(rnd.Int64N(int64(budget)))
-			dead = max(dead, servers[i])
-		}
-		r := requested(rotation.CauseRotated)
-		r.Confirm.Window, r.Confirm.Budget = budget, budget
-		r.Revoked(start)
-		now := start
-		for r.State != rotation.ProvenDead {
-			verdict := rotation.Rejected
-			if now.Sub(start) < servers[rnd.IntN(len(servers))] {
-				verdict = rotation.Accepted
-			}
-			if rnd.IntN(10) == 0 {
-				verdict = rotation.Inconclusive
-			}
-			r.RoundMade(verdict, rotation.ControlCurrent, "", now)
-			if !r.NextAt.After(now) && r.State != rotation.ProvenDead {
-				t.Fatalf("run %d: no time passes in %s", n, r.State)
-			}
-			if r.State != rotation.ProvenDead {
-				now = r.NextAt
-			}
-		}
-		if r.ProvenAt.Sub(start) < dead {
-			t.Fatalf("run %d: proven after %s, alive until %s", n, r.ProvenAt.Sub(start), dead)
-		}
 	}
 }
 

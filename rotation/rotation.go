@@ -153,7 +153,7 @@ type Rotation struct {
 	UnheardAt time.Time `json:"unheard_at,omitzero"`
 	Failures  int       `json:"failures,omitzero"`   // of the present step, in a row
 	Successes int       `json:"successes,omitzero"`  // accepted tries in a row
-	Refusals  int       `json:"refusals,omitzero"`   // tries that were not accepted since the last one that was
+	Refusals  int       `json:"refusals,omitzero"`   // rejected tries since the last one that was accepted
 	StepSince time.Time `json:"step_since,omitzero"` // when the present state was entered
 	Error     string    `json:"error,omitzero"`      // of the last failure
 
@@ -231,20 +231,24 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 	case Staging:
 		return Action{Effect: Stage}
 	case Verifying:
-		if f.NoProbe {
-			return Action{Effect: Publish}
+		if !f.NoProbe {
+			return Action{Effect: VerifyTry}
 		}
-		return Action{Effect: VerifyTry}
+		return r.nextInPublishing(f, now)
 	case Publishing:
-		if f.Frozen && !r.Emergency() && !r.mayHold() {
-			return wait(now.Add(frozenEvery), WaitFreeze)
-		}
-		return Action{Effect: Publish}
+		return r.nextInPublishing(f, now)
 	case Overlap:
 		return r.nextInOverlap(f, now)
 	default: // Retiring
 		return r.nextInRetiring(f, now)
 	}
+}
+
+func (r *Rotation) nextInPublishing(f Facts, now time.Time) Action {
+	if f.Frozen && !r.Emergency() && !r.mayHold() {
+		return wait(now.Add(frozenEvery), WaitFreeze)
+	}
+	return Action{Effect: Publish}
 }
 
 // mayHold tells whether the vault may hold the version that is to be published.
@@ -407,7 +411,9 @@ func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
 		}
 	} else {
 		r.Successes = 0
-		r.Refusals++
+		if v == Rejected {
+			r.Refusals++
+		}
 		r.Error = fmt.Sprintf("the new credential was %s: %s", v, detail)
 		inDoubt := r.Emergency() && v == Inconclusive // nothing says that it is bad, and there is no other
 		if now.Sub(r.StepSince) >= r.Plan.Verify.Timeout && !inDoubt {
@@ -463,7 +469,7 @@ func (r *Rotation) Unheard(waitingFor, why string, now time.Time) {
 	if r.Intent != nil {
 		r.Intent.Unheard = true
 	}
-	if !r.Emergency() && r.State != Publishing && now.Sub(r.StepSince) >= Patience {
+	if !r.Emergency() && r.PublishedAt.IsZero() && r.State != Publishing && now.Sub(r.StepSince) >= Patience {
 		r.Fail(why, now)
 		return
 	}

@@ -203,6 +203,10 @@ func (l *loader) plan(s *Secret) {
 	if p, ok := l.timings.crowded(effective); ok {
 		l.warn(l.origin(s, origins, p.Attribute), upper(p.Text), upper(p.Suggestion)+".")
 	}
+	if window := effective.Confirm.Window; issuer != nil && window > 0 && window < issuer.Traits.RevocationBudget && !unsure("confirm.window") {
+		l.warn(l.origin(s, origins, "confirm.window"), fmt.Sprintf("The window of %s is shorter than the revocation_budget of %s of issuer %q", window, issuer.Traits.RevocationBudget, issuer.Name),
+			"Some servers may still accept a credential that was rejected so long: such a proof can be false. Leave the window out, or declare a shorter budget.")
+	}
 }
 
 // guessed tells whether a secret's setting, or what it is judged by, was reported

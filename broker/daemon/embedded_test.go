@@ -116,30 +116,6 @@ func TestEmergencyTurnsEverythingOff(t *testing.T) {
 	}
 }
 
-func TestRevokeRefusesTheCurrentVersion(t *testing.T) {
-	t.Parallel()
-	_, n, _ := startEmbedded(t)
-	n.rotate(t, "app/key")
-	_, err := n.Revoke(t.Context(), "app/key", client.RevokeRequest{Version: 1})
-	if client.Status(err) != 409 || !strings.Contains(err.Error(), "emergency") {
-		t.Fatalf("revoking the current version: %v", err)
-	}
-	r, err := n.Rotate(t.Context(), "app/key", client.RotateRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the overlap", func() bool {
-		now, err := n.Rotation(t.Context(), r.ID)
-		return err == nil && now.State == "overlap"
-	})
-	if _, err := n.Revoke(t.Context(), "app/key", client.RevokeRequest{Version: 1, Reason: "early"}); err != nil {
-		t.Fatal(err)
-	}
-	if rot, _ := n.follow(t, r.ID); rot.State != client.RotationDone {
-		t.Fatalf("%s: %s", rot.State, rot.Error)
-	}
-}
-
 func TestEventsActOnceAndWithinTheirTrigger(t *testing.T) {
 	t.Parallel()
 	_, n, _ := startEmbedded(t)

@@ -205,23 +205,6 @@ func TestReadsOutliveTheVault(t *testing.T) {
 	}
 }
 
-func TestRotationWaitsForAKeyThatIsRevokedSlowly(t *testing.T) {
-	t.Parallel()
-	s := newVaultSite(t)
-	n := s.start()
-	n.rotate(t, "mail/sender")
-	s.api.SetRevocationLatency(4 * time.Second)
-	s.api.SetFlapping(3)
-	rot, retirements := n.rotate(t, "mail/sender")
-	proof := retirements[1]
-	if rot.State != client.RotationDone || proof.State != client.ProvenDead {
-		t.Fatalf("%s, %s", rot.State, proof.State)
-	}
-	if proof.ProvenAt.Sub(proof.AcknowledgedAt) < 4*time.Second {
-		t.Errorf("proven %s after the acknowledgement, while the key still worked", proof.ProvenAt.Sub(proof.AcknowledgedAt))
-	}
-}
-
 func TestEmergencyDuringAMintDoesNotWaitForItsOrphan(t *testing.T) {
 	t.Parallel()
 	s := newVaultSite(t)

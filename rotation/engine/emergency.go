@@ -149,7 +149,9 @@ func (d *declaring) replaces() bool {
 	}
 	current := d.secret.Current
 	for _, r := range d.live {
-		if r.State == rotation.Publishing && slices.Contains(numbers(d.hit), r.To) {
+		bringing := r.State == rotation.Publishing && slices.Contains(numbers(d.hit), r.To)
+		back := r.State == rotation.Overlap && r.RollBackBy != "" && slices.Contains(numbers(d.hit), r.From)
+		if bringing || back {
 			return true // the vault may hold it
 		}
 	}

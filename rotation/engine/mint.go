@@ -136,6 +136,11 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 		if err := tx.EndStep(ctx, x.r.ID, "mint", "ok", fmt.Sprintf("version %d by %s", v.Number, v.Issuer), e.Now()); err != nil {
 			return err
 		}
+		if m, err := e.backend(v.Backend); err == nil && !stages(m) {
+			if err := e.stagedHere(ctx, tx, x); err != nil {
+				return err
+			}
+		}
 		return e.audit(ctx, tx, v.Ref, "rotation.mint", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "handle": handleText(v.Handle)})
 	})
 	switch {

@@ -73,6 +73,14 @@ func (e *Engine) look(ctx context.Context, secretID string) (*rotating, rotation
 	return x, seen, err
 }
 
+// qualified names a secret for a command.
+func qualified(ref backends.Ref) string {
+	if ref.Tenant == backends.DefaultTenant {
+		return ref.Name
+	}
+	return ref.Tenant + ":" + ref.Name
+}
+
 // blockers are what keeps a rotation of the secret from beginning, or the one
 // under way from going on.
 func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
@@ -82,7 +90,7 @@ func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
 			out = append(out, rotation.Blocker{WaitingFor: waitingFor, Detail: detail, Mend: mend})
 		}
 	}
-	name := x.secret.Ref.Name
+	name := qualified(x.secret.Ref)
 	add(x.secret.State == rotation.SecretUnmanaged, "configuration", "its block was taken out of the configuration", "put it back and `keybroker reload`")
 	add(x.secret.Definition.Issuer == "", "configuration", "its block names no issuer: nobody can rotate it", "name an issuer in its block and `keybroker reload`")
 	add(x.facts.Frozen, rotation.WaitFreeze, "everything is frozen", "`keybroker unfreeze`")

@@ -82,7 +82,7 @@ func (e *Engine) discardStuck(ctx context.Context, tx Tx, x *rotating, v rotatio
 
 func (e *Engine) stuckRotation(seen rotation.Seen) []rotation.Finding {
 	r := seen.Rotation
-	if r == nil || r.Failures == 0 && r.WaitingFor != rotation.WaitRepair {
+	if r == nil || r.Failures == 0 { // one that waits for this repair goes on after it
 		return nil
 	}
 	return []rotation.Finding{{Kind: findRotation, Version: r.To,
@@ -135,7 +135,7 @@ func (e *Engine) repairVault(ctx context.Context, x *rotating, seen rotation.See
 			return nil, err
 		}
 		f.Detail, f.Mend = detail, "write the current version over it"
-		if errors.Is(err, errOutOfStep) || !e.isOurs(ctx, m, x.secret) {
+		if !e.isOurs(ctx, m, x.secret) {
 			f.Mendable = req.Overwrite
 			f.Mend += "; with --overwrite only, since somebody may be using what is there"
 		}

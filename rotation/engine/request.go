@@ -118,7 +118,7 @@ func (e *Engine) retire(ctx context.Context, tx Tx, v rotation.Version, confirm 
 		State: rotation.Requested, RequestedAt: now, DueAt: at, NextAt: at}
 	if at.After(now) {
 		t.WaitingFor = rotation.WaitReplacement
-		if cause == rotation.CauseRotated {
+		if cause == rotation.CauseRotated || cause == rotation.CauseRolledBack {
 			t.WaitingFor = rotation.WaitOverlap
 		}
 	}
@@ -147,6 +147,9 @@ func (e *Engine) Revoke(ctx context.Context, tx Tx, secretID string, number int,
 	if err != nil {
 		return rotation.Retirement{}, err
 	}
+	if err := e.comingBack(ctx, tx, secretID, number); err != nil {
+		return rotation.Retirement{}, err
+	}
 	switch t, err := tx.RetirementOf(ctx, secretID, number); {
 	case err == nil && t.Hasten(e.Now()): // it was to begin later
 		t.Reason, t.Actor = asked.Reason, asked.By
@@ -170,6 +173,19 @@ func (e *Engine) Revoke(ctx context.Context, tx Tx, secretID string, number int,
 		return t, err
 	}
 	return t, e.endOverlap(ctx, tx, secretID, number)
+}
+
+// comingBack refuses what concerns a version that a rollback is making current
+// again: its write may be on the way to the vault.
+func (e *Engine) comingBack(ctx context.Context, tx Tx, secretID string, number int) error {
+	r, err := tx.Occupying(ctx, secretID)
+	if notFound(err) || err == nil && (r.RollBackBy == "" || r.From != number) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: rotation %s is being rolled back: version %d is about to be the current one; if it is compromised, declare an emergency", backends.ErrConflict, r.ID, number)
 }
 
 // endOverlap lets the rotation whose overlap was for this version go on at once.

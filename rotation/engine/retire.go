@@ -277,7 +277,7 @@ func (e *Engine) inUse(ctx context.Context, x *retiring) error {
 		return err
 	case err == nil && held.Current == x.version.BackendVersion:
 		return fmt.Errorf("%w: %q serves version %d, which was to be revoked, as the current one; `keybroker secret repair %s` tells what can be done",
-			errOutOfStep, m.Name(), x.version.Number, x.version.Ref.Name)
+			errOutOfStep, m.Name(), x.version.Number, qualified(x.version.Ref))
 	}
 	return nil // not there, or not to be described by us: then the store is all there is to go by
 }

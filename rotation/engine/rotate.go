@@ -207,7 +207,7 @@ func (e *Engine) heldVersion(ctx context.Context, m *backends.Mount, s rotation.
 	})
 	if notFound(err) {
 		return rotation.Version{}, fmt.Errorf("%w: %q holds a value of %s that was never one of its versions; `keybroker secret repair %s` tells what can be done",
-			errOutOfStep, m.Name(), s.Ref, s.Ref.Name)
+			errOutOfStep, m.Name(), s.Ref, qualified(s.Ref))
 	}
 	if err != nil {
 		return rotation.Version{}, fmt.Errorf("recognising what %q holds of %s: %w", m.Name(), s.Ref, err)
@@ -347,10 +347,7 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 	}
 	stager, ok := m.Stager()
 	if !ok {
-		return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
-			x.r.Staged(e.Now())
-			return tx.EndStep(ctx, x.r.ID, "stage", "ok", "kept sealed by the broker: the vault has no pending stage", e.Now())
-		})
+		return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error { return e.stagedHere(ctx, tx, x) })
 	}
 	if err := e.begin(ctx, x, rotation.Stage); err != nil {
 		return err
@@ -374,9 +371,27 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 		if err := tx.SaveVersion(ctx, &staged); err != nil {
 			return err
 		}
-		x.r.Staged(e.Now())
-		return tx.EndStep(ctx, x.r.ID, "stage", "ok", "", e.Now())
+		return e.staged(ctx, tx, x, "")
 	})
+}
+
+func stages(m *backends.Mount) bool {
+	_, ok := m.Stager()
+	return ok
+}
+
+// stagedHere records that the pending value is where it has to be: minting has
+// put it into our own store, and the vault holds no pending versions.
+func (e *Engine) stagedHere(ctx context.Context, tx Tx, x *rotating) error {
+	return e.staged(ctx, tx, x, "kept sealed by the broker: the vault has no pending stage")
+}
+
+func (e *Engine) staged(ctx context.Context, tx Tx, x *rotating, detail string) error {
+	x.r.Staged(e.Now())
+	if err := tx.EndStep(ctx, x.r.ID, "stage", "ok", detail, e.Now()); err != nil {
+		return err
+	}
+	return tx.StartStep(ctx, x.r.ID, stepName(rotation.Verifying), e.Now())
 }
 
 // write is the guarded write that brings version v to the vault.
@@ -405,12 +420,10 @@ func (e *Engine) unheard(ctx context.Context, x *rotating, waitingFor string, ca
 	})
 }
 
-// verify tries the new credential once.
+// verify tries the new credential once. A try changes nothing at the endpoint and
+// may be repeated after a crash: it takes no intent.
 func (e *Engine) verify(ctx context.Context, x *rotating) error {
 	v := x.version(x.r.To)
-	if err := e.begin(ctx, x, rotation.VerifyTry); err != nil {
-		return err
-	}
 	p, err := e.probe(v.Probe)
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitProbe, err)

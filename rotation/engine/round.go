@@ -26,14 +26,16 @@ const quietAfter = 20
 
 // round makes one round of tries and commits it: at every address of the
 // endpoint first the control, then the retiring credential, each on a fresh
-// connection.
+// connection. Tries change nothing there and may be repeated after a crash: they
+// take no intent, but where the account is locked after a number of them. Those
+// are counted before they are made.
 func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect) error {
-	if err := e.beginRetirement(ctx, x, effect, nil); err != nil {
-		return err
-	}
 	rctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
-	lines, seen, err := e.tryRound(rctx, x, purposeOf[effect])
+	lines, seen, err := e.tryRound(rctx, x, effect)
+	if isConflict(err) {
+		return err // the row has moved: nothing was tried
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -51,7 +53,9 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		quiet := x.t.Failures > quietAfter && verdict == rotation.Inconclusive
 		now := e.Now()
-		x.t.Tried(len(seen), verdict == rotation.Accepted, now)
+		if verdict == rotation.Accepted {
+			x.t.Forgiven()
+		}
 		switch effect {
 		case rotation.ProbeBefore:
 			x.t.ProbedBefore(verdict, control, detail, now)
@@ -148,7 +152,16 @@ func bearable(t rotation.Retirement, addresses []string, limit int, now time.Tim
 	return try, spared, nil
 }
 
-func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Purpose) ([]rotation.Try, []rotation.Sighting, error) {
+// beginTries commits that n tries are going to be made.
+func (e *Engine) beginTries(ctx context.Context, x *retiring, effect rotation.Effect, n int) error {
+	return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
+		x.t.Begin(effect, e.owner, lease, e.Now())
+		x.t.Tried(n, e.Now())
+		return nil
+	})
+}
+
+func (e *Engine) tryRound(ctx context.Context, x *retiring, effect rotation.Effect) ([]rotation.Try, []rotation.Sighting, error) {
 	s, err := e.subjects(ctx, x)
 	if err != nil {
 		return nil, nil, err
@@ -157,16 +170,22 @@ func (e *Engine) tryRound(ctx context.Context, x *retiring, purpose rotation.Pur
 	if err != nil {
 		return nil, nil, err
 	}
-	addresses, spared, err := bearable(x.t, addresses, s.probe.LockoutAfter(), e.Now())
+	limit := s.probe.LockoutAfter()
+	addresses, spared, err := bearable(x.t, addresses, limit, e.Now())
 	if err != nil {
 		return nil, nil, err
 	}
 	x.spared = spared
+	if limit > 0 {
+		if err := e.beginTries(ctx, x, effect, len(addresses)); err != nil {
+			return nil, nil, err
+		}
+	}
 	seen := make([]rotation.Sighting, len(addresses))
 	tries := make([][]rotation.Try, len(addresses))
 	var wg sync.WaitGroup
 	for i, address := range addresses {
-		wg.Go(func() { tries[i], seen[i] = e.tryAt(ctx, x, s, purpose, address) })
+		wg.Go(func() { tries[i], seen[i] = e.tryAt(ctx, x, s, purposeOf[effect], address) })
 	}
 	wg.Wait()
 	var lines []rotation.Try
