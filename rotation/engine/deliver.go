@@ -96,9 +96,6 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	if err := e.saveDelivery(ctx, d); err != nil {
 		return stepResult{}, err
 	}
-	if e.Now().Add(deliveryLease / 2).After(d.Lease) {
-		return stepResult{again: true}, nil // held too long: somebody else may be at it by now
-	}
 	out := e.attempt(ctx, m)
 	if ctx.Err() != nil {
 		return stepResult{}, ctx.Err()
@@ -148,6 +145,9 @@ func (e *Engine) attempt(ctx context.Context, m Message) Outcome {
 		if m.Value, err = e.Open(ctx, m.Published); err != nil {
 			return later(m.Delivery, err)
 		}
+	}
+	if e.Now().Add(deliveryLease / 2).After(m.Delivery.Lease) { // somebody else may be at it by now, or at a newer one
+		return Outcome{Next: time.Second, Detail: "the attempt was held up for too long to be made"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
 	defer cancel()
