@@ -94,7 +94,13 @@ policy "leak-scanner" {
 
 policy "operator" {
   path "*" {
-    capabilities = ["list", "rotate", "update"] # update: pause and resume
+    capabilities = ["list", "rotate", "approve", "update"] # update: pause, resume, repair
+  }
+  path "sys/freeze" {
+    capabilities = ["read", "update"]
+  }
+  path "sys/config" { # keybroker reload
+    capabilities = ["read", "update"]
   }
 }
 

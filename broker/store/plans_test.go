@@ -47,6 +47,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 				return err
 			}},
 			{"live rotations", "rotations_live", func(tx *store.Tx) error { _, err := tx.LiveRotations(ctx, s.ID); return err }},
+			{"abandoned versions", "versions_pending", func(tx *store.Tx) error { _, err := tx.Abandoned(ctx, 10); return err }},
 			{"version by fingerprint", "fingerprints_lookup", func(tx *store.Tx) error {
 				if _, err := tx.VersionWith(ctx, s, map[string]string{"key": "fp"}); !errors.Is(err, backends.ErrNotFound) {
 					return err

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,6 +52,28 @@ func (tx *Tx) RecentVersions(ctx context.Context, secretID string, limit int) ([
 	}
 	slices.Reverse(versions)
 	return versions, nil
+}
+
+// Abandoned returns pending versions, of any secret, without a retirement, whose
+// rotation has ended or is bringing another one.
+func (tx *Tx) Abandoned(ctx context.Context, limit int) ([]rotation.Version, error) {
+	pending, err := all(ctx, tx, scanVersion, "SELECT "+versionColumns+versionTables+`WHERE v.stage = 'pending'
+		AND NOT EXISTS (SELECT 1 FROM retirements t WHERE t.secret_id = v.secret_id AND t.version = v.number)
+		ORDER BY v.secret_id, v.number`)
+	if err != nil {
+		return nil, fmt.Errorf("looking for abandoned versions: %w", err)
+	}
+	var left []rotation.Version
+	for _, v := range pending { // as many as there are rotations under way
+		r, err := tx.Rotation(ctx, v.RotationID)
+		if err != nil && !errors.Is(err, backends.ErrNotFound) {
+			return nil, fmt.Errorf("looking for abandoned versions: %w", err)
+		}
+		if (err != nil || r.State.Ended() || r.To != v.Number) && len(left) < limit {
+			left = append(left, v)
+		}
+	}
+	return left, nil
 }
 
 // Version returns one version, or ErrNotFound. In an Update it is locked: it has

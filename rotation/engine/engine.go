@@ -236,7 +236,14 @@ func (e *Engine) sitOut(ctx context.Context, key string, wake <-chan struct{}, r
 func (e *Engine) Run(ctx context.Context) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
+	orphansAt := e.Now()
 	for {
+		if now := e.Now(); now.Sub(orphansAt).Abs() >= orphansEvery {
+			if _, err := e.SweepOrphans(ctx); err != nil && ctx.Err() == nil {
+				e.Logger.Error("sweeping orphans failed", "error", err)
+			}
+			orphansAt = now
+		}
 		if err := e.Sweep(ctx); err != nil && ctx.Err() == nil {
 			e.Logger.Error("sweeping failed", "error", err)
 		}

@@ -216,6 +216,21 @@ func (tx *memTx) LastRotation(_ context.Context, secretID string) (last rotation
 	return last, err
 }
 
+func (tx *memTx) Abandoned(ctx context.Context, limit int) (left []rotation.Version, err error) {
+	tx.pause()
+	pending := every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool { return v.Stage == rotation.StagePending })
+	for _, v := range pending {
+		if _, err := tx.RetirementOf(ctx, v.SecretID, v.Number); err == nil {
+			continue
+		}
+		r, err := tx.Rotation(ctx, v.RotationID)
+		if (err != nil || r.State.Ended() || r.To != v.Number) && len(left) < limit {
+			left = append(left, v)
+		}
+	}
+	return left, nil
+}
+
 func (tx *memTx) Freeze(context.Context) (rotation.Freeze, error) {
 	tx.pause()
 	if f, _ := look(&tx.own.freeze, &tx.s.state.freeze, freezeRow{}); f != nil {

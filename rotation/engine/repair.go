@@ -57,14 +57,14 @@ func (e *Engine) stuckPending(ctx context.Context, x *rotating, seen rotation.Se
 			Detail: fmt.Sprintf("version %d is pending, and no rotation is working on it", v.Number),
 			Mend:   "revoke it, if its issuer made it, and prove it dead"}
 		if !req.DryRun {
-			f.Mended, f.Error = result(e.Store.Update(ctx, func(tx Tx) error { return e.discardStuck(ctx, tx, x, v, req.Asked) }))
+			f.Mended, f.Error = result(e.Store.Update(ctx, func(tx Tx) error { return e.discardStuck(ctx, tx, x.secret, v, req.Asked) }))
 		}
 		out = append(out, f)
 	}
 	return out
 }
 
-func (e *Engine) discardStuck(ctx context.Context, tx Tx, x *rotating, v rotation.Version, asked Asked) error {
+func (e *Engine) discardStuck(ctx context.Context, tx Tx, s rotation.Secret, v rotation.Version, asked Asked) error {
 	have, err := tx.Version(ctx, v.SecretID, v.Number)
 	if err != nil || have.Stage != rotation.StagePending {
 		return err
@@ -76,7 +76,7 @@ func (e *Engine) discardStuck(ctx context.Context, tx Tx, x *rotating, v rotatio
 	if err := tx.SaveVersion(ctx, &have); err != nil {
 		return err
 	}
-	_, err = e.retire(ctx, tx, have, x.secret.Definition.Plan.Confirm, rotation.CauseOrphan, asked, have.RotationID, e.Now())
+	_, err = e.retire(ctx, tx, have, s.Definition.Plan.Confirm, rotation.CauseOrphan, asked, have.RotationID, e.Now())
 	return err
 }
 

@@ -34,6 +34,9 @@ type Tx interface {
 	// unprovable, with a NextAt). Version returns any; neither reads Fingerprints back.
 	Versions(ctx context.Context, secretID string) ([]rotation.Version, error)
 	Version(ctx context.Context, secretID string, number int) (rotation.Version, error)
+	// Abandoned returns pending versions, of any secret, without a retirement, whose
+	// rotation has ended or is bringing another one.
+	Abandoned(ctx context.Context, limit int) ([]rotation.Version, error)
 	// AddVersion allocates v.Number (the highest ever used + 1) and inserts v.
 	AddVersion(ctx context.Context, v *rotation.Version) error
 	SaveVersion(ctx context.Context, v *rotation.Version) error // last write wins; guarded by its rotation's or retirement's revision

@@ -53,6 +53,7 @@ CREATE TABLE versions (
 );
 CREATE UNIQUE INDEX versions_tag ON versions (tag) WHERE tag <> '';
 CREATE UNIQUE INDEX versions_current ON versions (secret_id) WHERE stage = 'current';
+CREATE INDEX versions_pending ON versions (secret_id, number) WHERE stage = 'pending';
 CREATE INDEX versions_open ON versions (secret_id, number) WHERE stage <> 'retired';
 
 CREATE TABLE fingerprints (        -- of every field of every version ever, kept for ever
