@@ -160,7 +160,7 @@ func over(v client.Version) bool {
 	if t.State == client.ProvenDead {
 		return true
 	}
-	return v.PublishedAt.IsZero() && (t.State == client.Unprovable || t.State == client.Acknowledged && t.NextAt.IsZero() ||
+	return v.PublishedAt.IsZero() && (t.State == client.Unprovable || t.State == client.Acknowledged && (t.NextAt.IsZero() || t.NeverMade) ||
 		t.State == client.Requested && t.WaitingFor == "issuer") // its mint may still arrive; see also resting
 }
 
