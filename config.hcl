@@ -41,6 +41,7 @@ rotation_policy "demo" {
   }
   schedule = "* * * * *" # cron: every minute
   overlap  = "20s"       # old and new key both work for so long
+  # approval = true      # no rotation begins before somebody else approves it: keybroker rotation approve ID
 
   verify { # before the new key is published
     successes = 2

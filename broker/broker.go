@@ -190,5 +190,5 @@ func (b *Broker) onSecret(ctx context.Context, p authn.Principal, c policy.Capab
 
 // asked says for the engine who asks, and why.
 func asked(p authn.Principal, reason string) engine.Asked {
-	return engine.Asked{By: p.ID, Reason: reason}
+	return engine.Asked{By: p.ID, Lineage: p.Lineage, Reason: reason}
 }

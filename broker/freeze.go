@@ -23,7 +23,9 @@ func (b *Broker) Frozen(ctx context.Context, p authn.Principal) (out client.Free
 			if errors.Is(err, backends.ErrNotFound) {
 				return nil
 			}
-			out = viewFreeze(f)
+			if out = viewFreeze(f); p.Tenant != "" {
+				out.By, out.Reason = "", "" // they tell of others
+			}
 			return err
 		})
 	})
@@ -36,12 +38,16 @@ func viewFreeze(f rotation.Freeze) client.Freeze {
 
 // Freeze keeps everything as it is, for all tenants, except in emergencies.
 func (b *Broker) Freeze(ctx context.Context, p authn.Principal, r client.InterventionRequest) (out client.FreezeIntervention, err error) {
-	if r.Reason == "" {
-		return out, fmt.Errorf("%w: a freeze needs a reason: whoever waits for its end will read it", backends.ErrInvalid)
-	}
-	err = b.forEverybody(ctx, p, "freeze.begin", r, func(tx *store.Tx) error {
+	err = b.forEverybody(ctx, p, "freeze.begin", r, func(tx *store.Tx) (err error) {
+		if r.Reason == "" {
+			return fmt.Errorf("%w: a freeze needs a reason: whoever waits for its end will read it", backends.ErrInvalid)
+		}
 		f, will, err := b.Engine.Freeze(ctx, tx, asked(p, r.Reason))
-		out = client.FreezeIntervention{Foretold: foretold(r, will), Freeze: viewFreeze(f)}
+		if err != nil {
+			return err
+		}
+		out.Freeze = viewFreeze(f)
+		out.Foretold, err = foretold(r, will)
 		return err
 	})
 	return out, err
@@ -51,7 +57,10 @@ func (b *Broker) Freeze(ctx context.Context, p authn.Principal, r client.Interve
 func (b *Broker) Unfreeze(ctx context.Context, p authn.Principal, r client.InterventionRequest) (out client.FreezeIntervention, err error) {
 	err = b.forEverybody(ctx, p, "freeze.end", r, func(tx *store.Tx) error {
 		will, err := b.Engine.Unfreeze(ctx, tx, asked(p, r.Reason))
-		out = client.FreezeIntervention{Foretold: foretold(r, will)}
+		if err != nil {
+			return err
+		}
+		out.Foretold, err = foretold(r, will)
 		return err
 	})
 	return out, err

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -120,18 +123,43 @@ func (b *Broker) operate(ctx context.Context, p authn.Principal, c policy.Capabi
 		if err != nil {
 			return err
 		}
+		if out.Foretold, err = foretold(r, will); err != nil {
+			return err
+		}
 		steps, err := tx.Steps(ctx, rot.ID)
-		out = client.RotationIntervention{Foretold: foretold(r, will), Rotation: viewRotation(store.RotationOf{Rotation: rot, Ref: of}, steps)}
+		if r.DryRun && rot.ID != id {
+			rot.ID = "" // of a rotation that will not be
+		}
+		out.Rotation = viewRotation(store.RotationOf{Rotation: rot, Ref: of}, steps)
 		return err
 	})
 	return out, err
 }
 
-func foretold(r client.InterventionRequest, will []string) client.Foretold {
+// foretold says what follows; ErrConflict if whoever asks has agreed to something
+// else.
+func foretold(r client.InterventionRequest, will []string) (client.Foretold, error) {
 	if will == nil {
 		will = []string{}
 	}
-	return client.Foretold{DryRun: r.DryRun, Will: will}
+	return client.Foretold{DryRun: r.DryRun, Will: will}, agreed(r.Expect, will)
+}
+
+// moments are the times in sentences: they go on while somebody reads.
+var moments = regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+
+// agreed compares what was agreed to with what follows by now, but for the times
+// in it; nil agrees to anything.
+func agreed(to, will []string) error {
+	timeless := func(a string) string { return moments.ReplaceAllLiteralString(a, "then") }
+	if to == nil || slices.EqualFunc(to, will, func(a, b string) bool { return timeless(a) == timeless(b) }) {
+		return nil
+	}
+	now := "nothing would follow"
+	if len(will) > 0 {
+		now = "what follows is: " + strings.Join(will, "; ")
+	}
+	return fmt.Errorf("%w: it has changed meanwhile, and nothing was done: now %s", backends.ErrConflict, now)
 }
 
 // Cancel ends a rotation that has published nothing, or only waits for a proof.
@@ -159,7 +187,11 @@ func (b *Broker) RollBack(ctx context.Context, p authn.Principal, id string, r c
 func (b *Broker) Probe(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (out client.RetirementIntervention, err error) {
 	err = b.intervene(ctx, p, policy.Rotate, "retirement.probe", onRetirement(id), r, func(tx *store.Tx, of backends.Ref) error {
 		t, will, err := b.Engine.ProbeNow(ctx, tx, id, asked(p, r.Reason))
-		out = client.RetirementIntervention{Foretold: foretold(r, will), Retirement: viewRetirement(store.RetirementOf{Retirement: t, Ref: of}, nil)}
+		if err != nil {
+			return err
+		}
+		out.Retirement = viewRetirement(store.RetirementOf{Retirement: t, Ref: of}, nil)
+		out.Foretold, err = foretold(r, will)
 		return err
 	})
 	return out, err
@@ -169,7 +201,11 @@ func (b *Broker) Probe(ctx context.Context, p authn.Principal, id string, r clie
 func (b *Broker) Replay(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (out client.DeliveryIntervention, err error) {
 	err = b.intervene(ctx, p, policy.Rotate, "delivery.replay", onDelivery(id), r, func(tx *store.Tx, _ backends.Ref) error {
 		d, will, err := b.Engine.Redeliver(ctx, tx, id, asked(p, r.Reason))
-		out = client.DeliveryIntervention{Foretold: foretold(r, will), Delivery: viewDelivery(d)}
+		if err != nil {
+			return err
+		}
+		out.Delivery = viewDelivery(d)
+		out.Foretold, err = foretold(r, will)
 		return err
 	})
 	return out, err
@@ -209,7 +245,13 @@ func (b *Broker) Plan(ctx context.Context, p authn.Principal, name string) (out 
 			return missing
 		}
 		o, err := b.Engine.Outlook(ctx, found.ID)
-		out = viewPlan(found.Ref, o)
+		if out = viewPlan(found.Ref, o); p.Tenant != "" {
+			for i, w := range out.WhyNot {
+				if w.WaitingFor == rotation.WaitFreeze {
+					out.WhyNot[i].Detail = "everything is frozen" // by whom and why tells of others
+				}
+			}
+		}
 		return err
 	})
 	return out, err
@@ -233,21 +275,64 @@ func viewExpected(all []rotation.Expected) []client.Expected {
 }
 
 // Repair finds what is out of step between the store and the vault of a secret,
-// and mends it unless it is a dry run.
+// and mends it unless it is a dry run. It changes what is in use, as a rotation
+// does; to overwrite what somebody else wrote takes the right to write there, too,
+// and while an emergency goes on it is a matter of that.
 func (b *Broker) Repair(ctx context.Context, p authn.Principal, name string, r client.RepairRequest) (client.Repair, error) {
 	out := client.Repair{DryRun: r.DryRun, Findings: []client.Finding{}}
 	detail := interventionDetail(r.Reason, r.DryRun, "overwrite", fmt.Sprint(r.Overwrite))
 	found, req, missing := b.resolve(ctx, p, name, request{action: "secret.repair", path: pathOf(name), detail: detail})
-	err := b.do(p, policy.Update, req, func() error {
+	takes := []policy.Capability{policy.Rotate}
+	if missing == nil {
+		var emergency bool
+		if emergency, missing = b.inEmergency(ctx, found.ID); emergency {
+			takes[0] = policy.Emergency
+		}
+	}
+	if r.Overwrite {
+		takes = append(takes, policy.Update)
+	}
+	err := b.doAll(p, takes, req, func() error {
 		if missing != nil {
 			return missing
 		}
-		findings, err := b.Engine.Repair(ctx, found.ID, engine.RepairRequest{Asked: asked(p, r.Reason), DryRun: r.DryRun, Overwrite: r.Overwrite})
-		for _, f := range findings {
-			out.Findings = append(out.Findings, client.Finding{Kind: f.Kind, Detail: f.Detail, Version: f.Version, Mend: f.Mend,
-				Mendable: f.Mendable, Mended: f.Mended, Error: f.Error})
+		ask := engine.RepairRequest{Asked: asked(p, r.Reason), DryRun: r.DryRun, Overwrite: r.Overwrite}
+		if r.Expect != nil && !r.DryRun { // what it does is guarded one by one; this is for who agreed to it
+			look := ask
+			look.DryRun = true
+			found, err := b.Engine.Repair(ctx, found.ID, look)
+			if err == nil {
+				err = agreed(r.Expect, client.Repair{Findings: viewFindings(found)}.Sentences())
+			}
+			if err != nil {
+				return err
+			}
 		}
+		findings, err := b.Engine.Repair(ctx, found.ID, ask)
+		out.Findings = viewFindings(findings)
 		return err
 	})
 	return out, err
+}
+
+// inEmergency tells whether an emergency occupies a secret.
+func (b *Broker) inEmergency(ctx context.Context, secretID string) (is bool, err error) {
+	err = b.Store.View(ctx, func(tx *store.Tx) error {
+		r, err := tx.Occupying(ctx, secretID)
+		if errors.Is(err, backends.ErrNotFound) {
+			return nil
+		}
+		is = r.Emergency()
+		return err
+	})
+	return is, err
+}
+
+func viewFindings(all []rotation.Finding) []client.Finding {
+	out := []client.Finding{}
+	for _, f := range all {
+		out = append(out, client.Finding{Kind: f.Kind, Detail: f.Detail, Version: f.Version, Mend: f.Mend,
+			Mendable: f.Mendable, Mended: f.Mended, Error: f.Error})
+	}
+	return out
 }

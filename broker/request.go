@@ -60,10 +60,16 @@ func (b *Broker) refuse(p authn.Principal, r request, outcome string, more map[s
 	}
 }
 
-// authorize decides whether p may, and audits both answers. What it allows is in
-// the audit log before it happens.
-func (b *Broker) authorize(p authn.Principal, c policy.Capability, r request) error {
-	d := b.allows(p, r.path, c)
+// authorize decides whether p may all that, and audits both answers. What it
+// allows is in the audit log before it happens.
+func (b *Broker) authorize(p authn.Principal, r request, all ...policy.Capability) error {
+	var d policy.Decision
+	var c policy.Capability
+	for _, c = range all {
+		if d = b.allows(p, r.path, c); !d.Allowed {
+			break
+		}
+	}
 	if d.Allowed {
 		return b.record(p, r, outcomeOK, nil)
 	}
@@ -79,7 +85,12 @@ func (b *Broker) authorize(p authn.Principal, c policy.Capability, r request) er
 
 // do authorises p for capability c and runs act.
 func (b *Broker) do(p authn.Principal, c policy.Capability, r request, act func() error) error {
-	if err := b.authorize(p, c, r); err != nil {
+	return b.doAll(p, []policy.Capability{c}, r, act)
+}
+
+// doAll authorises p for every one of the capabilities and runs act.
+func (b *Broker) doAll(p authn.Principal, all []policy.Capability, r request, act func() error) error {
+	if err := b.authorize(p, r, all...); err != nil {
 		return err
 	}
 	return b.failed(p, r, act())

@@ -118,14 +118,14 @@ func (b *Broker) Rotate(ctx context.Context, p authn.Principal, name string, r c
 
 // Emergency turns compromised versions off and replaces them.
 func (b *Broker) Emergency(ctx context.Context, p authn.Principal, name string, r client.EmergencyRequest) (out client.Rotation, err error) {
-	if r.Contain != "" && r.Contain != client.RevokeFirst && r.Contain != client.ReplaceFirst {
-		return out, fmt.Errorf("%w: contain is %q or %q", backends.ErrInvalid, client.ReplaceFirst, client.RevokeFirst)
-	}
-	if r.Reason == "" {
-		return out, fmt.Errorf("%w: an emergency needs a reason", backends.ErrInvalid)
-	}
 	detail := map[string]string{"reason": r.Reason, "contain": r.Contain, "versions": fmt.Sprint(r.Versions)}
 	err = b.onSecret(ctx, p, policy.Emergency, "secret.emergency", name, detail, func(tx *store.Tx, s rotation.Secret) error {
+		if r.Contain != "" && r.Contain != client.RevokeFirst && r.Contain != client.ReplaceFirst {
+			return fmt.Errorf("%w: contain is %q or %q", backends.ErrInvalid, client.ReplaceFirst, client.RevokeFirst)
+		}
+		if r.Reason == "" {
+			return fmt.Errorf("%w: an emergency needs a reason", backends.ErrInvalid)
+		}
 		rot, err := b.Engine.Declare(ctx, tx, s.ID, engine.Emergency{Asked: asked(p, r.Reason), Versions: r.Versions, Contain: r.Contain})
 		out = viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, nil)
 		return err
@@ -170,14 +170,13 @@ func (b *Broker) setPaused(ctx context.Context, p authn.Principal, name string, 
 // Event lets a configured trigger act on the secret that the event names. An
 // event with an id that came before for that secret starts nothing.
 func (b *Broker) Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (out client.Rotation, err error) {
-	if r.ID == "" || r.Secret == "" || r.Reason == "" {
-		return out, fmt.Errorf("%w: an event needs an id, a secret and a reason", backends.ErrInvalid)
-	}
 	found, req, missing := b.resolve(ctx, p, r.Secret, request{action: "event.receive", path: "sys/events/" + trigger,
 		detail: map[string]string{"event": r.ID, "reason": r.Reason}})
 	err = b.do(p, policy.Create, req, func() error {
 		t, ok := b.rules.Load().Triggers[trigger]
 		switch {
+		case r.ID == "" || r.Secret == "" || r.Reason == "":
+			return fmt.Errorf("%w: an event needs an id, a secret and a reason", backends.ErrInvalid)
 		case !ok:
 			return fmt.Errorf("%w: there is no trigger %q in the configuration", backends.ErrNotFound, trigger)
 		case !t.Covers(pathOf(r.Secret)):

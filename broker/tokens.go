@@ -30,7 +30,7 @@ func (b *Broker) CreateToken(ctx context.Context, p authn.Principal, r client.Cr
 		if err != nil {
 			return err
 		}
-		rec, text := b.Authn.Make(cmp.Or(p.Tenant, r.Tenant), r.Name, r.Policies, ttl)
+		rec, text := b.Authn.Make(p, cmp.Or(p.Tenant, r.Tenant), r.Name, r.Policies, ttl)
 		if err := b.Store.Update(ctx, func(tx *store.Tx) error { return tx.AddToken(ctx, rec) }); err != nil {
 			return err
 		}

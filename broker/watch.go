@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/store"
@@ -17,34 +18,44 @@ import (
 // of other nodes.
 const watchPoll = time.Second
 
+// watchAgain is how often it is asked whether a watcher's token is still accepted.
+const watchAgain = 3 * time.Second
+
+// watchTries is how many tries of a retirement its watchers are sent, the newest:
+// Retirement has them all.
+const watchTries = 50
+
 // WatchRotation sends the present state of a rotation, of the retirements it
 // waits for, then each whenever it changed, then
 // client.EventEnd once the rotation has ended (and, unless it is done, once what
 // it leaves to be turned off is settled), and closes the channel. It closes
-// it without EventEnd when ctx ends or it can no longer tell.
+// it without EventEnd when ctx ends, when it can no longer tell, or when p may not
+// see it any more.
 func (b *Broker) WatchRotation(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
-	if _, err := b.Rotation(ctx, p, id); err != nil {
+	r, err := b.Rotation(ctx, p, id)
+	if err != nil {
 		return nil, err
 	}
-	return b.watch(ctx, "rotation", id, snapshotOfRotation), nil
+	return b.watch(ctx, p, backends.Ref{Tenant: r.Tenant, Name: r.Secret}, "rotation", id, snapshotOfRotation), nil
 }
 
 // WatchRetirement sends the present state of a retirement, again whenever it
 // changed, and client.EventEnd once it is proven, or nothing changes by itself
 // any more.
 func (b *Broker) WatchRetirement(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
-	if _, err := b.Retirement(ctx, p, id); err != nil {
+	r, err := b.Retirement(ctx, p, id)
+	if err != nil {
 		return nil, err
 	}
-	return b.watch(ctx, "retirement", id, snapshotOfRetirement), nil
+	return b.watch(ctx, p, backends.Ref{Tenant: r.Tenant, Name: r.Secret}, "retirement", id, snapshotOfRetirement), nil
 }
 
 // snapshot reads the present state of what is watched, and whether it has ended.
 type snapshot func(ctx context.Context, tx *store.Tx, id string) (events []client.Event, ended bool, err error)
 
-func (b *Broker) watch(ctx context.Context, kind, id string, read snapshot) <-chan client.Event {
+func (b *Broker) watch(ctx context.Context, p authn.Principal, of backends.Ref, kind, id string, read snapshot) <-chan client.Event {
 	ch := make(chan client.Event)
-	w := &watcher{b: b, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}}
+	w := &watcher{b: b, who: p, of: of, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}, validAt: b.Now()}
 	go func() {
 		defer close(ch)
 		w.run(ctx)
@@ -55,6 +66,9 @@ func (b *Broker) watch(ctx context.Context, kind, id string, read snapshot) <-ch
 // watcher sends what changed of one rotation or retirement to one caller.
 type watcher struct {
 	b        *Broker
+	who      authn.Principal
+	of       backends.Ref // whose it is
+	validAt  time.Time    // when the token of who was last looked up
 	kind, id string
 	read     snapshot
 	out      chan<- client.Event
@@ -67,6 +81,9 @@ func (w *watcher) run(ctx context.Context) {
 	defer t.Stop()
 	for {
 		changed := w.b.Store.Changed()
+		if !w.mayStill(ctx) {
+			return
+		}
 		ended, ok := w.look(ctx)
 		if !ok {
 			return
@@ -82,6 +99,23 @@ func (w *watcher) run(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// mayStill tells whether who watches still may: a stream lives longer than tokens
+// and policies do.
+func (w *watcher) mayStill(ctx context.Context) bool {
+	if !w.b.sees(w.who, w.of) {
+		return false
+	}
+	if now := w.b.Now(); now.Sub(w.validAt) >= watchAgain {
+		w.validAt = now
+		valid, err := w.b.Authn.Valid(ctx, w.who)
+		if err != nil && ctx.Err() == nil {
+			w.b.Logger.Warn("a watcher's token cannot be looked up", "kind", w.kind, "id", w.id, "error", err)
+		}
+		return valid
+	}
+	return true
 }
 
 // look sends what is new; ok is false when the watch is over.
@@ -125,7 +159,7 @@ func snapshotOfRotation(ctx context.Context, tx *store.Tx, id string) ([]client.
 		return nil, false, err
 	}
 	for _, t := range retirements {
-		tries, err := allTries(ctx, tx, t.ID)
+		tries, err := tx.LatestTries(ctx, t.ID, watchTries)
 		if err != nil {
 			return nil, false, err
 		}
@@ -157,7 +191,7 @@ func snapshotOfRetirement(ctx context.Context, tx *store.Tx, id string) ([]clien
 	if err != nil {
 		return nil, false, err
 	}
-	tries, err := allTries(ctx, tx, t.ID)
+	tries, err := tx.LatestTries(ctx, t.ID, watchTries)
 	v := viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, tries)
 	return []client.Event{{Type: client.EventRetirement, Retirement: &v}}, over(t), err
 }

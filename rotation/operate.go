@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -22,8 +23,8 @@ type Freeze struct {
 // instead, where it makes no sense in this state.
 
 // Approve lets a rotation begin that waits for it. Who asked for the rotation
-// cannot approve it: ErrDenied.
-func (r *Rotation) Approve(by string, now time.Time) ([]string, error) {
+// cannot approve it, nor can a token of the same lineage: ErrDenied.
+func (r *Rotation) Approve(by, lineage string, now time.Time) ([]string, error) {
 	switch {
 	case r.State != Queued || !r.Plan.Approval || r.Emergency():
 		return nil, fmt.Errorf("%w: rotation %s waits for no approval, it is %s", backends.ErrConflict, r.ID, r.State)
@@ -31,9 +32,17 @@ func (r *Rotation) Approve(by string, now time.Time) ([]string, error) {
 		return nil, fmt.Errorf("%w: rotation %s was approved by %s at %s", backends.ErrConflict, r.ID, r.ApprovedBy, stamp(r.ApprovedAt))
 	case by == r.Actor:
 		return nil, fmt.Errorf("%w: %s asked for rotation %s, and somebody else has to approve it", backends.ErrDenied, by, r.ID)
+	case kin(lineage, r.Lineage):
+		return nil, fmt.Errorf("%w: the token %s and the one that asked for rotation %s, %s, are of one hand, and somebody else has to approve it", backends.ErrDenied, by, r.ID, r.Actor)
 	}
 	r.ApprovedBy, r.ApprovedAt, r.NextAt, r.WaitingFor = by, now, now, ""
 	return []string{"the rotation begins, once nothing else holds it up"}, nil
+}
+
+// kin tells whether two lineages, of ids joined by "/", are the same or one begins
+// the other: whoever holds one of the tokens could have made, or had made, the other.
+func kin(a, b string) bool {
+	return a != "" && b != "" && (strings.HasPrefix(a+"/", b+"/") || strings.HasPrefix(b+"/", a+"/"))
 }
 
 // Cancel ends a rotation that has not published anything, or one that only waits
@@ -53,6 +62,10 @@ func (r *Rotation) Cancel(by string, now time.Time) ([]string, error) {
 		}
 		will = append(will, fmt.Sprintf("the rotation ends before it publishes; version %d is revoked and its death proven", r.To))
 	case Overlap:
+		if r.RollBackBy != "" && !r.mayHold() {
+			r.RollBackRefused("the rollback was withdrawn by "+by, now)
+			return []string{fmt.Sprintf("the rollback, which has written nothing, is withdrawn; version %d stays the current one and the overlap goes on", r.To)}, nil
+		}
 		return nil, fmt.Errorf("%w: rotation %s has published version %d: `keybroker rotation rollback %s` makes version %d current again", backends.ErrConflict, r.ID, r.To, r.ID, r.From)
 	case Retiring:
 		why += " without waiting for the proof"
@@ -78,6 +91,9 @@ func (r *Rotation) Retry(now time.Time) ([]string, error) {
 	case r.State == Queued && r.Plan.Approval && r.ApprovedBy == "" && !r.Emergency():
 		return nil, fmt.Errorf("%w: rotation %s waits for an approval: `keybroker rotation approve %s`", backends.ErrConflict, r.ID, r.ID)
 	}
+	if i := r.Intent; i != nil && !i.Unheard && now.Before(i.Lease) {
+		return nil, fmt.Errorf("%w: rotation %s is being worked on (%s since %s): wait for the answer, at most until %s", backends.ErrConflict, r.ID, i.Effect, stamp(i.At), stamp(i.Lease))
+	}
 	r.NextAt, r.Failures = now, 0
 	return []string{fmt.Sprintf("the rotation, which is %s, goes on now instead of waiting for its next look", r.State)}, nil
 }
@@ -97,12 +113,23 @@ func (r *Rotation) RollBack(by string, now time.Time) ([]string, error) {
 	case r.RollBackBy != "":
 		return nil, fmt.Errorf("%w: rotation %s is being rolled back already", backends.ErrConflict, r.ID)
 	}
-	r.RollBackBy, r.NextAt, r.Failures, r.WaitingFor = by, now, 0, ""
+	r.RollBackBy, r.NextAt, r.Failures, r.Refusals, r.WaitingFor, r.UnheardAt = by, now, 0, 0, "", time.Time{}
 	return []string{
 		fmt.Sprintf("version %d is tried, and unless it is rejected written to the vault as the current one, in a new generation", r.From),
 		"the consumers are told of it",
-		fmt.Sprintf("version %d stays valid for those who have it already until %s, then it is revoked and its death proven", r.To, stamp(latest(r.OverlapUntil, now))),
+		fmt.Sprintf("version %d stays valid for those who have it already until %s, then it is revoked and its death proven", r.To, stamp(r.RollBackOverlap(now))),
 	}, nil
+}
+
+// RollBackOverlap is until when the version that a rollback takes back stays
+// valid: as long as an overlap lasts, and as long as consumers have to acknowledge
+// the one that came back where the plan asks for that.
+func (r *Rotation) RollBackOverlap(now time.Time) time.Time {
+	takes := r.Plan.Overlap
+	if ack := r.Plan.Acknowledgement; ack.Require != RequireNone && ack.Require != "" {
+		takes = max(takes, min(ack.Timeout, r.Plan.MaxOverlap))
+	}
+	return latest(r.OverlapUntil, now.Add(takes))
 }
 
 // RolledBackNow records that From is current again.
@@ -111,9 +138,16 @@ func (r *Rotation) RolledBackNow(now time.Time) {
 	r.Error = "rolled back by " + r.RollBackBy
 }
 
+// TriedBack records that From was rejected before it was made current again.
+func (r *Rotation) TriedBack(detail string, now time.Time) {
+	r.Refusals++
+	r.Intent, r.Error = nil, "the previous version was rejected: "+detail
+	r.NextAt, r.WaitingFor = now.Add(minRoundGap), WaitProbe
+}
+
 // RollBackRefused gives a rollback up: From does not work any more. The overlap goes on.
 func (r *Rotation) RollBackRefused(why string, now time.Time) {
-	r.Intent, r.RollBackBy, r.Failures = nil, "", 0
+	r.Intent, r.RollBackBy, r.Failures, r.UnheardAt = nil, "", 0, time.Time{}
 	r.Error, r.NextAt, r.WaitingFor = why, latest(r.OverlapUntil, now), WaitOverlap
 }
 
@@ -132,7 +166,11 @@ func (t *Retirement) ProbeNow(now time.Time) ([]string, error) {
 	case !t.HasProbe || t.NeverMade:
 		return nil, fmt.Errorf("%w: version %d cannot be tried: %s", backends.ErrConflict, t.Version, t.Why())
 	case t.State == Requested:
-		return nil, fmt.Errorf("%w: version %d is not revoked yet (its retirement begins at %s)", backends.ErrConflict, t.Version, stamp(latest(t.NextAt, t.DueAt)))
+		how := "`keybroker secret revoke` begins it now"
+		if t.RotationID != "" && !t.NextAt.After(latest(t.DueAt, now).Add(time.Hour)) && t.Failures > 0 {
+			how = fmt.Sprintf("`keybroker rotation retry %s` tries it now", t.RotationID)
+		}
+		return nil, fmt.Errorf("%w: version %d is not revoked yet; it is looked at again at %s, and %s", backends.ErrConflict, t.Version, stamp(latest(t.NextAt, t.DueAt)), how)
 	case t.WaitingFor == WaitLockout && t.NextAt.After(now):
 		return nil, fmt.Errorf("%w: one more rejected try of version %d before %s would lock its account", backends.ErrConflict, t.Version, stamp(t.NextAt))
 	}

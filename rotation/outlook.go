@@ -3,6 +3,7 @@ package rotation
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -50,6 +51,7 @@ type Seen struct {
 	Rotation    *Rotation // that occupies the secret, or waits for its proof; nil: none
 	Retirements []Retirement
 	Facts       Facts
+	Freeze      Freeze    // while Facts.Frozen
 	Blockers    []Blocker // found by who could look outside
 	ShowOnce    bool      // of the issuer
 	Stages      bool      // the vault holds pending versions
@@ -72,15 +74,21 @@ func Foresee(seen Seen, now time.Time) Outlook {
 			o.Retirements = append(o.Retirements, e)
 		}
 	}
-	o.Ready = seen.Rotation == nil && len(o.WhyNot) == 0
+	o.Ready = (seen.Rotation == nil || !seen.Rotation.State.Occupies()) && len(o.WhyNot) == 0
 	return o
 }
 
 // expect lists the steps of a rotation by plan that has come to state.
 func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 	def, to, from := seen.Secret.Definition, seen.Secret.LastVersion+1, seen.Secret.Current
+	generation := seen.Secret.Generation + 1
 	if r := seen.Rotation; r != nil {
-		from = r.From
+		if from = r.From; r.Under != nil {
+			def = *r.Under
+		}
+		if !published.IsZero() {
+			generation--
+		}
 		if r.To > 0 {
 			to = r.To
 		}
@@ -118,7 +126,7 @@ func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 		add(Verifying, fmt.Sprintf("probe %q has to accept it %d times in a row within %s", def.Probe, plan.Verify.Successes, plan.Verify.Timeout),
 			time.Duration(max(plan.Verify.Successes-1, 0))*plan.Verify.Interval, time.Time{})
 	}
-	add(Publishing, fmt.Sprintf("it becomes the current version in %q, generation %d%s", def.Backend, seen.Secret.Generation+1, told(def.Consumers)), 0, time.Time{})
+	add(Publishing, fmt.Sprintf("it becomes the current version in %q, generation %d%s", def.Backend, generation, told(def.Consumers)), 0, time.Time{})
 	if from == 0 {
 		return steps
 	}
@@ -145,7 +153,7 @@ func told(consumers []string) string {
 	if len(consumers) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; told: %q", consumers)
+	return "; told: " + strings.Join(consumers, ", ")
 }
 
 func held(plan Plan) string {

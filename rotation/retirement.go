@@ -86,8 +86,9 @@ type Retirement struct {
 	Round      int       `json:"round,omitzero"`      // rounds made so far, of any verdict
 	Rejections int       `json:"rejections,omitzero"` // consecutive rejected rounds
 	FirstAt    time.Time `json:"first_at,omitzero"`
-	LastAt     time.Time `json:"last_at,omitzero"` // first and last of those
-	Control    Control   `json:"control,omitzero"` // weakest control among those
+	LastAt     time.Time `json:"last_at,omitzero"`   // first and last of those
+	Control    Control   `json:"control,omitzero"`   // weakest control among those
+	BeforeBy   string    `json:"before_by,omitzero"` // endpoint and digest of the probe that was used before revoking
 	Scope      Scope     `json:"scope,omitzero"`
 	Rechecks   int       `json:"rechecks,omitzero"` // made after the proof, or after nothing was found
 	Hastened   bool      `json:"hastened,omitzero"` // somebody asked for it to begin before its time
@@ -99,9 +100,10 @@ type Retirement struct {
 	// NothingAt is when the issuer was first taken to have nothing (NeverMade).
 	NothingAt time.Time `json:"nothing_at,omitzero"`
 
-	// Tries of the credential that may count towards a lockout, since when.
-	Tries     int       `json:"tries,omitzero"`
-	TriesFrom time.Time `json:"tries_from,omitzero"`
+	// Tries of the credential that may count towards a lockout, and the last of them:
+	// an hour after it they are forgiven.
+	Tries   int       `json:"tries,omitzero"`
+	TriedAt time.Time `json:"tried_at,omitzero"`
 
 	NextAt   time.Time `json:"next_at,omitzero"`
 	Revision int64     `json:"revision,omitzero"`
@@ -136,7 +138,7 @@ func (t *Retirement) Next(f RetirementFacts, owner string, now time.Time) Action
 	}
 	switch t.State {
 	case Requested:
-		if f.Frozen && !t.exempt() {
+		if f.Frozen && !t.Exempt() {
 			return wait(now.Add(frozenEvery), WaitFreeze)
 		}
 		if t.wantsProbeBefore(now) {
@@ -168,9 +170,9 @@ func (t *Retirement) Next(f RetirementFacts, owner string, now time.Time) Action
 	}
 }
 
-// exempt tells whether a freeze does not hold the revocation up: it contains, or
+// Exempt tells whether a freeze does not hold the revocation up: it contains, or
 // somebody asked for just this, or it has begun.
-func (t *Retirement) exempt() bool {
+func (t *Retirement) Exempt() bool {
 	return t.Emergency() || t.Cause == CauseRevoked || t.Hastened || !t.RevokeBegunAt.IsZero()
 }
 
@@ -347,7 +349,7 @@ const LockoutPeriod = time.Hour
 // Bears tells whether the account bears n more rejected tries where it is locked
 // at limit (0: never), and if not, from when on.
 func (t *Retirement) Bears(n, limit int, now time.Time) (until time.Time, ok bool) {
-	until = t.TriesFrom.Add(LockoutPeriod)
+	until = t.TriedAt.Add(LockoutPeriod)
 	if limit == 0 || t.Tries == 0 || !now.Before(until) || t.Tries+n < limit {
 		return time.Time{}, true
 	}
@@ -356,10 +358,10 @@ func (t *Retirement) Bears(n, limit int, now time.Time) (until time.Time, ok boo
 
 // Tried counts tries of the credential that are going to be made and may be rejected.
 func (t *Retirement) Tried(n int, now time.Time) {
-	if !now.Before(t.TriesFrom.Add(LockoutPeriod)) {
-		t.Tries, t.TriesFrom = 0, now
+	if !now.Before(t.TriedAt.Add(LockoutPeriod)) {
+		t.Tries = 0
 	}
-	t.Tries += n
+	t.Tries, t.TriedAt = t.Tries+n, now
 }
 
 // Forgiven ends the count of tries: one was accepted.

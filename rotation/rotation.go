@@ -137,7 +137,9 @@ type Rotation struct {
 	Trigger  Trigger `json:"trigger,omitzero"`
 	Reason   string  `json:"reason,omitzero"`
 	Actor    string  `json:"actor,omitzero"` // who asked for it
-	Plan     Plan    `json:"plan,omitzero"`
+	// Lineage is whose token Actor's is; empty: nobody's.
+	Lineage string `json:"lineage,omitzero"`
+	Plan    Plan   `json:"plan,omitzero"`
 	// Under is the definition that the rotation began with, without its Plan: it is
 	// finished under it, whatever the configuration says by then.
 	Under *Definition `json:"under,omitzero"`
@@ -224,8 +226,11 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 	case Queued:
 		return r.nextInQueue(f, now)
 	case Minting:
-		if r.Intent != nil {
+		switch {
+		case r.Intent != nil:
 			return Action{Effect: RecoverMint}
+		case f.Frozen && !r.Emergency(): // what was asked for is recovered; nothing new is
+			return wait(now.Add(frozenEvery), WaitFreeze)
 		}
 		return Action{Effect: Mint}
 	case Staging:
@@ -319,6 +324,9 @@ func (r *Rotation) nextInRetiring(f Facts, now time.Time) Action {
 	}
 	if done {
 		return Action{Effect: Finish}
+	}
+	if r.WaitingFor == WaitProof && now.Before(r.NextAt) && r.NextAt.Before(until) {
+		until = r.NextAt
 	}
 	return wait(until, WaitProof)
 }
@@ -422,6 +430,15 @@ func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
 		}
 	}
 	r.NextAt, r.WaitingFor = now.Add(r.Plan.Verify.Interval), WaitProbe
+}
+
+// Spread puts the next try of a rejected credential off where its account is locked
+// after limit rejections (0: never), so that they last for the whole of the timeout:
+// a fresh credential may take time to become valid.
+func (r *Rotation) Spread(limit int, now time.Time) {
+	if limit > 1 {
+		r.NextAt = latest(r.NextAt, now.Add(r.Plan.Verify.Timeout/time.Duration(limit-1)))
+	}
 }
 
 // Published records that To is current in the vault; dead tells whether From is

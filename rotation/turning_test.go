@@ -233,7 +233,7 @@ func (x *turning) finish(t *rapid.T) {
 		switch a.Effect {
 		case rotation.NoEffect:
 			if a.WaitingFor == rotation.WaitApproval {
-				if _, err := x.r.Approve("bob", x.now); err != nil {
+				if _, err := x.r.Approve("bob", "", x.now); err != nil {
 					t.Fatal(err)
 				}
 				continue
@@ -290,7 +290,7 @@ func TestRotationWhateverHappens(t *testing.T) {
 					x.r.CutOverlap(x.now)
 				}
 			},
-			"approve": func(t *rapid.T) { b := x.r; w, err := x.r.Approve("bob", x.now); asked(b, w, err) },
+			"approve": func(t *rapid.T) { b := x.r; w, err := x.r.Approve("bob", "", x.now); asked(b, w, err) },
 			"cancel": func(t *rapid.T) {
 				if rapid.IntRange(0, 9).Draw(t, "cancel") == 0 {
 					b := x.r

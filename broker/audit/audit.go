@@ -27,6 +27,7 @@ type Log struct {
 	mu     sync.Mutex
 	file   *os.File
 	failed bool // the last write, which may have left a part of a line
+	newest int64
 }
 
 // Open opens or creates the log at path.
@@ -39,7 +40,18 @@ func Open(path string) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &Log{file: f, failed: !whole}, nil
+	newest, err := Newest(path)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &Log{file: f, failed: !whole, newest: newest}, nil
+}
+
+// Newest returns the highest sequence number of the outbox that the log has, 0 if none.
+func (l *Log) Newest() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.newest
 }
 
 // endsWhole tells whether the file's last line is whole: a process that was
@@ -89,6 +101,9 @@ func (l *Log) append(lines []line) error {
 		buf = append([]byte{'\n'}, buf...) // nothing is joined to what the failure left
 	}
 	_, err := l.file.Write(buf)
+	for _, ln := range lines {
+		l.newest = max(l.newest, ln.Seq)
+	}
 	if l.failed = err != nil; l.failed {
 		return fmt.Errorf("%w: writing the audit log: %w", backends.ErrUnavailable, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,6 +16,7 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/keys"
 )
@@ -46,12 +48,20 @@ func NewTokens(db *store.DB, log *audit.Log, pepper []byte, now func() time.Time
 }
 
 // Make makes a token and the record to be stored for it, which has only its
-// hash. A ttl of 0 is none.
-func (t *Tokens) Make(tenant, name string, policies []string, ttl time.Duration) (store.Token, backends.SecretString) {
+// hash. A ttl of 0 is none. The maker is who asks for it; the zero one is the host.
+func (t *Tokens) Make(maker Principal, tenant, name string, policies []string, ttl time.Duration) (store.Token, backends.SecretString) {
 	token := keys.Generate(TokenPrefix, keys.MinLength)
 	now := t.now()
 	rec := store.Token{ID: "tok_" + uuid.Must(uuid.NewV7()).String(), Tenant: tenant, Name: name, Hash: t.hash(token),
 		Policies: policies, CreatedAt: now}
+	switch {
+	case maker.Lineage == "":
+		rec.Lineage = rec.ID
+	case slices.Contains(maker.Policies, policy.Root):
+		rec.Lineage = maker.Lineage + "/" + rec.ID
+	default:
+		rec.Lineage = maker.Lineage
+	}
 	if ttl > 0 {
 		rec.ExpiresAt = now.Add(ttl)
 	}
@@ -77,7 +87,20 @@ func (t *Tokens) Authenticate(ctx context.Context, token string, from netip.Addr
 		}
 		return Principal{}, fmt.Errorf("authenticating: %w: %s", backends.ErrDenied, why)
 	}
-	return Principal{ID: rec.ID, Name: rec.Name, Tenant: rec.Tenant, Policies: rec.Policies, ExpiresAt: rec.ExpiresAt, Address: from}, nil
+	return Principal{ID: rec.ID, Name: rec.Name, Tenant: rec.Tenant, Policies: rec.Policies, Lineage: rec.Lineage, ExpiresAt: rec.ExpiresAt, Address: from}, nil
+}
+
+// Valid tells whether the token that p was authenticated by is still accepted.
+func (t *Tokens) Valid(ctx context.Context, p Principal) (valid bool, err error) {
+	err = t.db.View(ctx, func(tx *store.Tx) error {
+		rec, err := tx.Token(ctx, p.ID)
+		valid = err == nil && rec.RevokedAt.IsZero() && (rec.ExpiresAt.IsZero() || t.now().Before(rec.ExpiresAt))
+		if errors.Is(err, backends.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return valid, err
 }
 
 func (t *Tokens) cannotTell(ctx context.Context, cause error) error {

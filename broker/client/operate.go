@@ -11,6 +11,9 @@ import (
 type InterventionRequest struct {
 	Reason string `json:"reason,omitempty"`
 	DryRun bool   `json:"dry_run,omitempty"`
+	// Expect is what a dry run has said, if that was agreed to: should something else
+	// follow by now, but for the times in it, it is a conflict and nothing is done.
+	Expect []string `json:"expect,omitempty"`
 }
 
 // Foretold is what follows from an intervention, in sentences for people: those
@@ -44,7 +47,7 @@ type DeliveryIntervention struct {
 // FreezeIntervention is whether everything is frozen afterwards, or would be.
 type FreezeIntervention struct {
 	Foretold
-	Freeze
+	Freeze Freeze `json:"freeze"`
 }
 
 // Freeze says whether everything is frozen: then no rotation begins, publishes or
@@ -99,12 +102,26 @@ type RepairRequest struct {
 	Reason    string `json:"reason,omitempty"`
 	DryRun    bool   `json:"dry_run,omitempty"`
 	Overwrite bool   `json:"overwrite,omitempty"`
+	// Expect is Repair.Sentences of a dry run, if that was agreed to: should something
+	// else be mended by now it is a conflict and nothing is done.
+	Expect []string `json:"expect,omitempty"`
 }
 
 // Repair is what was found, and what became of it.
 type Repair struct {
 	DryRun   bool      `json:"dry_run"`
 	Findings []Finding `json:"findings"`
+}
+
+// Sentences returns what would be mended, and how.
+func (r Repair) Sentences() []string {
+	all := []string{}
+	for _, f := range r.Findings {
+		if f.Mendable {
+			all = append(all, f.Detail+": "+f.Mend)
+		}
+	}
+	return all
 }
 
 // Finding is one thing that is not as it should be.

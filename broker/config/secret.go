@@ -203,6 +203,10 @@ func (l *loader) plan(s *Secret) {
 	if p, ok := l.timings.crowded(effective); ok {
 		l.warn(l.origin(s, origins, p.Attribute), upper(p.Text), upper(p.Suggestion)+".")
 	}
+	if ack := effective.Acknowledgement; ack.Require != policy.RequireNone && ack.Timeout > max(effective.MaxOverlap, effective.Overlap) && !unsure("acknowledgement.timeout") && !unsure("max_overlap") {
+		l.warn(l.origin(s, origins, "acknowledgement.timeout"), fmt.Sprintf("The timeout of %s is longer than max_overlap, %s: the old credential is revoked by then", ack.Timeout, max(effective.MaxOverlap, effective.Overlap)),
+			"A consumer cannot hold an overlap beyond limits.max_overlap: raise that, or shorten the timeout.")
+	}
 	if window := effective.Confirm.Window; issuer != nil && window > 0 && window < issuer.Traits.RevocationBudget && !unsure("confirm.window") {
 		l.warn(l.origin(s, origins, "confirm.window"), fmt.Sprintf("The window of %s is shorter than the revocation_budget of %s of issuer %q", window, issuer.Traits.RevocationBudget, issuer.Name),
 			"Some servers may still accept a credential that was rejected so long: such a proof can be false. Leave the window out, or declare a shorter budget.")

@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"io"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -45,13 +44,17 @@ type setup struct {
 	catalog     *engine.Catalog
 	digests     map[block]string
 	certificate *tls.Certificate // of the listener; nil without TLS
-	closers     []io.Closer
+	sender      *webhook.Sender
+	running     map[block]*running
+	newKeys     []func() error // write the signing secrets that were made for it
 }
 
 // build makes a working component of every block of the configuration. None of
-// them needs its server to be up. A trial writes no file.
-func (p *parts) build(ctx context.Context, cfg *config.Config, trial bool) (_ *setup, err error) {
-	s := &setup{cfg: cfg, digests: map[block]string{},
+// them needs its server to be up. What is the same block in before, which may be
+// nil, is taken over from it as it is, with its session and its limits. Nothing is
+// written before keepKeys.
+func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_ *setup, err error) {
+	s := &setup{cfg: cfg, digests: map[block]string{}, running: map[block]*running{},
 		catalog: &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
 			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: map[string]string{}}}
 	defer func() {
@@ -59,35 +62,86 @@ func (p *parts) build(ctx context.Context, cfg *config.Config, trial bool) (_ *s
 			s.close()
 		}
 	}()
+	if before == nil {
+		before = &setup{catalog: &engine.Catalog{}}
+	}
+	p.digest(s) // before the components read the same files: what changes in between is seen by the next reload
 	for _, b := range cfg.Backends {
-		driver, err := p.backend(ctx, s, b)
+		err := component(s, before, block{"backend", b.Name}, s.catalog.Backends, before.catalog.Backends, func() (*backends.Mount, func(), error) {
+			driver, stop, err := p.backend(ctx, b)
+			return backends.NewMount(b.Name, driver, b.Limits), stop, err
+		})
 		if err != nil {
-			return nil, fmt.Errorf("backend %q: %w", b.Name, err)
+			return nil, err
 		}
-		s.catalog.Backends[b.Name] = backends.NewMount(b.Name, driver, b.Limits)
 	}
 	for _, i := range cfg.Issuers {
-		is, err := p.issuer(i)
+		err := component(s, before, block{"issuer", i.Name}, s.catalog.Issuers, before.catalog.Issuers, func() (issuer.Issuer, func(), error) {
+			return p.issuer(i)
+		})
 		if err != nil {
-			return nil, fmt.Errorf("issuer %q: %w", i.Name, err)
+			return nil, err
 		}
-		s.catalog.Issuers[i.Name] = is
 	}
 	for _, b := range cfg.Probes {
-		pr, err := p.probe(b)
+		at := block{"probe", b.Name}
+		s.catalog.ProbeDigests[b.Name] = s.digests[at]
+		err := component(s, before, at, s.catalog.Probes, before.catalog.Probes, func() (probe.Probe, func(), error) {
+			return p.probe(b)
+		})
 		if err != nil {
-			return nil, fmt.Errorf("probe %q: %w", b.Name, err)
+			return nil, err
 		}
-		s.catalog.Probes[b.Name] = pr
 	}
-	if err := p.consumers(s, trial); err != nil {
+	if err := p.consumers(s, before); err != nil {
 		return nil, err
 	}
-	if err := p.certificate(s); err != nil {
-		return nil, err
+	return s, p.certificate(s)
+}
+
+// component puts into made what the block at is in working order: what stood for
+// the same block before, or what fresh makes of it, with what ends it.
+func component[T any](s, before *setup, at block, made, had map[string]T, fresh func() (T, func(), error)) error {
+	if old, ok := had[at.name]; ok && before.digests[at] == s.digests[at] {
+		made[at.name] = old
+		if r := before.running[at]; r != nil {
+			s.running[at] = r.share()
+		}
+		return nil
 	}
-	p.digest(s)
-	return s, nil
+	c, stop, err := fresh()
+	if err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	made[at.name] = c
+	if stop != nil {
+		s.running[at] = &running{stop: stop, users: 1}
+	}
+	return nil
+}
+
+// running is what a component keeps running, for all the setups that have it.
+type running struct {
+	stop  func()
+	mu    sync.Mutex
+	users int
+}
+
+// share counts one more user. There must be one already.
+func (r *running) share() *running {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users++
+	return r
+}
+
+// leave ends what runs with its last user.
+func (r *running) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 {
+		r.stop()
+	}
 }
 
 // certificate loads the listener's.
@@ -103,56 +157,70 @@ func (p *parts) certificate(s *setup) error {
 	return nil
 }
 
-// close ends what the components keep running.
+// close ends what the components keep running that no other setup has. It is not
+// for two callers at once.
 func (s *setup) close() {
-	for _, c := range slices.Backward(s.closers) {
-		_ = c.Close()
+	for _, r := range s.running {
+		r.leave()
 	}
-	s.closers = nil
+	s.running = nil
 }
 
-type closeFunc func()
-
-// Close calls f.
-func (f closeFunc) Close() error { f(); return nil }
+// keepKeys writes the signing secrets that were made for new consumers.
+func (s *setup) keepKeys() error {
+	for _, write := range s.newKeys {
+		if err := write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func unknownType(kind, name string) error {
 	return fmt.Errorf("%w: there is no %s type %q", backends.ErrUnsupported, kind, name)
 }
 
-func (p *parts) backend(ctx context.Context, s *setup, b *config.Backend) (backends.Driver, error) {
+// backend makes a driver, and tells what ends it.
+func (p *parts) backend(ctx context.Context, b *config.Backend) (backends.Driver, func(), error) {
 	switch b.Type {
 	case typeLocal:
-		return local.New(p.sealer, p.db.LocalStorage()), nil
+		return local.New(p.sealer, p.db.LocalStorage()), nil, nil
 	case typeVault:
 		d, err := vault.Open(ctx, *b.Config.(*vault.Config), p.logger.Named("vault."+b.Name))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		s.closers = append(s.closers, closeFunc(d.Close))
-		return d, nil
+		return d, d.Close, nil
 	}
-	return nil, unknownType("backend", b.Type)
+	return nil, nil, unknownType("backend", b.Type)
 }
 
-func (p *parts) issuer(i *config.Issuer) (issuer.Issuer, error) {
+func (p *parts) issuer(i *config.Issuer) (issuer.Issuer, func(), error) {
 	switch i.Type {
 	case typeAPIKey:
-		return apikey.New(p.db.APIKeys(), p.hasher, p.now), nil
+		return apikey.New(p.db.APIKeys(), p.hasher, p.now), nil, nil
 	case typeHTTP:
 		is, diags := issuerhttp.New(*i.Config.(*issuerhttp.Config))
-		return is, orNil(diags)
+		return is, closing(is), orNil(diags)
 	}
-	return nil, unknownType("issuer", i.Type)
+	return nil, nil, unknownType("issuer", i.Type)
 }
 
-func (p *parts) probe(b *config.Probe) (probe.Probe, error) {
+func (p *parts) probe(b *config.Probe) (probe.Probe, func(), error) {
 	switch b.Type {
 	case typeHTTP:
 		pr, diags := httpprobe.New(*b.Config.(*httpprobe.Config))
-		return pr, orNil(diags)
+		return pr, closing(pr), orNil(diags)
 	}
-	return nil, unknownType("probe", b.Type)
+	return nil, nil, unknownType("probe", b.Type)
+}
+
+// closing is what ends a component that keeps connections; nil of one that keeps none.
+func closing(component any) func() {
+	if c, ok := component.(interface{ Close() }); ok {
+		return c.Close
+	}
+	return nil
 }
 
 func orNil(diags hcl.Diagnostics) error {
@@ -162,7 +230,37 @@ func orNil(diags hcl.Diagnostics) error {
 	return nil
 }
 
-func (p *parts) consumers(s *setup, trial bool) error {
+// senders is the block that no configuration has: what all consumers share.
+var senders = block{"consumer", ""}
+
+func (p *parts) consumers(s, before *setup) error {
+	if s.sender = before.sender; s.sender != nil {
+		s.running[senders] = before.running[senders].share()
+	} else if err := p.openSender(s); err != nil {
+		return err
+	}
+	for _, k := range s.cfg.Consumers {
+		secret, write, err := signingSecret(s.cfg, k)
+		if err != nil {
+			return err
+		}
+		if write != nil {
+			s.newKeys = append(s.newKeys, write)
+		}
+		at := block{"consumer", k.Name}
+		s.digests[at] = p.mac(fmt.Sprintf("%q %q %q %t %s", k.Tenant, k.Webhook.URL, k.Webhook.Payload, k.Webhook.AllowPrivate, secret.Reveal()))
+		err = component(s, before, at, s.catalog.Consumers, before.catalog.Consumers, func() (engine.Deliverer, func(), error) {
+			signer, err := webhook.NewSigner(secret)
+			return &webhookConsumer{endpoint: k.Webhook.Endpoint, signer: signer, sender: s.sender, source: p.source}, nil, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *parts) openSender(s *setup) error {
 	public, err := outbound.New(outbound.Options{Timeout: webhook.Timeout})
 	if err != nil {
 		return err
@@ -171,19 +269,7 @@ func (p *parts) consumers(s *setup, trial bool) error {
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, closeFunc(public.Close), closeFunc(private.Close))
-	sender := webhook.NewSender(public, private, p.now)
-	for _, k := range s.cfg.Consumers {
-		secret, err := signingSecret(s.cfg, k, trial)
-		if err != nil {
-			return err
-		}
-		signer, err := webhook.NewSigner(secret)
-		if err != nil {
-			return fmt.Errorf("consumer %q: %w", k.Name, err)
-		}
-		s.catalog.Consumers[k.Name] = &webhookConsumer{endpoint: k.Webhook.Endpoint, signer: signer, sender: sender, source: p.source}
-		s.digests[block{"consumer", k.Name}] = p.mac(fmt.Sprintf("%q %q %q %t %s", k.Tenant, k.Webhook.URL, k.Webhook.Payload, k.Webhook.AllowPrivate, secret.Reveal()))
-	}
+	s.sender = webhook.NewSender(public, private, p.now)
+	s.running[senders] = &running{users: 1, stop: func() { public.Close(); private.Close() }}
 	return nil
 }

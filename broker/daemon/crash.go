@@ -214,7 +214,7 @@ func crashCatalog(c *engine.Catalog) *engine.Catalog {
 		out.Issuers[name] = crashIssuer(is)
 	}
 	for name, p := range c.Probes {
-		out.Probes[name] = crashingProbe{p}
+		out.Probes[name] = crashProbe(p)
 	}
 	for name, d := range c.Consumers {
 		out.Consumers[name] = crashingDeliverer{d}
@@ -257,30 +257,61 @@ func (s crashingStager) Promote(ctx context.Context, ref backends.Ref, id, expec
 	return around("vault.promote", func() error { return s.stager.Promote(ctx, ref, id, expect) })
 }
 
-// crashIssuer keeps the optional abilities that the issuer has.
+// crashIssuer keeps the optional abilities that the issuer has, and no others.
 func crashIssuer(is issuer.Issuer) issuer.Issuer {
-	c := crashingIssuer{is}
-	f, finds := is.(issuer.Finder)
+	type (
+		finder   = crashingFinder
+		preparer = issuer.Preparer
+		checker  = issuer.SettingsChecker
+	)
+	i := crashingIssuer{is}
+	found, finds := is.(issuer.Finder)
+	f := crashingFinder{found}
 	p, prepares := is.(issuer.Preparer)
-	switch {
-	case finds && prepares:
+	c, checks := is.(issuer.SettingsChecker)
+	switch [3]bool{finds, prepares, checks} {
+	case [3]bool{true, true, true}:
 		return struct {
 			crashingIssuer
-			crashingFinder
-			issuer.Preparer
-		}{c, crashingFinder{f}, p}
-	case finds:
+			finder
+			preparer
+			checker
+		}{i, f, p, c}
+	case [3]bool{true, true, false}:
 		return struct {
 			crashingIssuer
-			crashingFinder
-		}{c, crashingFinder{f}}
-	case prepares:
+			finder
+			preparer
+		}{i, f, p}
+	case [3]bool{true, false, true}:
 		return struct {
 			crashingIssuer
-			issuer.Preparer
-		}{c, p}
+			finder
+			checker
+		}{i, f, c}
+	case [3]bool{false, true, true}:
+		return struct {
+			crashingIssuer
+			preparer
+			checker
+		}{i, p, c}
+	case [3]bool{true, false, false}:
+		return struct {
+			crashingIssuer
+			finder
+		}{i, f}
+	case [3]bool{false, true, false}:
+		return struct {
+			crashingIssuer
+			preparer
+		}{i, p}
+	case [3]bool{false, false, true}:
+		return struct {
+			crashingIssuer
+			checker
+		}{i, c}
 	}
-	return c
+	return i
 }
 
 type crashingIssuer struct{ issuer.Issuer }
@@ -302,19 +333,22 @@ func (c crashingFinder) Find(ctx context.Context, sub issuer.Subject, tag string
 	return aroundResult("issuer.find", func() ([]issuer.Found, error) { return c.finder.Find(ctx, sub, tag) })
 }
 
+// crashProbe keeps the optional abilities that the probe has, and no others.
+func crashProbe(p probe.Probe) probe.Probe {
+	if c, ok := p.(probe.Canarier); ok {
+		return struct {
+			crashingProbe
+			probe.Canarier
+		}{crashingProbe{p}, c}
+	}
+	return crashingProbe{p}
+}
+
 type crashingProbe struct{ probe.Probe }
 
 // Try implements probe.Probe.
 func (c crashingProbe) Try(ctx context.Context, t probe.Try) probe.Result {
 	return around("probe.try", func() probe.Result { return c.Probe.Try(ctx, t) })
-}
-
-// Canary gives the probe's canary, if it is of those that can have one.
-func (c crashingProbe) Canary() (backends.Value, bool) {
-	if p, ok := c.Probe.(interface{ Canary() (backends.Value, bool) }); ok {
-		return p.Canary()
-	}
-	return backends.Value{}, false
 }
 
 type crashingDeliverer struct{ engine.Deliverer }

@@ -75,7 +75,9 @@ type Daemon struct {
 	listener net.Listener
 	closers  []func() error
 
-	reloading    chan struct{}  // one at a time
+	reloading    chan struct{}   // one at a time
+	serving      context.Context // ends when the node begins to stop: reloads are cut off
+	stopServing  context.CancelFunc
 	stopped      chan struct{}  // no reload any more
 	retired      sync.WaitGroup // setups that were replaced and are not closed
 	startedUnmet int            // conflicts at the start
@@ -86,6 +88,7 @@ type Daemon struct {
 // served before Run. Its errors say how to mend what is wrong.
 func Open(ctx context.Context, opts Options) (_ *Daemon, err error) {
 	d := &Daemon{opts: opts, log: opts.Logger, metrics: newMetrics(), reloading: make(chan struct{}, 1), stopped: make(chan struct{})}
+	d.serving, d.stopServing = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -193,8 +196,12 @@ func nodeName() string {
 }
 
 func (d *Daemon) openComponents(ctx context.Context) error {
-	s, err := d.parts.build(ctx, d.opts.Config, false)
+	s, err := d.parts.build(ctx, d.opts.Config, nil)
 	if err != nil {
+		return err
+	}
+	if err := s.keepKeys(); err != nil {
+		s.close()
 		return err
 	}
 	d.onClose(func() error { d.setup.Load().close(); return nil })
@@ -239,7 +246,7 @@ func (d *Daemon) issueRootToken(ctx context.Context) error {
 	if !errors.Is(err, backends.ErrNotFound) {
 		return err
 	}
-	rec, token := d.authn.Make("", "root", []string{broker.RootPolicy}, 0)
+	rec, token := d.authn.Make(authn.Principal{}, "", "root", []string{broker.RootPolicy}, 0)
 	path := filepath.Join(d.opts.Config.DataDir, RootTokenFile)
 	if err := writePrivate(path, token); err != nil {
 		return fmt.Errorf("writing the root token: %w", err)
@@ -269,7 +276,7 @@ func (d *Daemon) issueRootToken(ctx context.Context) error {
 // anotherRootToken makes a root token although there was one: whoever holds the
 // host and the seal can, and the log says so.
 func (d *Daemon) anotherRootToken(ctx context.Context) error {
-	rec, token := d.authn.Make("", "root", []string{broker.RootPolicy}, 0)
+	rec, token := d.authn.Make(authn.Principal{}, "", "root", []string{broker.RootPolicy}, 0)
 	path := filepath.Join(d.opts.Config.DataDir, RootTokenFile)
 	if err := writePrivate(path, token); err != nil {
 		return fmt.Errorf("writing the root token: %w", err)
@@ -324,7 +331,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stopWork()
 	jobs := river.NewWorkers()
 	d.engine.AddWorkers(jobs)
-	if err := d.db.Start(work, jobs, store.StartOptions{MaxWorkers: workers, JobTimeout: jobTimeout, StopTimeout: stopTimeout}); err != nil {
+	if err := d.db.Start(work, jobs, store.StartOptions{MaxWorkers: workers, JobTimeout: jobTimeout, StopTimeout: stopTimeout, Work: d.engine.Work}); err != nil {
 		d.endReloads()
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
@@ -345,6 +352,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.log.Info("stopping")
 	close(stopping)
+	d.stopServing()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	if shutErr := srv.Shutdown(grace); shutErr != nil {

@@ -17,7 +17,7 @@ type block struct{ kind, name string }
 func (b block) String() string { return fmt.Sprintf("%s %q", b.kind, b.name) }
 
 // digest works out of every block a keyed digest of all that it does, secrets
-// and files that it names included; consumers have theirs already.
+// and files that it names included; consumers get theirs with their signing secrets.
 func (p *parts) digest(s *setup) {
 	named := func(kind string, n config.Named) {
 		var text strings.Builder

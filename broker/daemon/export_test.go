@@ -1,13 +1,28 @@
 package daemon
 
-import "io"
-
 // Replaced gives retire, which takes a setup out of use that closed is told the
 // end of, and end, which ends all reloads.
 func Replaced() (retire func(closed func()), end func()) {
-	d := &Daemon{reloading: make(chan struct{}, 1), stopped: make(chan struct{})}
-	return func(closed func()) { d.retire(&setup{closers: []io.Closer{closeFunc(closed)}}) }, d.endReloads
+	d := &Daemon{reloading: make(chan struct{}, 1), stopped: make(chan struct{}), stopServing: func() {}}
+	return func(closed func()) {
+		d.retire(&setup{running: map[block]*running{{"backend", "b"}: {users: 1, stop: closed}}})
+	}, d.endReloads
 }
 
 // CloseAfter is how long a replaced setup stays usable.
 const CloseAfter = closeAfter
+
+// Rebuilt makes two setups of one backend, whose block the second has changed or
+// not, and gives what closes each. Stopped is told of the end of a component.
+func Rebuilt(changed bool, stopped func()) (closeFirst, closeSecond func()) {
+	at := block{"backend", "b"}
+	first, second := &setup{digests: map[block]string{at: "1"}, running: map[block]*running{}}, &setup{digests: map[block]string{at: "1"}, running: map[block]*running{}}
+	if changed {
+		second.digests[at] = "2"
+	}
+	had, has := map[string]int{}, map[string]int{}
+	fresh := func() (int, func(), error) { return 1, stopped, nil }
+	_ = component(first, &setup{}, at, had, nil, fresh)
+	_ = component(second, first, at, has, had, fresh)
+	return first.close, second.close
+}

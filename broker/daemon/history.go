@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,33 +24,44 @@ const historyEvery = 10 * time.Second
 // history finds out whether the store has forgotten what the audit log of this
 // node tells of (rule 21): events are numbered in the order of commits, so a log
 // with higher numbers than the store has ever given shows that the store was
-// restored from a backup, or lost its last commits. Then, in one transaction,
-// everything is frozen until a person has looked, and what was retired in the lost
-// time is retired once more, so that nothing comes back to life.
+// restored from a backup, or lost its last commits. Then everything is frozen
+// until a person has looked, and what was revoked in the lost time is revoked once
+// more, so that nothing comes back to life. The list of that is committed with the
+// freeze, so that a crash in between loses none of it.
 //
 // It cannot tell without a log: one that was moved away, or that another node has.
+// Nor can it if, within the ten seconds between two looks, a database that failed
+// over was given more events than it has lost.
 func (d *Daemon) history(ctx context.Context) error {
-	path := filepath.Join(d.opts.Config.DataDir, auditFile)
-	newest, err := audit.Newest(path)
-	if err != nil || newest == 0 {
-		return err
+	newest := d.audit.Newest()
+	if newest == 0 {
+		return nil
 	}
 	var known int64
-	err = d.db.View(ctx, func(tx *store.Tx) (err error) {
+	err := d.db.View(ctx, func(tx *store.Tx) (err error) {
 		known, err = tx.AuditSeq(ctx)
 		return err
 	})
 	if err != nil || known >= newest {
+		return errors.Join(err, d.recallAll(ctx))
+	}
+	lost, err := audit.After(filepath.Join(d.opts.Config.DataDir, auditFile), known)
+	if err != nil || len(lost) == 0 {
 		return err
 	}
-	lost, err := audit.After(path, known)
+	err = d.db.UpdateLatest(ctx, func(tx *store.Tx) error {
+		if now, err := tx.AuditSeq(ctx); err != nil || now != known {
+			return err // it was read from where it lagged behind
+		}
+		return d.forgotten(ctx, tx, lost, newest)
+	})
 	if err != nil {
 		return err
 	}
-	return d.db.UpdateLatest(ctx, func(tx *store.Tx) error { return d.forgotten(ctx, tx, lost, newest) })
+	return d.recallAll(ctx)
 }
 
-// forgotten deals with events that the store does not know of.
+// forgotten commits that events were lost: a freeze, and what is to be recalled.
 func (d *Daemon) forgotten(ctx context.Context, tx *store.Tx, lost []audit.Entry, newest int64) error {
 	if err := tx.SkipAudit(ctx, newest); err != nil {
 		return err
@@ -57,40 +69,109 @@ func (d *Daemon) forgotten(ctx context.Context, tx *store.Tx, lost []audit.Entry
 	reason := fmt.Sprintf("the store has lost %d events from %s to %s that the audit log tells of: it was restored from a backup, or lost its last commits. "+
 		"Look at each secret with `keybroker secret repair NAME --dry-run`, at the issuers for what was minted in that time, then `keybroker unfreeze`",
 		len(lost), lost[0].Event.At.Format(time.RFC3339), lost[len(lost)-1].Event.At.Format(time.RFC3339))
-	asked := engine.Asked{By: "keybroker", Reason: "the store has lost its retirement"}
 	d.log.Error(reason)
-	if _, _, err := d.engine.Freeze(ctx, tx, engine.Asked{By: asked.By, Reason: reason}); err != nil && !errors.Is(err, backends.ErrConflict) {
-		return err
-	}
 	for _, e := range lost {
 		d.log.Warn("lost by the store", "time", e.Event.At, "action", e.Event.Action, "secret", e.Event.Path, "tenant", e.Event.Tenant, "detail", e.Event.Detail)
-		number, err := strconv.Atoi(e.Event.Detail["version"])
-		if err != nil || !strings.HasPrefix(e.Event.Action, "retirement.") || e.Event.Action == "retirement.probe" {
+	}
+	if _, _, err := d.engine.Freeze(ctx, tx, engine.Asked{By: "keybroker", Reason: reason}); err != nil && !errors.Is(err, backends.ErrConflict) {
+		return err
+	}
+	if err := d.regain(ctx, tx, lost); err != nil {
+		return err
+	}
+	return tx.SetRecalls(ctx, revokedIn(lost))
+}
+
+// regain raises generations and version numbers above all that were given in the
+// lost time: whoever has seen one never sees it again for something else.
+func (d *Daemon) regain(ctx context.Context, tx *store.Tx, lost []audit.Entry) error {
+	type highest struct {
+		version    int
+		generation int64
+	}
+	seen := map[backends.Ref]highest{}
+	for _, e := range lost {
+		version, _ := strconv.Atoi(e.Event.Detail["version"]) // what has none counts for nothing
+		generation, _ := strconv.ParseInt(e.Event.Detail["generation"], 10, 64)
+		if strings.HasPrefix(e.Event.Action, "rotation.") && (version > 0 || generation > 0) {
+			ref := backends.Ref{Tenant: e.Event.Tenant, Name: e.Event.Path}
+			seen[ref] = highest{max(seen[ref].version, version), max(seen[ref].generation, generation)}
+		}
+	}
+	for ref, h := range seen {
+		s, err := tx.SecretByRef(ctx, ref)
+		if errors.Is(err, backends.ErrNotFound) {
 			continue
 		}
-		if err := d.recall(ctx, tx, backends.Ref{Tenant: e.Event.Tenant, Name: e.Event.Path}, number, asked); err != nil {
-			return err
+		if err == nil {
+			err = d.engine.Regain(ctx, tx, s.ID, h.version, h.generation)
+		}
+		if err != nil {
+			return fmt.Errorf("regaining the numbers of %s: %w", ref, err)
 		}
 	}
 	return nil
 }
 
-func (d *Daemon) recall(ctx context.Context, tx *store.Tx, ref backends.Ref, number int, asked engine.Asked) error {
-	s, err := tx.SecretByRef(ctx, ref)
-	did := ""
-	if err == nil {
-		did, err = d.engine.Recall(ctx, tx, s.ID, number, asked)
+// revokedIn lists, once each, the versions that were being revoked: what was only
+// to be revoked later comes to that by itself.
+func revokedIn(lost []audit.Entry) []store.Recall {
+	var out []store.Recall
+	for _, e := range lost {
+		d := e.Event.Detail
+		number, err := strconv.Atoi(d["version"])
+		action, ok := strings.CutPrefix(e.Event.Action, "retirement.")
+		asked := action == "request" && (d["cause"] == string(rotation.CauseEmergency) || d["cause"] == string(rotation.CauseRevoked))
+		if !ok || err != nil || !asked && action != "revoke" && action != "contain" && action != "prove" {
+			continue
+		}
+		r := store.Recall{Ref: backends.Ref{Tenant: e.Event.Tenant, Name: e.Event.Path}, Version: number}
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
 	}
-	switch {
-	case errors.Is(err, backends.ErrNotFound):
-		d.log.Error("a version that the store does not know was being retired: look at its issuer by hand", "secret", ref, "version", number)
-		return nil
-	case err != nil:
-		return fmt.Errorf("recalling version %d of %s: %w", number, ref, err)
+	return out
+}
+
+// recallAll recalls what the store has on its list, each in a transaction of its
+// own: one that cannot be recalled keeps none of the others.
+func (d *Daemon) recallAll(ctx context.Context) error {
+	var list []store.Recall
+	err := d.db.View(ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Recalls(ctx)
+		return err
+	})
+	if err != nil || len(list) == 0 {
+		return err
 	}
-	d.log.Warn("the retirement of a version was lost", "secret", ref, "version", number, "now", did)
-	return tx.AddAudit(ctx, rotation.AuditEvent{At: now(), Tenant: ref.Tenant, Actor: asked.By, Action: "store.recall", Path: ref.Name,
-		Outcome: "ok", Detail: map[string]string{"version": strconv.Itoa(number), "did": did}})
+	var left []store.Recall
+	for _, r := range list {
+		err := d.db.UpdateLatest(ctx, func(tx *store.Tx) error { return d.recall(ctx, tx, r) })
+		switch {
+		case errors.Is(err, backends.ErrNotFound):
+			d.log.Error("a version that the store does not know was being revoked: look at its issuer by hand", "secret", r.Ref, "version", r.Version)
+		case errors.Is(err, backends.ErrConflict) || backends.Retryable(err):
+			d.log.Error("a version that was being revoked is not revoked again yet; it is tried again", "secret", r.Ref, "version", r.Version, "error", err)
+			left = append(left, r)
+		case err != nil:
+			d.log.Error("a version that was being revoked cannot be revoked again: look at it by hand", "secret", r.Ref, "version", r.Version, "error", err)
+		}
+	}
+	return d.db.UpdateLatest(ctx, func(tx *store.Tx) error { return tx.SetRecalls(ctx, left) })
+}
+
+func (d *Daemon) recall(ctx context.Context, tx *store.Tx, r store.Recall) error {
+	s, err := tx.SecretByRef(ctx, r.Ref)
+	if err != nil {
+		return err
+	}
+	did, err := d.engine.Recall(ctx, tx, s.ID, r.Version, engine.Asked{By: "keybroker", Reason: "the store has lost its retirement"})
+	if err != nil {
+		return err
+	}
+	d.log.Warn("the retirement of a version was lost", "secret", r.Ref, "version", r.Version, "now", did)
+	return tx.AddAudit(ctx, rotation.AuditEvent{At: now(), Tenant: r.Ref.Tenant, Actor: "keybroker", Action: "store.recall", Path: r.Ref.Name,
+		Outcome: "ok", Detail: map[string]string{"version": strconv.Itoa(r.Version), "did": did}})
 }
 
 // watchHistory looks again while the node runs: a database that fails over may

@@ -80,11 +80,11 @@ func fingerprinter(key []byte) func(tenant, value string) string {
 }
 
 // signingSecret returns what a consumer's webhooks are signed with. Where it is
-// in a file that is missing, it is made and written there, for the consumer to
-// be given; a trial writes nothing.
-func signingSecret(cfg *config.Config, c *config.Consumer, trial bool) (backends.SecretString, error) {
+// in a file that is missing, it is made, and write puts it there, for the consumer
+// to be given.
+func signingSecret(cfg *config.Config, c *config.Consumer) (_ backends.SecretString, write func() error, err error) {
 	if c.Webhook.SigningSecret != "" {
-		return c.Webhook.SigningSecret, nil
+		return c.Webhook.SigningSecret, nil, nil
 	}
 	path := c.Webhook.SigningSecretFile
 	if path == "" {
@@ -92,19 +92,18 @@ func signingSecret(cfg *config.Config, c *config.Consumer, trial bool) (backends
 	}
 	text, err := os.ReadFile(path)
 	if err == nil {
-		return backends.SecretString(trimNewline(text)), nil
+		return backends.SecretString(trimNewline(text)), nil, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("reading the signing secret of consumer %s: %w", c.Name, err)
+		return "", nil, fmt.Errorf("reading the signing secret of consumer %s: %w", c.Name, err)
 	}
 	secret := webhook.GenerateSecret()
-	if trial {
-		return secret, nil
-	}
-	if err := writePrivate(path, secret); err != nil {
-		return "", fmt.Errorf("writing the signing secret of consumer %s: %w", c.Name, err)
-	}
-	return secret, nil
+	return secret, func() error {
+		if err := writePrivate(path, secret); err != nil {
+			return fmt.Errorf("writing the signing secret of consumer %s: %w", c.Name, err)
+		}
+		return nil
+	}, nil
 }
 
 func trimNewline(b []byte) string {

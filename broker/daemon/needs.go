@@ -39,15 +39,17 @@ func (n *needs) add(who, remedy string, blocks ...block) {
 //     by itself, the backend, issuer and probe of the version that it brings, which
 //     may have to be retired, and of the one that it replaces, which will be (or is
 //     made current again);
+//   - one that has not published: the consumers that it is going to tell;
 //   - a retirement without proof: its secret, issuer (to revoke, and to revoke
-//     again) and probe;
+//     again) and probe, and until it revokes, except in an emergency, the backend,
+//     which is asked first whether it still serves the version;
 //   - a delivery that did not succeed yet, as long as its rotation may revoke what
 //     the consumer still uses: the consumer. Afterwards it keeps nobody from
-//     removing a consumer that is gone for good; see slighted.
+//     removing a consumer that is gone for good: slighted warns of it.
 //
 // Re-checks of a version that is proven dead need nothing in this sense: they go
 // on for a week after every rotation, and a configuration that could never be
-// changed would be worse than a re-check that is not made. See slighted, too.
+// changed would be worse than a re-check that is not made; slighted warns of them, too.
 func underWay(ctx context.Context, tx *store.Tx) (needs, error) {
 	var n needs
 	occupying := map[string]bool{} // secret ids
@@ -104,9 +106,14 @@ func (n *needs) rotation(ctx context.Context, tx *store.Tx, r *store.RotationOf)
 	if !r.State.Occupies() {
 		return nil // its retirements have rows of their own
 	}
-	if r.State == rotation.Queued || r.State == rotation.Minting {
-		if d := r.Under; d != nil {
+	if d := r.Under; d != nil {
+		if r.State == rotation.Queued || r.State == rotation.Minting {
 			n.add(who, remedy, componentsOf(d.Backend, d.Issuer, d.Probe)...)
+		}
+		if r.State != rotation.Overlap { // from then on each has a delivery
+			for _, name := range d.Consumers {
+				n.add(who, remedy, block{"consumer", name})
+			}
 		}
 	}
 	for _, number := range []int{r.To, r.From} {
@@ -146,6 +153,9 @@ func (n *needs) retirement(t store.UnprovenRetirement) {
 	who := fmt.Sprintf("retirement %s of %s version %d is %s", t.ID, t.Ref, t.Version, t.State)
 	remedy := fmt.Sprintf("wait for its proof (`keybroker retirement show %s`)", t.ID)
 	n.add(who, remedy, block{client.KindSecret, t.Ref.String()}, block{"issuer", t.MadeBy.Issuer})
+	if t.State == rotation.Requested && !t.Emergency() && t.RevokeBegunAt.IsZero() && t.InVault {
+		n.add(who, remedy, block{"backend", t.MadeBy.Backend})
+	}
 	if t.HasProbe {
 		n.add(who, remedy, block{"probe", t.MadeBy.Probe})
 	}
@@ -177,7 +187,7 @@ func (n needs) judge(before, next *config.Config) (refused, lacking []client.Con
 
 // slighted warns of what a configuration does without being refused: what is not
 // under way now and still will miss what was taken away.
-func slighted(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
+func (n needs) slighted(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
 	var out []client.ConfigFinding
 	was, has := types(before), types(next)
 	warn := func(b block, m store.Made, consequence, remedy string) {
@@ -209,6 +219,29 @@ func slighted(ctx context.Context, tx *store.Tx, before, next *config.Config) ([
 	for _, m := range dead {
 		warn(block{"probe", m.Probe}, m, "proven dead and to be tried with it once more: a resurrection would not be seen", later)
 		warn(block{"issuer", m.Issuer}, m, "proven dead and to be tried once more: a resurrection could not be ended", later)
+	}
+	unheard, err := n.untold(ctx, tx, before, next)
+	return append(out, unheard...), err
+}
+
+// untold warns of the pending deliveries to consumers that go away and that
+// nothing under way waits for.
+func (n needs) untold(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
+	var out []client.ConfigFinding
+	has := types(next)
+	for _, k := range before.Consumers {
+		b := block{"consumer", k.Name}
+		if _, ok := has[b]; ok || slices.ContainsFunc(n, func(one need) bool { return one.block == b }) {
+			continue
+		}
+		found, _, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{Consumer: k.Name, State: rotation.DeliveryPending}, store.Page{Limit: 1})
+		if err != nil {
+			return nil, err
+		}
+		if len(found) > 0 {
+			out = append(out, client.ConfigFinding{What: fmt.Sprintf("%s is not in the configuration, and deliveries to it are pending (the newest tells of %s version %d): they are not made", b, found[0].Ref, found[0].Version),
+				Remedy: fmt.Sprintf("keep the block until they succeed or are given up: `keybroker delivery list --consumer %s`", k.Name)})
+		}
 	}
 	return out, nil
 }

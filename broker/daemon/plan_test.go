@@ -215,32 +215,3 @@ func vaultFinding(r client.Repair) client.Finding {
 	}
 	return client.Finding{}
 }
-
-// TestRepairOfAStuckPendingVersion makes what a lost commit would leave (rule 16).
-func TestRepairOfAStuckPendingVersion(t *testing.T) {
-	t.Parallel()
-	o := startOperated(t, brief)
-	ctx := t.Context()
-	o.done(t, mailer)
-	o.api.Override(tried, http.StatusServiceUnavailable, always)
-	id := o.begin(t, mailer, client.RotationVerifying)
-	o.stop()
-	exec(t, o.database(t), "UPDATE rotations SET state = 'cancelled', occupies = 0, ended_at = started_at, next_at = NULL, "+
-		"record = replace(record, '\"state\":\"verifying\"', '\"state\":\"cancelled\"') WHERE id = '"+id+"'")
-	o.api.Override(tried, 0, 0)
-	o.node = o.start()
-	for _, dryRun := range []bool{true, false} {
-		got := must(o.Repair(ctx, mailer, client.RepairRequest{DryRun: dryRun}))(t).Findings
-		if len(got) != 1 || got[0].Kind != "pending" || got[0].Version != 2 || !got[0].Mendable || got[0].Mended == dryRun {
-			t.Fatalf("dry run %v: %+v", dryRun, got)
-		}
-	}
-	o.proven(t, mailer, 2)
-	if live := o.api.Live(); len(live) != 1 {
-		t.Errorf("the issuer has %+v", live)
-	}
-	if got := must(o.Repair(ctx, mailer, client.RepairRequest{}))(t).Findings; len(got) != 0 {
-		t.Errorf("repaired, and still %+v", got)
-	}
-	o.done(t, mailer)
-}

@@ -23,6 +23,10 @@ const (
 	// vault so slow is served from the sealed copy.
 	closeAfter    = 2 * time.Minute
 	reloadTimeout = 2 * time.Minute
+	// How long, and how often, it is looked whether a commit was made whose answer
+	// was lost.
+	lookTimeout = time.Minute
+	lookEvery   = time.Second
 	// unmetEvery is how often a node that was started with conflicts looks whether
 	// they are over.
 	unmetEvery = time.Minute
@@ -56,7 +60,7 @@ func (d *Daemon) reload(ctx context.Context, by string, dryRun bool) (client.Rel
 	}
 	select {
 	case d.reloading <- struct{}{}:
-	case <-d.stopped:
+	case <-d.serving.Done():
 		return client.Reload{}, fmt.Errorf("%w: the node is stopping", backends.ErrUnavailable)
 	case <-ctx.Done():
 		return client.Reload{}, fmt.Errorf("%w: waiting for another reload: %w", backends.ErrUnavailable, ctx.Err())
@@ -65,6 +69,7 @@ func (d *Daemon) reload(ctx context.Context, by string, dryRun bool) (client.Rel
 	// Whoever asked may leave, which must not cut the commit off.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadTimeout)
 	defer cancel()
+	defer context.AfterFunc(d.serving, cancel)() // a node that stops does not wait for it
 	out, err := d.exchange(ctx, by, dryRun)
 	if !dryRun {
 		d.reloaded(by, out, err)
@@ -93,7 +98,7 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 		}
 		refused, lacking := wants.judge(before.cfg, cfg)
 		problems = append(problems, refused...)
-		warnings, err := slighted(ctx, tx, before.cfg, cfg)
+		warnings, err := wants.slighted(ctx, tx, before.cfg, cfg)
 		out.Warnings = append(append(out.Warnings, lacking...), warnings...)
 		return err
 	})
@@ -103,7 +108,7 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 	if len(problems) > 0 {
 		return out, broker.RefuseConfig(backends.ErrConflict, problems...)
 	}
-	next, err := d.parts.build(ctx, cfg, dryRun)
+	next, err := d.parts.build(ctx, cfg, before)
 	if err != nil {
 		return out, refused(fmt.Errorf("setting up: %w", err))
 	}
@@ -115,7 +120,7 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 		next.close()
 		return out, nil
 	}
-	if err := d.commit(ctx, by, before, next, changes); err != nil {
+	if err := d.commit(ctx, by, before, next, changes); err != nil && !d.committed(err, cfg, changes) {
 		next.close()
 		return out, err
 	}
@@ -141,6 +146,9 @@ func (d *Daemon) commit(ctx context.Context, by string, before, next *setup, cha
 		if problems, _ := wants.judge(before.cfg, next.cfg); len(problems) > 0 {
 			return broker.RefuseConfig(backends.ErrConflict, problems...)
 		}
+		if err := next.keepKeys(); err != nil {
+			return err
+		}
 		return tx.AddAudit(ctx, rotation.AuditEvent{At: now(), Actor: by, Action: "config.apply", Path: "sys/config", Outcome: "ok",
 			Detail: map[string]string{"secrets_changed": fmt.Sprint(len(changes)), "secrets": fmt.Sprint(len(next.cfg.Secrets))}})
 	})
@@ -148,6 +156,29 @@ func (d *Daemon) commit(ctx context.Context, by string, before, next *setup, cha
 		return refused(err)
 	}
 	return nil
+}
+
+// committed finds out what became of a commit whose answer was lost: it was made if
+// nothing of its changes is left to be made. Where there were none, nothing depends
+// on it.
+func (d *Daemon) committed(err error, cfg *config.Config, changes []change) bool {
+	if len(changes) == 0 || !errors.Is(err, backends.ErrUnavailable) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(d.serving, lookTimeout)
+	defer cancel()
+	for {
+		left, err := d.reconciler().plan(ctx, cfg)
+		if err == nil {
+			return len(left) == 0
+		}
+		select {
+		case <-ctx.Done():
+			d.log.Named("config").Error("it is not known whether the rows of a configuration were committed; the next reload or start puts them right", "error", err)
+			return false
+		case <-time.After(lookEvery):
+		}
+	}
 }
 
 // use puts a setup in force, for whatever begins from now on.
@@ -179,9 +210,10 @@ func (d *Daemon) retire(s *setup) {
 	})
 }
 
-// endReloads waits for a reload under way, lets no other begin, and closes the
+// endReloads cuts off a reload under way, lets no other begin, and closes the
 // setups that were replaced.
 func (d *Daemon) endReloads() {
+	d.stopServing()
 	d.reloading <- struct{}{} // never given back
 	close(d.stopped)
 	d.retired.Wait()

@@ -275,7 +275,10 @@ func TestReloadWhileADeliveryIsPending(t *testing.T) {
 	without = without[:strings.Index(without, `consumer "app"`)]
 	with := s.hcl
 	s.hcl = without // nothing can be revoked: there was no version before
-	n.reload(t)
+	if r := n.reload(t); len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0].What, `consumer "app" is not in the configuration, and deliveries to it are pending (the newest tells of app/key version 1)`) ||
+		!strings.Contains(r.Warnings[0].Remedy, "keybroker delivery list --consumer app") {
+		t.Errorf("warnings: %+v", r.Warnings)
+	}
 	s.hcl = with
 	n.reload(t)
 	n.begin(t, "app/key", "overlap")

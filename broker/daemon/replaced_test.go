@@ -47,6 +47,24 @@ func TestAReplacedSetupIsClosedLate(t *testing.T) {
 	})
 }
 
+// TestWhatAReloadTakesOverIsClosedByItsLastSetup, and what it replaces with the
+// setup that had it.
+func TestWhatAReloadTakesOverIsClosedByItsLastSetup(t *testing.T) {
+	t.Parallel()
+	for changed, want := range map[bool][2]int{false: {0, 1}, true: {1, 2}} {
+		stopped := 0
+		first, second := daemon.Rebuilt(changed, func() { stopped++ })
+		first()
+		first()
+		if stopped != want[0] {
+			t.Errorf("changed %v: the first setup ended %d of its components, want %d", changed, stopped, want[0])
+		}
+		if second(); stopped != want[1] {
+			t.Errorf("changed %v: after both %d components have ended, want %d", changed, stopped, want[1])
+		}
+	}
+}
+
 // writeCertificate writes a certificate of loopback and its key.
 func (s *site) writeCertificate(serial int64) {
 	s.t.Helper()

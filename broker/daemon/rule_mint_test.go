@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -67,7 +68,7 @@ func TestRule01AnAmbiguousMintIsLookedUpByItsExactTag(t *testing.T) {
 
 // refuseMinted makes every commit fail that would record what was minted, by an
 // overflow: what RAISE says is taken for a lost compare-and-swap.
-const refuseMinted = `CREATE TRIGGER refuse_minted BEFORE UPDATE ON rotations WHEN NEW.state = 'staging'
+const refuseMinted = `CREATE TRIGGER refuse_minted BEFORE UPDATE ON rotations WHEN OLD.state = 'minting' AND NEW.state <> 'minting'
 	BEGIN SELECT abs(NEW.revision * 0 - 9223372036854775807 - 1); END`
 
 // mintedInVain lets a rotation come to where its credential is made and that cannot be recorded; then the node ends.
@@ -168,7 +169,9 @@ func TestRule03ARefusedRequestIsNotRepeatedForEver(t *testing.T) {
 func TestRule04NoEffectInATransaction(t *testing.T) {
 	t.Parallel()
 	s := newVaultSite(t)
-	s.hcl = replaced(t, s.hcl, `overlap = "2s"`, quick)
+	// Nobody gives up before the write does.
+	s.hcl = replaced(t, s.hcl, `overlap = "2s"`, quick, `probe "http" "mailer" {`, "probe \"http\" \"mailer\" {\n  timeout = \"20s\"",
+		`  mount       = "secret"`, "  mount       = \"secret\"\n  limits {\n    timeout = \"20s\"\n  }")
 	fronts := map[string]*front{"the API": s.front(s.api.URL), "the vault": s.front(s.vault.Addr), "the consumer": s.front(s.app.url)}
 	n := s.start()
 	var mu sync.Mutex
@@ -181,7 +184,9 @@ func TestRule04NoEffectInATransaction(t *testing.T) {
 			}
 			mu.Lock()
 			_, seen := wrote[what]
-			wrote[what] = nil
+			if !seen {
+				wrote[what] = errors.New("not yet")
+			}
 			mu.Unlock()
 			if !seen { // it waits for the write, and so does whoever asks
 				ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
@@ -244,7 +249,7 @@ func TestRule05NothingIsMintedBeforeItCanBeUsed(t *testing.T) {
 			t.Errorf("%s: it is %s with version %d; the issuer was asked %d times", c.name, rot.State, rot.ToVersion, o.api.Requests(minted)-before)
 		}
 		c.mend()
-		_, _ = o.Retry(ctx, id, client.InterventionRequest{}) // it may have looked by itself
+		o.hurry(t, id, client.RotationQueued)
 		if rot, _ := o.follow(t, id); rot.State != client.RotationDone || o.api.Requests(minted) != before+1 {
 			t.Errorf("%s, and mended: %s after %d mints: %s", c.name, rot.State, o.api.Requests(minted)-before, rot.Error)
 		}

@@ -18,7 +18,7 @@ import (
 // overlapOf is a site whose rotations proceed by these settings instead of quick.
 func overlapOf(t *testing.T, settings string, pairs ...string) *operated {
 	t.Helper()
-	return newOperated(t, append([]string{quick, settings + "\n  confirm {\n    rejections = 2\n    window     = \"500ms\"\n  }"}, pairs...)...)
+	return newOperated(t, append([]string{quick, strings.Replace(quick, `overlap = "100ms"`, settings, 1)}, pairs...)...)
 }
 
 // TestRule06OnlyWhatIsRecordedAndReplacedIsRevoked looks at every revocation at the
@@ -122,6 +122,7 @@ func TestRule08ConsentOverlapAndAcknowledgementOutliveTheProcess(t *testing.T) {
 	o.node = o.start()
 	ctx, why := t.Context(), client.InterventionRequest{Reason: "test"}
 	again := func() { t.Helper(); o.stop(); o.node = o.start() }
+	ops, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"root"}})
 	approve := func(id string) {
 		t.Helper()
 		another, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"root"}})
@@ -129,7 +130,7 @@ func TestRule08ConsentOverlapAndAcknowledgementOutliveTheProcess(t *testing.T) {
 	}
 
 	// Nobody has approved it before the restart, nor by it; who approved it is known after.
-	id := must(o.Rotate(ctx, mailer, client.RotateRequest{}))(t).ID
+	id := must(ops.Rotate(ctx, mailer, client.RotateRequest{}))(t).ID
 	o.waitsFor(t, id, "approval")
 	again()
 	o.waitsFor(t, id, "approval")
@@ -147,7 +148,7 @@ func TestRule08ConsentOverlapAndAcknowledgementOutliveTheProcess(t *testing.T) {
 	old := o.value(t, mailer).Fields["key"]
 
 	// One consumer has acknowledged before the restart, the other one does after.
-	id = must(o.Rotate(ctx, mailer, client.RotateRequest{}))(t).ID
+	id = must(ops.Rotate(ctx, mailer, client.RotateRequest{}))(t).ID
 	o.waitsFor(t, id, "approval")
 	approve(id)
 	o.waitsFor(t, id, "acknowledgment")
@@ -303,7 +304,7 @@ func TestRule11AHoldEndsAtTheMaximumOverlap(t *testing.T) {
 func TestRule18RollbackUntilTheRetirementWasRequested(t *testing.T) {
 	t.Parallel()
 	s := newVaultSite(t)
-	s.hcl = replaced(t, s.hcl, `overlap = "2s"`, `overlap = "1h"`)
+	s.hcl = replaced(t, s.hcl, `overlap = "2s"`, strings.Replace(quick, "100ms", "1h", 1))
 	o := &operated{site: s.site, api: s.api, app: s.app}
 	o.node = o.start()
 	ctx, why := t.Context(), client.InterventionRequest{Reason: "it does not suit"}

@@ -171,40 +171,6 @@ func TestLostAnswerOfAMintLeavesNoOrphan(t *testing.T) {
 	}
 }
 
-func TestAnUnreachableVaultMakesRotationsWait(t *testing.T) {
-	t.Parallel()
-	s := newVaultSite(t)
-	s.vault.Seal(t)
-	n := s.start()
-	r, err := n.Rotate(t.Context(), "mail/sender", client.RotateRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "waiting for the backend", func() bool {
-		now, err := n.Rotation(t.Context(), r.ID)
-		return err == nil && now.State == "queued" && now.WaitingFor == "backend"
-	})
-	if len(s.api.Live()) != 0 {
-		t.Error("a key was minted although its vault cannot be used")
-	}
-	s.vault.Unseal(t)
-	if rot, _ := n.follow(t, r.ID); rot.State != client.RotationDone {
-		t.Fatalf("%s: %s", rot.State, rot.Error)
-	}
-}
-
-func TestReadsOutliveTheVault(t *testing.T) {
-	t.Parallel()
-	s := newVaultSite(t)
-	n := s.start()
-	n.rotate(t, "mail/sender")
-	want := s.direct(t)
-	s.vault.Seal(t)
-	if v := n.value(t, "mail/sender"); v.Fields["key"] != want {
-		t.Error("another value while the vault is sealed")
-	}
-}
-
 func TestEmergencyDuringAMintDoesNotWaitForItsOrphan(t *testing.T) {
 	t.Parallel()
 	s := newVaultSite(t)

@@ -29,8 +29,8 @@ type Broker interface {
 	Rotation(ctx context.Context, p authn.Principal, id string) (client.Rotation, error)
 	// WatchRotation sends the present state of a rotation and of the retirements it
 	// waits for, then each whenever it changed, then client.EventEnd, and closes the
-	// channel. It closes it without EventEnd when
-	// ctx ends or it can no longer tell; it never blocks longer than ctx lasts.
+	// channel. It closes it without EventEnd when ctx ends, when it can no longer tell
+	// or when p may not see it any more; it never blocks longer than ctx lasts.
 	WatchRotation(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error)
 
 	Retirements(ctx context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error)

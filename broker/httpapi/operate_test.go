@@ -132,7 +132,7 @@ func TestInterventionsOnTheWire(t *testing.T) {
 		"rotations/r1/cancel":  {"dry_run", "rotation", "will"},
 		"retirements/t1/probe": {"dry_run", "retirement", "will"},
 		"deliveries/d1/replay": {"delivery", "dry_run", "will"},
-		"sys/freeze":           {"at", "dry_run", "frozen", "will"},
+		"sys/freeze":           {"dry_run", "freeze", "will"},
 		"secrets/a%2Fb/repair": {"dry_run", "findings"},
 	} {
 		a := n.ask(t, "POST", "/api/v1/"+path, goodToken, `{"dry_run": true, "reason": "test"}`)

@@ -47,7 +47,7 @@ func (a APIKeys) Create(ctx context.Context, k keys.Record) error {
 
 // checkSameAPIKey returns nil if the record of k's tag is of the same key, else conflict.
 func (tx *Tx) checkSameAPIKey(ctx context.Context, k keys.Record, conflict error) error {
-	have, err := scanAPIKey(tx.t.queryRow(ctx,
+	have, err := scanAPIKey(tx.q.queryRow(ctx,
 		"SELECT "+apiKeyColumns+" FROM api_keys WHERE tenant = $1 AND tag = $2", k.Tenant, k.Tag))
 	switch {
 	case err == nil && bytes.Equal(have.Hash, k.Hash):
@@ -75,7 +75,7 @@ func (a APIKeys) Revoke(ctx context.Context, id string) error {
 
 // FindByTag implements keys.Keys.
 func (a APIKeys) FindByTag(ctx context.Context, tag string) (found []keys.Record, err error) {
-	err = a.db.View(ctx, func(tx *Tx) (err error) {
+	err = a.db.ViewOne(ctx, func(tx *Tx) (err error) {
 		found, err = all(ctx, tx, scanAPIKey, "SELECT "+apiKeyColumns+" FROM api_keys WHERE tag = $1 ORDER BY created_at, id", tag)
 		return err
 	})
@@ -87,8 +87,8 @@ func (a APIKeys) FindByTag(ctx context.Context, tag string) (found []keys.Record
 
 // FindByHash implements keys.Lookup.
 func (a APIKeys) FindByHash(ctx context.Context, hash []byte) (k keys.Record, err error) {
-	err = a.db.View(ctx, func(tx *Tx) (err error) {
-		k, err = scanAPIKey(tx.t.queryRow(ctx, "SELECT "+apiKeyColumns+" FROM api_keys WHERE hash = $1", hash))
+	err = a.db.ViewOne(ctx, func(tx *Tx) (err error) {
+		k, err = scanAPIKey(tx.q.queryRow(ctx, "SELECT "+apiKeyColumns+" FROM api_keys WHERE hash = $1", hash))
 		return err
 	})
 	if err != nil {

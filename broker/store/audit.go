@@ -39,7 +39,7 @@ func (tx *Tx) AuditOutbox(ctx context.Context, limit int) ([]AuditEntry, error) 
 	entries, err := all(ctx, tx, func(r row) (e AuditEntry, err error) {
 		err = r.Scan(&e.Seq, fromJSON{&e.Event})
 		return e, err
-	}, "SELECT seq, record FROM audit_outbox ORDER BY seq LIMIT $1", Page{Limit: limit}.limit())
+	}, "SELECT seq, record FROM audit_outbox ORDER BY seq"+atMost("$1"), Page{Limit: limit}.limit())
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit outbox: %w", err)
 	}
@@ -56,7 +56,7 @@ func (tx *Tx) DeleteAudit(ctx context.Context, seq int64) error {
 
 // AuditSeq returns the sequence number of the newest event that was ever committed.
 func (tx *Tx) AuditSeq(ctx context.Context) (seq int64, err error) {
-	if err := tx.t.queryRow(ctx, "SELECT last FROM audit_counter WHERE id = 1").Scan(&seq); err != nil {
+	if err := tx.q.queryRow(ctx, "SELECT last FROM audit_counter WHERE id = 1").Scan(&seq); err != nil {
 		return 0, fmt.Errorf("reading the number of the newest event: %w", err)
 	}
 	return seq, nil

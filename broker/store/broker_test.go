@@ -149,7 +149,7 @@ func TestTokens(t *testing.T) {
 		ctx := t.Context()
 		want := store.Token{
 			ID: "tok_1", Tenant: "acme", Name: "ci", Hash: []byte{0, 1, 2}, Policies: []string{"reader", "ops"},
-			CreatedAt: now.UTC(), ExpiresAt: now.Add(time.Hour).UTC(),
+			CreatedAt: now.UTC(), ExpiresAt: now.Add(time.Hour).UTC(), Lineage: "tok_0/tok_1",
 		}
 		update(t, db, func(tx *store.Tx) error { return tx.AddToken(ctx, want) })
 		update(t, db, func(tx *store.Tx) error {

@@ -45,7 +45,7 @@ func (tx *Tx) Changes(ctx context.Context, after int64, limit int) ([]rotation.C
 		err = r.Scan(&c.Seq, &c.Tenant, &c.Secret, &c.Kind, &c.ID, &c.Generation, instant{&c.At})
 		return c, err
 	}, `SELECT seq, tenant, secret, kind, object_id, generation, at FROM changes
-		WHERE seq > $1 ORDER BY seq LIMIT $2`, after, Page{Limit: limit}.limit())
+		WHERE seq > $1 ORDER BY seq`+atMost("$2"), after, Page{Limit: limit}.limit())
 	if err != nil {
 		return nil, fmt.Errorf("reading changes: %w", err)
 	}
@@ -54,7 +54,7 @@ func (tx *Tx) Changes(ctx context.Context, after int64, limit int) ([]rotation.C
 
 // LastChange returns the number of the newest change, 0 if there never was one.
 func (tx *Tx) LastChange(ctx context.Context) (last int64, err error) {
-	if err := tx.t.queryRow(ctx, "SELECT last FROM change_counter WHERE id = 1").Scan(&last); err != nil {
+	if err := tx.q.queryRow(ctx, "SELECT last FROM change_counter WHERE id = 1").Scan(&last); err != nil {
 		return 0, fmt.Errorf("reading the number of the last change: %w", err)
 	}
 	return last, nil

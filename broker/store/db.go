@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -37,6 +38,7 @@ type DB struct {
 	mu     sync.Mutex // guards runner and closed
 	runner runner     // nil: no jobs are worked
 	closed bool
+	hands  atomic.Pointer[hands] // nil: every job goes through the database
 
 	commits broadcast
 }
@@ -46,6 +48,8 @@ type driver interface {
 	// migrate brings our schema and River's up to date; when they are, it does nothing.
 	migrate(ctx context.Context, log *slog.Logger) error
 	begin(ctx context.Context, readOnly bool) (transaction, error)
+	// single reads outside of a transaction.
+	single() querier
 	// newRunner makes a River client that works jobs; cfg lacks only what depends on the database.
 	newRunner(cfg *river.Config) (runner, error)
 	// exclusive tells whether no other process can have the data open.
@@ -58,18 +62,23 @@ type driver interface {
 // package backends; errCollision marks those after which the whole transaction
 // may be run again.
 type transaction interface {
+	querier
 	exec(ctx context.Context, query string, args ...any) (affected int64, err error)
-	query(ctx context.Context, each func(row) error, query string, args ...any) error
-	queryRow(ctx context.Context, query string, args ...any) row
 	enqueue(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
 	// commit runs the last statements and commits, in one round trip if it can. After
 	// an error it takes rollback to end the transaction.
 	commit(ctx context.Context, last []statement) error
 	rollback()
-	// byteOrder is put after a text column to compare it byte by byte.
-	byteOrder() string
 	// rowLock is put after a query to keep others from changing the rows that it reads of a table.
 	rowLock(table string) string
+}
+
+// querier reads.
+type querier interface {
+	query(ctx context.Context, each func(row) error, query string, args ...any) error
+	queryRow(ctx context.Context, query string, args ...any) row
+	// byteOrder is put after a text column to compare it byte by byte.
+	byteOrder() string
 }
 
 // statement is one that has no result.
@@ -143,9 +152,9 @@ func (db *DB) Close(ctx context.Context) error {
 
 // Check tells whether the database answers now.
 func (db *DB) Check(ctx context.Context) error {
-	return db.View(ctx, func(tx *Tx) error {
+	return db.ViewOne(ctx, func(tx *Tx) error {
 		var one int
-		return tx.t.queryRow(ctx, "SELECT 1").Scan(&one)
+		return tx.q.queryRow(ctx, "SELECT 1").Scan(&one)
 	})
 }
 
@@ -190,7 +199,7 @@ func (db *DB) update(ctx context.Context, locking bool, fn func(*Tx) error) (err
 	if err != nil {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
-	tx := &Tx{t: t, now: db.now, writing: true, locking: locking}
+	tx := &Tx{q: t, t: t, now: db.now, writing: true, locking: locking, hands: db.hands.Load()}
 	committed := false
 	defer func() {
 		if !committed { // also when fn panics
@@ -206,6 +215,9 @@ func (db *DB) update(ctx context.Context, locking bool, fn func(*Tx) error) (err
 		return fmt.Errorf("committing: %w", err)
 	}
 	committed = true
+	for _, job := range tx.handed {
+		tx.hands.take(job)
+	}
 	if len(last) > 0 {
 		db.commits.wake()
 	}
@@ -219,7 +231,12 @@ func (db *DB) View(ctx context.Context, fn func(*Tx) error) error {
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
 	defer t.rollback()
-	return fn(&Tx{t: t, now: db.now})
+	return fn(&Tx{q: t, t: t, now: db.now})
+}
+
+// ViewOne is View for an fn that makes one query and so needs no transaction.
+func (db *DB) ViewOne(_ context.Context, fn func(*Tx) error) error {
+	return fn(&Tx{q: db.driver.single(), now: db.now})
 }
 
 // Stats counts since Open.

@@ -53,7 +53,7 @@ func (tx *Tx) AddDelivery(ctx context.Context, d *rotation.Delivery) error {
 
 // Delivery returns a delivery by its id.
 func (tx *Tx) Delivery(ctx context.Context, id string) (rotation.Delivery, error) {
-	d, err := scanDelivery(tx.t.queryRow(ctx, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.id = $1"+tx.lock("d"), id))
+	d, err := scanDelivery(tx.q.queryRow(ctx, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.id = $1"+tx.lock("d"), id))
 	if err != nil {
 		return rotation.Delivery{}, fmt.Errorf("reading delivery %s: %w", id, err)
 	}
@@ -87,7 +87,7 @@ func (tx *Tx) Deliveries(ctx context.Context, secretID string, generation int64)
 // InFlight tells whether an attempt at another delivery to the same consumer
 // for the same secret is under way (its Lease is after now).
 func (tx *Tx) InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (busy bool, err error) {
-	err = tx.t.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries
+	err = tx.q.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries
 		WHERE secret_id = $1 AND consumer = $2 AND id <> $3 AND lease_until > $4)`,
 		d.SecretID, d.Consumer, d.ID, micros(now)).Scan(&busy)
 	if err != nil {
@@ -115,7 +115,7 @@ func (tx *Tx) DeliveriesPage(ctx context.Context, by DeliveryFilter, p Page) ([]
 		return nil, "", fmt.Errorf("listing deliveries: %w", err)
 	}
 	items, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+f.where()+
-		" ORDER BY d.created_at DESC, d.id DESC LIMIT "+f.arg(p.limit()+1), f.args...)
+		" ORDER BY d.created_at DESC, d.id DESC"+atMost(f.arg(p.limit()+1)), f.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("listing deliveries: %w", err)
 	}

@@ -14,20 +14,20 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 	const (
 		secrets = `SELECT s.id FROM secrets s WHERE s.next_due_at <= $1 AND s.state = 'active'
 			AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.secret_id = s.id AND r.occupies = 1)
-			ORDER BY s.next_due_at, s.id LIMIT $2`
+			ORDER BY s.next_due_at, s.id`
 		rotations = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL
-			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id LIMIT $2`
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 		retirements = `SELECT id FROM retirements WHERE next_at <= $1
-			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id LIMIT $2`
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 		deliveries = `SELECT id FROM deliveries WHERE next_attempt_at <= $1 AND state = 'pending'
-			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_attempt_at, id LIMIT $2`
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_attempt_at, id`
 	)
 	var due engine.Due
 	for _, of := range []struct {
 		ids   *[]string
 		query string
 	}{{&due.Secrets, secrets}, {&due.Rotations, rotations}, {&due.Retirements, retirements}, {&due.Deliveries, deliveries}} {
-		ids, err := all(ctx, tx, scanString, of.query, micros(now), limit)
+		ids, err := all(ctx, tx, scanString, of.query+atMost("$2"), micros(now), limit)
 		if err != nil {
 			return engine.Due{}, fmt.Errorf("looking for what is due: %w", err)
 		}

@@ -27,7 +27,7 @@ func (tx *Tx) AddEvent(ctx context.Context, ev Event) (kept Event, repeated bool
 	}
 	if errors.Is(err, backends.ErrConflict) {
 		kept = Event{Trigger: ev.Trigger, ID: ev.ID}
-		err = tx.t.queryRow(ctx, "SELECT rotation_id, received_at FROM events WHERE trigger_name = $1 AND event_id = $2",
+		err = tx.q.queryRow(ctx, "SELECT rotation_id, received_at FROM events WHERE trigger_name = $1 AND event_id = $2",
 			ev.Trigger, ev.ID).Scan(&kept.RotationID, instant{&kept.ReceivedAt})
 	}
 	if err != nil {
@@ -39,7 +39,7 @@ func (tx *Tx) AddEvent(ctx context.Context, ev Event) (kept Event, repeated bool
 // Event returns the event of that id which the trigger has had, or ErrNotFound.
 func (tx *Tx) Event(ctx context.Context, trigger, id string) (Event, error) {
 	ev := Event{Trigger: trigger, ID: id}
-	err := tx.t.queryRow(ctx, "SELECT rotation_id, received_at FROM events WHERE trigger_name = $1 AND event_id = $2",
+	err := tx.q.queryRow(ctx, "SELECT rotation_id, received_at FROM events WHERE trigger_name = $1 AND event_id = $2",
 		trigger, id).Scan(&ev.RotationID, instant{&ev.ReceivedAt})
 	if err != nil {
 		return Event{}, fmt.Errorf("looking an event of trigger %s up: %w", trigger, err)

@@ -10,7 +10,10 @@ func (tx *Tx) Exec(ctx context.Context, query string) error { return tx.execOnly
 
 // Explain makes the database explain each query of tx to to before it runs, one
 // part of the plan a line.
-func (tx *Tx) Explain(to func(query, plan string)) { tx.t = explaining{tx.t, to} }
+func (tx *Tx) Explain(to func(query, plan string)) {
+	tx.t = explaining{tx.t, to}
+	tx.q = tx.t
+}
 
 type explaining struct {
 	transaction

@@ -26,19 +26,7 @@ func (tx *Tx) Freeze(ctx context.Context) (f rotation.Freeze, err error) {
 // SetFreeze freezes everything; nil ends that.
 func (tx *Tx) SetFreeze(ctx context.Context, f *rotation.Freeze) error {
 	if f == nil {
-		if err := tx.execOnly(ctx, "DELETE FROM settings WHERE name = $1", settingFreeze); err != nil {
-			return fmt.Errorf("removing setting %s: %w", settingFreeze, err)
-		}
-		return nil
+		return tx.putSetting(ctx, settingFreeze, nil)
 	}
-	text, err := json.Marshal(f)
-	if err != nil {
-		return fmt.Errorf("encoding setting %s: %w", settingFreeze, err)
-	}
-	err = tx.execOnly(ctx, "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-		settingFreeze, text)
-	if err != nil {
-		return fmt.Errorf("storing setting %s: %w", settingFreeze, err)
-	}
-	return nil
+	return tx.putSetting(ctx, settingFreeze, f)
 }

@@ -36,6 +36,10 @@ type StartOptions struct {
 	UrgentWorkers int
 	JobTimeout    time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
 	StopTimeout   time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s
+	// Work does what the worker of a job does. With it as many jobs again that are
+	// due at once, and come from transactions of this process, are worked without
+	// going through the database; nil: none.
+	Work func(ctx context.Context, args river.JobArgs)
 }
 
 // Start begins to work jobs, until Stop. Starting what is started does nothing.
@@ -49,7 +53,7 @@ func (db *DB) Start(ctx context.Context, workers *river.Workers, opts StartOptio
 		return nil
 	}
 	timeout := orDefault(opts.JobTimeout, defaultTimeout)
-	r, err := db.driver.newRunner(&river.Config{
+	cfg := &river.Config{
 		Queues: map[string]river.QueueConfig{
 			river.QueueDefault: {MaxWorkers: opts.MaxWorkers},
 			engine.QueueUrgent: {MaxWorkers: orDefault(opts.UrgentWorkers, defaultUrgent)},
@@ -64,7 +68,8 @@ func (db *DB) Start(ctx context.Context, workers *river.Workers, opts StartOptio
 		CompletedJobRetentionPeriod: jobRetention,
 		CancelledJobRetentionPeriod: jobRetention,
 		DiscardedJobRetentionPeriod: time.Hour,
-	})
+	}
+	r, err := db.driver.newRunner(cfg)
 	if err != nil {
 		return fmt.Errorf("starting workers: %w: %w", backends.ErrInvalid, err)
 	}
@@ -73,6 +78,9 @@ func (db *DB) Start(ctx context.Context, workers *river.Workers, opts StartOptio
 		return fmt.Errorf("starting workers: %w: %w", backends.ErrUnavailable, err)
 	}
 	db.runner = r
+	if opts.Work != nil {
+		db.hands.Store(newHands(ctx, opts.Work, cfg.Queues, timeout, cfg.SoftStopTimeout, db.log))
+	}
 	return nil
 }
 
@@ -85,6 +93,8 @@ func (db *DB) Stop(ctx context.Context) error {
 	if db.runner == nil {
 		return nil
 	}
+	handsStopped := make(chan error, 1)
+	go func() { handsStopped <- db.hands.Load().stop(ctx) }()
 	err := db.runner.Stop(ctx)
 	if err != nil && ctx.Err() != nil {
 		// The jobs are told; whoever calls Stop again can see them end.
@@ -92,21 +102,27 @@ func (db *DB) Stop(ctx context.Context) error {
 			err = nil
 		}
 	}
-	if err != nil {
+	if err = errors.Join(err, <-handsStopped); err != nil {
 		return fmt.Errorf("stopping workers: %w: %w", backends.ErrUnavailable, err)
 	}
 	db.runner = nil
+	db.hands.Store(nil)
 	return nil
 }
 
-// Enqueue inserts River jobs with the transaction.
+// Enqueue commits wake-ups with the transaction: River's jobs, or what is handed
+// over right after the commit (see hands).
 func (tx *Tx) Enqueue(ctx context.Context, jobs ...river.InsertManyParams) error {
-	if len(jobs) == 0 {
-		return nil
+	var params []river.InsertManyParams
+	for _, job := range jobs {
+		if tx.hands.takes(job, tx.now()) {
+			tx.handed = append(tx.handed, job)
+			continue
+		}
+		params = append(params, river.InsertManyParams{Args: job.Args, InsertOpts: wholeMilliseconds(job.InsertOpts, tx.now())})
 	}
-	params := make([]river.InsertManyParams, len(jobs))
-	for i, job := range jobs {
-		params[i] = river.InsertManyParams{Args: job.Args, InsertOpts: wholeMilliseconds(job.InsertOpts)}
+	if len(params) == 0 {
+		return nil
 	}
 	results, err := tx.t.enqueue(ctx, params)
 	if err != nil {
@@ -124,12 +140,16 @@ func (tx *Tx) Enqueue(ctx context.Context, jobs ...river.InsertManyParams) error
 }
 
 // wholeMilliseconds rounds a job's time up to what riversqlite can store, so
-// that no job comes before its row is due.
-func wholeMilliseconds(o *river.InsertOpts) *river.InsertOpts {
+// that no job comes before its row is due. What is due already takes no time.
+func wholeMilliseconds(o *river.InsertOpts, now time.Time) *river.InsertOpts {
 	if o == nil || o.ScheduledAt.IsZero() {
 		return o
 	}
 	up := *o
+	if !o.ScheduledAt.After(now) {
+		up.ScheduledAt = time.Time{}
+		return &up
+	}
 	if up.ScheduledAt = o.ScheduledAt.UTC().Truncate(time.Millisecond); up.ScheduledAt.Before(o.ScheduledAt) {
 		up.ScheduledAt = up.ScheduledAt.Add(time.Millisecond)
 	}

@@ -61,7 +61,7 @@ func (l LocalStorage) Get(ctx context.Context, ref backends.Ref, number int) (v 
 				return err
 			}
 		}
-		return tx.t.queryRow(ctx, `SELECT number, sealed, created_at, destroyed_at FROM local_versions
+		return tx.q.queryRow(ctx, `SELECT number, sealed, created_at, destroyed_at FROM local_versions
 			WHERE tenant = $1 AND name = $2 AND number = $3`, ref.Tenant, ref.Name, number).
 			Scan(&v.Number, &v.Sealed, instant{&v.CreatedAt}, instant{&v.DestroyedAt})
 	})
@@ -72,7 +72,7 @@ func (l LocalStorage) Get(ctx context.Context, ref backends.Ref, number int) (v 
 }
 
 func (tx *Tx) localCurrent(ctx context.Context, ref backends.Ref) (current int, err error) {
-	err = tx.t.queryRow(ctx, "SELECT current FROM local_secrets WHERE tenant = $1 AND name = $2", ref.Tenant, ref.Name).Scan(&current)
+	err = tx.q.queryRow(ctx, "SELECT current FROM local_secrets WHERE tenant = $1 AND name = $2", ref.Tenant, ref.Name).Scan(&current)
 	return current, err
 }
 
@@ -97,10 +97,10 @@ func (l LocalStorage) Describe(ctx context.Context, ref backends.Ref) (current i
 
 // List implements local.Storage.
 func (l LocalStorage) List(ctx context.Context, tenant, after string, limit int) (names []string, err error) {
-	err = l.db.View(ctx, func(tx *Tx) error {
-		name := "name" + tx.t.byteOrder()
+	err = l.db.ViewOne(ctx, func(tx *Tx) error {
+		name := "name" + tx.q.byteOrder()
 		names, err = all(ctx, tx, scanString,
-			"SELECT name FROM local_secrets WHERE tenant = $1 AND "+name+" > $2 ORDER BY "+name+" LIMIT $3", tenant, after, limit)
+			"SELECT name FROM local_secrets WHERE tenant = $1 AND "+name+" > $2 ORDER BY "+name+""+atMost("$3"), tenant, after, limit)
 		return err
 	})
 	if err != nil {

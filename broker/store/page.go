@@ -111,3 +111,7 @@ func (f *filter) where() string {
 	}
 	return " WHERE " + strings.Join(f.conditions, " AND ")
 }
+
+// atMost limits a query to the number in an argument. SQLite compiles a statement
+// anew whenever an argument changes that it sees in LIMIT; into a cast it does not look.
+func atMost(arg string) string { return " LIMIT CAST(" + arg + " AS BIGINT)" }

@@ -125,7 +125,7 @@ func (d *postgresDriver) begin(ctx context.Context, readOnly bool) (transaction,
 		conn.Release()
 		return nil, postgresError(err)
 	}
-	return postgresTx{tx, conn, d}, nil
+	return postgresTx{postgresQuerier{tx}, tx, conn, d}, nil
 }
 
 func (d *postgresDriver) newRunner(cfg *river.Config) (runner, error) {
@@ -146,7 +146,18 @@ func (d *postgresDriver) close() error {
 	return nil
 }
 
+func (d *postgresDriver) single() querier { return postgresQuerier{d.pool} }
+
+// postgresQuerier reads in a transaction or outside of one.
+type postgresQuerier struct {
+	from interface {
+		Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+		QueryRow(ctx context.Context, query string, args ...any) pgx.Row
+	}
+}
+
 type postgresTx struct {
+	postgresQuerier
 	tx     pgx.Tx
 	conn   *pgxpool.Conn
 	driver *postgresDriver
@@ -157,8 +168,8 @@ func (t postgresTx) exec(ctx context.Context, query string, args ...any) (int64,
 	return tag.RowsAffected(), postgresError(err)
 }
 
-func (t postgresTx) query(ctx context.Context, each func(row) error, query string, args ...any) error {
-	rows, err := t.tx.Query(ctx, query, args...)
+func (q postgresQuerier) query(ctx context.Context, each func(row) error, query string, args ...any) error {
+	rows, err := q.from.Query(ctx, query, args...)
 	if err != nil {
 		return postgresError(err)
 	}
@@ -171,8 +182,8 @@ func (t postgresTx) query(ctx context.Context, each func(row) error, query strin
 	return postgresError(rows.Err())
 }
 
-func (t postgresTx) queryRow(ctx context.Context, query string, args ...any) row {
-	return classedRow{t.tx.QueryRow(ctx, query, args...), postgresError}
+func (q postgresQuerier) queryRow(ctx context.Context, query string, args ...any) row {
+	return classedRow{q.from.QueryRow(ctx, query, args...), postgresError}
 }
 
 func (t postgresTx) enqueue(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
@@ -216,7 +227,7 @@ func (t postgresTx) rollback() {
 	t.conn.Release() // closes it unless the transaction is over
 }
 
-func (t postgresTx) byteOrder() string { return ` COLLATE "C"` }
+func (q postgresQuerier) byteOrder() string { return ` COLLATE "C"` }
 
 // rowLock lets others refer to the row by a foreign key.
 func (t postgresTx) rowLock(table string) string { return " FOR NO KEY UPDATE OF " + table }
@@ -235,6 +246,8 @@ func postgresError(err error) error {
 	if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
 		switch {
 		case e.Code == "40001" || e.Code == "40P01": // serialization_failure, deadlock_detected
+			class = errCollision
+		case e.ConstraintName == "rotation_steps_pkey": // see addStep
 			class = errCollision
 		case strings.HasPrefix(e.Code, "23"): // integrity_constraint_violation
 			class = backends.ErrConflict

@@ -31,7 +31,7 @@ func scanRetirementOf(r row) (t RetirementOf, err error) {
 
 // Retirement returns a retirement by its id.
 func (tx *Tx) Retirement(ctx context.Context, id string) (rotation.Retirement, error) {
-	t, err := scanRetirement(tx.t.queryRow(ctx, "SELECT record, revision FROM retirements WHERE id = $1"+tx.lock("retirements"), id))
+	t, err := scanRetirement(tx.q.queryRow(ctx, "SELECT record, revision FROM retirements WHERE id = $1"+tx.lock("retirements"), id))
 	if err != nil {
 		return rotation.Retirement{}, fmt.Errorf("reading retirement %s: %w", id, err)
 	}
@@ -40,7 +40,7 @@ func (tx *Tx) Retirement(ctx context.Context, id string) (rotation.Retirement, e
 
 // RetirementOf returns the retirement of one version, or ErrNotFound.
 func (tx *Tx) RetirementOf(ctx context.Context, secretID string, version int) (rotation.Retirement, error) {
-	t, err := scanRetirement(tx.t.queryRow(ctx,
+	t, err := scanRetirement(tx.q.queryRow(ctx,
 		"SELECT record, revision FROM retirements WHERE secret_id = $1 AND version = $2"+tx.lock("retirements"), secretID, version))
 	if err != nil {
 		return rotation.Retirement{}, fmt.Errorf("reading the retirement of version %d of %s: %w", version, secretID, err)
@@ -102,7 +102,7 @@ func (tx *Tx) RetirementsPage(ctx context.Context, by RetirementFilter, p Page) 
 	}
 	items, err := all(ctx, tx, scanRetirementOf,
 		"SELECT t.record, t.revision, s.tenant, s.name FROM retirements t JOIN secrets s ON s.id = t.secret_id"+f.where()+
-			" ORDER BY t.requested_at DESC, t.id DESC LIMIT "+f.arg(p.limit()+1), f.args...)
+			" ORDER BY t.requested_at DESC, t.id DESC"+atMost(f.arg(p.limit()+1)), f.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("listing retirements: %w", err)
 	}

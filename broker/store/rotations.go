@@ -35,7 +35,7 @@ func scanRotationOf(rw row) (r RotationOf, err error) {
 
 // Rotation returns a rotation by its id.
 func (tx *Tx) Rotation(ctx context.Context, id string) (rotation.Rotation, error) {
-	r, err := scanRotation(tx.t.queryRow(ctx, "SELECT record, revision FROM rotations WHERE id = $1"+tx.lock("rotations"), id))
+	r, err := scanRotation(tx.q.queryRow(ctx, "SELECT record, revision FROM rotations WHERE id = $1"+tx.lock("rotations"), id))
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("reading rotation %s: %w", id, err)
 	}
@@ -44,7 +44,7 @@ func (tx *Tx) Rotation(ctx context.Context, id string) (rotation.Rotation, error
 
 // Occupying returns the rotation that occupies the secret, or ErrNotFound.
 func (tx *Tx) Occupying(ctx context.Context, secretID string) (rotation.Rotation, error) {
-	r, err := scanRotation(tx.t.queryRow(ctx,
+	r, err := scanRotation(tx.q.queryRow(ctx,
 		"SELECT record, revision FROM rotations WHERE secret_id = $1 AND occupies = 1"+tx.lock("rotations"), secretID))
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("reading the rotation that occupies %s: %w", secretID, err)
@@ -64,7 +64,7 @@ func (tx *Tx) LiveRotations(ctx context.Context, secretID string) ([]rotation.Ro
 
 // LastRotation returns the newest rotation of the secret, or ErrNotFound.
 func (tx *Tx) LastRotation(ctx context.Context, secretID string) (rotation.Rotation, error) {
-	r, err := scanRotation(tx.t.queryRow(ctx, "SELECT record, revision FROM rotations WHERE secret_id = $1 ORDER BY started_at DESC, id DESC LIMIT 1", secretID))
+	r, err := scanRotation(tx.q.queryRow(ctx, "SELECT record, revision FROM rotations WHERE secret_id = $1 ORDER BY started_at DESC, id DESC LIMIT 1", secretID))
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("reading the last rotation of %s: %w", secretID, err)
 	}
@@ -93,7 +93,7 @@ func (tx *Tx) Rotations(ctx context.Context, by RotationFilter, p Page) ([]Rotat
 	}
 	items, err := all(ctx, tx, scanRotationOf,
 		"SELECT r.record, r.revision, s.tenant, s.name FROM rotations r JOIN secrets s ON s.id = r.secret_id"+f.where()+
-			" ORDER BY r.started_at DESC, r.id DESC LIMIT "+f.arg(p.limit()+1), f.args...)
+			" ORDER BY r.started_at DESC, r.id DESC"+atMost(f.arg(p.limit()+1)), f.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("listing rotations: %w", err)
 	}

@@ -19,7 +19,7 @@ func scanSecret(r row) (s rotation.Secret, err error) {
 
 // Secret returns a secret by its id.
 func (tx *Tx) Secret(ctx context.Context, id string) (rotation.Secret, error) {
-	s, err := scanSecret(tx.t.queryRow(ctx, "SELECT "+secretColumns+" FROM secrets s WHERE s.id = $1"+tx.lock("s"), id))
+	s, err := scanSecret(tx.q.queryRow(ctx, "SELECT "+secretColumns+" FROM secrets s WHERE s.id = $1"+tx.lock("s"), id))
 	if err != nil {
 		return rotation.Secret{}, fmt.Errorf("reading secret %s: %w", id, err)
 	}
@@ -28,7 +28,7 @@ func (tx *Tx) Secret(ctx context.Context, id string) (rotation.Secret, error) {
 
 // SecretByRef returns a secret by its tenant and name.
 func (tx *Tx) SecretByRef(ctx context.Context, ref backends.Ref) (rotation.Secret, error) {
-	s, err := scanSecret(tx.t.queryRow(ctx,
+	s, err := scanSecret(tx.q.queryRow(ctx,
 		"SELECT "+secretColumns+" FROM secrets s WHERE s.tenant = $1 AND s.name = $2"+tx.lock("s"), ref.Tenant, ref.Name))
 	if err != nil {
 		return rotation.Secret{}, fmt.Errorf("reading secret %s: %w", ref, err)
@@ -58,13 +58,13 @@ func (tx *Tx) Secrets(ctx context.Context, by SecretFilter, p Page) ([]rotation.
 	if err != nil {
 		return nil, "", fmt.Errorf("listing secrets: %w", err)
 	}
-	byTenant, byName := "s.tenant"+tx.t.byteOrder(), "s.name"+tx.t.byteOrder()
+	byTenant, byName := "s.tenant"+tx.q.byteOrder(), "s.name"+tx.q.byteOrder()
 	if more {
 		f.and("("+byTenant+", "+byName+") > ($?, $?)", tenant, name)
 	}
 	items, err := all(ctx, tx, scanSecret,
 		"SELECT "+secretColumns+" FROM secrets s"+f.where()+
-			" ORDER BY "+byTenant+", "+byName+" LIMIT "+f.arg(p.limit()+1), f.args...)
+			" ORDER BY "+byTenant+", "+byName+""+atMost(f.arg(p.limit()+1)), f.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("listing secrets: %w", err)
 	}

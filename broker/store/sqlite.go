@@ -139,7 +139,7 @@ func (d *sqliteDriver) begin(ctx context.Context, readOnly bool) (transaction, e
 	if err != nil {
 		return nil, sqliteError(err)
 	}
-	return sqliteTx{tx, d.jobs}, nil
+	return sqliteTx{sqliteQuerier{tx}, tx, d.jobs}, nil
 }
 
 func (d *sqliteDriver) newRunner(cfg *river.Config) (runner, error) {
@@ -164,7 +164,18 @@ func (d *sqliteDriver) close() error {
 	return errors.Join(append(errs, d.lock.Close())...)
 }
 
+func (d *sqliteDriver) single() querier { return sqliteQuerier{d.read} }
+
+// sqliteQuerier reads in a transaction or outside of one.
+type sqliteQuerier struct {
+	from interface {
+		QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+		QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	}
+}
+
 type sqliteTx struct {
+	sqliteQuerier
 	tx   *sql.Tx
 	jobs *river.Client[*sql.Tx]
 }
@@ -178,8 +189,8 @@ func (t sqliteTx) exec(ctx context.Context, query string, args ...any) (int64, e
 	return n, sqliteError(err)
 }
 
-func (t sqliteTx) query(ctx context.Context, each func(row) error, query string, args ...any) error {
-	rows, err := t.tx.QueryContext(ctx, query, args...)
+func (q sqliteQuerier) query(ctx context.Context, each func(row) error, query string, args ...any) error {
+	rows, err := q.from.QueryContext(ctx, query, args...)
 	if err != nil {
 		return sqliteError(err)
 	}
@@ -192,8 +203,8 @@ func (t sqliteTx) query(ctx context.Context, each func(row) error, query string,
 	return sqliteError(rows.Err())
 }
 
-func (t sqliteTx) queryRow(ctx context.Context, query string, args ...any) row {
-	return classedRow{t.tx.QueryRowContext(ctx, query, args...), sqliteError}
+func (q sqliteQuerier) queryRow(ctx context.Context, query string, args ...any) row {
+	return classedRow{q.from.QueryRowContext(ctx, query, args...), sqliteError}
 }
 
 func (t sqliteTx) enqueue(ctx context.Context, jobs []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
@@ -210,9 +221,9 @@ func (t sqliteTx) commit(ctx context.Context, last []statement) error {
 	return sqliteError(t.tx.Commit())
 }
 
-func (t sqliteTx) rollback()             { _ = t.tx.Rollback() }
-func (t sqliteTx) byteOrder() string     { return "" } // SQLite knows no other order
-func (t sqliteTx) rowLock(string) string { return "" } // there is one writer at a time
+func (t sqliteTx) rollback()              { _ = t.tx.Rollback() }
+func (q sqliteQuerier) byteOrder() string { return "" } // SQLite knows no other order
+func (t sqliteTx) rowLock(string) string  { return "" } // there is one writer at a time
 
 // sqliteError gives an error of the driver its class. Its texts name tables and
 // columns, never values.

@@ -17,21 +17,22 @@ type Token struct {
 	ExpiresAt  time.Time // zero: never
 	LastUsedAt time.Time // zero: not yet
 	RevokedAt  time.Time // zero: it is valid
+	Lineage    string    // see authn.Principal
 }
 
-const tokenColumns = "id, tenant, name, hash, policies, created_at, expires_at, last_used_at, revoked_at"
+const tokenColumns = "id, tenant, name, hash, policies, created_at, expires_at, last_used_at, revoked_at, lineage"
 
 func scanToken(r row) (t Token, err error) {
 	err = r.Scan(&t.ID, &t.Tenant, &t.Name, &t.Hash, fromJSON{&t.Policies},
-		instant{&t.CreatedAt}, instant{&t.ExpiresAt}, instant{&t.LastUsedAt}, instant{&t.RevokedAt})
+		instant{&t.CreatedAt}, instant{&t.ExpiresAt}, instant{&t.LastUsedAt}, instant{&t.RevokedAt}, &t.Lineage)
 	return t, err
 }
 
 // AddToken inserts t; ErrConflict if its id or hash is there.
 func (tx *Tx) AddToken(ctx context.Context, t Token) error {
-	err := tx.insert(ctx, "INSERT INTO tokens ("+tokenColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+	err := tx.insert(ctx, "INSERT INTO tokens ("+tokenColumns+") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
 		t.ID, t.Tenant, t.Name, t.Hash, asJSON{t.Policies},
-		micros(t.CreatedAt), nullMicros(t.ExpiresAt), nullMicros(t.LastUsedAt), nullMicros(t.RevokedAt))
+		micros(t.CreatedAt), nullMicros(t.ExpiresAt), nullMicros(t.LastUsedAt), nullMicros(t.RevokedAt), t.Lineage)
 	if err != nil {
 		return fmt.Errorf("adding token %s: %w", t.ID, err)
 	}
@@ -40,7 +41,7 @@ func (tx *Tx) AddToken(ctx context.Context, t Token) error {
 
 // Token returns a token by its id, revoked or expired as it may be.
 func (tx *Tx) Token(ctx context.Context, id string) (Token, error) {
-	t, err := scanToken(tx.t.queryRow(ctx, "SELECT "+tokenColumns+" FROM tokens WHERE id = $1", id))
+	t, err := scanToken(tx.q.queryRow(ctx, "SELECT "+tokenColumns+" FROM tokens WHERE id = $1", id))
 	if err != nil {
 		return Token{}, fmt.Errorf("reading token %s: %w", id, err)
 	}
@@ -49,7 +50,7 @@ func (tx *Tx) Token(ctx context.Context, id string) (Token, error) {
 
 // TokenByHash returns the token of that hash, revoked or expired as it may be.
 func (tx *Tx) TokenByHash(ctx context.Context, hash []byte) (Token, error) {
-	t, err := scanToken(tx.t.queryRow(ctx, "SELECT "+tokenColumns+" FROM tokens WHERE hash = $1", hash))
+	t, err := scanToken(tx.q.queryRow(ctx, "SELECT "+tokenColumns+" FROM tokens WHERE hash = $1", hash))
 	if err != nil {
 		return Token{}, fmt.Errorf("looking a token up: %w", err)
 	}
@@ -64,7 +65,7 @@ func (tx *Tx) Tokens(ctx context.Context, tenant string, p Page) ([]Token, strin
 		return nil, "", fmt.Errorf("listing tokens: %w", err)
 	}
 	items, err := all(ctx, tx, scanToken, "SELECT "+tokenColumns+" FROM tokens"+f.where()+
-		" ORDER BY created_at DESC, id DESC LIMIT "+f.arg(p.limit()+1), f.args...)
+		" ORDER BY created_at DESC, id DESC"+atMost(f.arg(p.limit()+1)), f.args...)
 	if err != nil {
 		return nil, "", fmt.Errorf("listing tokens: %w", err)
 	}

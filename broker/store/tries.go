@@ -3,25 +3,39 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// AddTry records one verdict.
-func (tx *Tx) AddTry(ctx context.Context, secretID string, t rotation.Try) error {
-	var seq int64
-	var tenant string
-	err := tx.t.queryRow(ctx, "UPDATE secrets SET last_try = last_try + 1 WHERE id = $1 RETURNING last_try, tenant",
-		secretID).Scan(&seq, &tenant)
-	if err == nil {
-		err = tx.execOnly(ctx, `INSERT INTO tries (secret_id, seq, tenant, rotation_id, retirement_id, version, at, record)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			secretID, seq, tenant, t.RotationID, t.RetirementID, t.Version, micros(t.At), asJSON{t})
-	}
-	if err != nil {
-		return fmt.Errorf("recording a try for %s: %w", secretID, err)
-	}
+// AddTry records one verdict of a secret that exists. It is written with the commit.
+func (tx *Tx) AddTry(_ context.Context, secretID string, t rotation.Try) error {
+	tx.tried = append(tx.tried, triedOf{t, secretID})
 	return nil
+}
+
+type triedOf struct {
+	rotation.Try
+	secretID string
+}
+
+// tryStatements write the transaction's verdicts, numbered per secret.
+func (tx *Tx) tryStatements() []statement {
+	const count = "UPDATE secrets SET last_try = last_try + $1 WHERE id = $2"
+	const insert = `INSERT INTO tries (secret_id, seq, tenant, rotation_id, retirement_id, version, at, record)
+		SELECT id, last_try - $1, tenant, $2, $3, CAST($4 AS BIGINT), CAST($5 AS BIGINT), $6 FROM secrets WHERE id = $7`
+	after := map[string]int{} // tries of the secret that come after this one
+	var statements, counts []statement
+	for _, t := range slices.Backward(tx.tried) {
+		statements = append(statements, statement{insert, []any{after[t.secretID], t.RotationID, t.RetirementID,
+			t.Version, micros(t.At), asJSON{t.Try}, t.secretID}})
+		after[t.secretID]++
+	}
+	for _, id := range slices.Sorted(maps.Keys(after)) {
+		counts = append(counts, statement{count, []any{after[id], id}})
+	}
+	return append(counts, statements...)
 }
 
 // TriesOfRotation lists the verdicts of a rotation, the oldest first.
@@ -32,6 +46,20 @@ func (tx *Tx) TriesOfRotation(ctx context.Context, id string, p Page) ([]rotatio
 // TriesOfRetirement lists the verdicts of a retirement, the oldest first.
 func (tx *Tx) TriesOfRetirement(ctx context.Context, id string, p Page) ([]rotation.Try, string, error) {
 	return tx.tries(ctx, "retirement_id", id, p)
+}
+
+// LatestTries returns the newest verdicts of a retirement, at most limit, the
+// oldest of them first.
+func (tx *Tx) LatestTries(ctx context.Context, retirementID string, limit int) ([]rotation.Try, error) {
+	tries, err := all(ctx, tx, func(r row) (t rotation.Try, err error) {
+		err = r.Scan(fromJSON{&t})
+		return t, err
+	}, "SELECT record FROM tries WHERE retirement_id = $1 ORDER BY seq DESC"+atMost("$2"), retirementID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the latest tries: %w", err)
+	}
+	slices.Reverse(tries)
+	return tries, nil
 }
 
 func (tx *Tx) tries(ctx context.Context, column, id string, p Page) ([]rotation.Try, string, error) {
@@ -46,7 +74,7 @@ func (tx *Tx) tries(ctx context.Context, column, id string, p Page) ([]rotation.
 	lines, err := all(ctx, tx, func(r row) (l line, err error) {
 		err = r.Scan(fromJSON{&l.try}, &l.seq)
 		return l, err
-	}, "SELECT record, seq FROM tries WHERE "+column+" = $1 AND seq > $2 ORDER BY seq LIMIT $3", id, after, p.limit()+1)
+	}, "SELECT record, seq FROM tries WHERE "+column+" = $1 AND seq > $2 ORDER BY seq"+atMost("$3"), id, after, p.limit()+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("listing tries: %w", err)
 	}

@@ -3,7 +3,10 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/riverqueue/river"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -17,13 +20,19 @@ var _ engine.Tx = (*Tx)(nil)
 // the classes ErrNotFound, ErrConflict, ErrInvalid and ErrUnavailable; after one
 // that came from the database the transaction can only be given up.
 type Tx struct {
-	t   transaction
+	q   querier
+	t   transaction // nil in ViewOne
 	now func() time.Time
 
 	// Written with the commit (see last), so that the locks on the counters are held
 	// briefly and always in the same order.
+	steps   []statement
+	tried   []triedOf
 	changes []change
 	audit   []rotation.AuditEvent
+
+	hands  *hands                   // nil: there are none
+	handed []river.InsertManyParams // to them, once it is committed
 
 	swapped []*int64 // revisions increased in records, taken back by undo
 
@@ -61,7 +70,7 @@ func (tx *Tx) publish(kind, id, secretID string) {
 
 // last are the statements to run right before the commit.
 func (tx *Tx) last() []statement {
-	return append(tx.auditStatements(), tx.changeStatements()...)
+	return slices.Concat(tx.steps, tx.tryStatements(), tx.auditStatements(), tx.changeStatements())
 }
 
 // undo takes back what a transaction that was not committed did to records.
@@ -102,7 +111,7 @@ func (tx *Tx) execOnly(ctx context.Context, query string, args ...any) error {
 
 // tenantOf returns the tenant of a secret, or ErrNotFound.
 func (tx *Tx) tenantOf(ctx context.Context, secretID string) (tenant string, err error) {
-	err = tx.t.queryRow(ctx, "SELECT tenant FROM secrets WHERE id = $1", secretID).Scan(&tenant)
+	err = tx.q.queryRow(ctx, "SELECT tenant FROM secrets WHERE id = $1", secretID).Scan(&tenant)
 	if err != nil {
 		return "", fmt.Errorf("secret %s: %w", secretID, err)
 	}
@@ -112,7 +121,7 @@ func (tx *Tx) tenantOf(ctx context.Context, secretID string) (tenant string, err
 // all collects the rows of a query.
 func all[T any](ctx context.Context, tx *Tx, scan func(row) (T, error), query string, args ...any) ([]T, error) {
 	var items []T
-	err := tx.t.query(ctx, func(r row) error {
+	err := tx.q.query(ctx, func(r row) error {
 		item, err := scan(r)
 		items = append(items, item)
 		return err

@@ -16,12 +16,13 @@ type MadeBy struct{ Backend, Issuer, Probe string }
 // UnprovenRetirement is a retirement that goes on and has no proof.
 type UnprovenRetirement struct {
 	RetirementOf
-	MadeBy MadeBy
+	MadeBy  MadeBy
+	InVault bool // the vault was given the version
 }
 
 // UnprovenRetirements returns all that go on and have no proof, the next due first.
 func (tx *Tx) UnprovenRetirements(ctx context.Context) ([]UnprovenRetirement, error) {
-	items, err := all(ctx, tx, scanUnproven, `SELECT t.record, t.revision, s.tenant, s.name, v.backend, v.issuer, v.probe
+	items, err := all(ctx, tx, scanUnproven, `SELECT t.record, t.revision, s.tenant, s.name, v.backend, v.issuer, v.probe, v.backend_version
 		FROM retirements t JOIN secrets s ON s.id = t.secret_id
 			JOIN versions v ON v.secret_id = t.secret_id AND v.number = t.version
 		WHERE t.next_at IS NOT NULL AND t.state <> $1 ORDER BY t.next_at, t.id`, rotation.ProvenDead)
@@ -33,8 +34,9 @@ func (tx *Tx) UnprovenRetirements(ctx context.Context) ([]UnprovenRetirement, er
 
 func scanUnproven(rw row) (u UnprovenRetirement, err error) {
 	var revision int64
-	err = rw.Scan(fromJSON{&u.Retirement}, &revision, &u.Ref.Tenant, &u.Ref.Name, &u.MadeBy.Backend, &u.MadeBy.Issuer, &u.MadeBy.Probe)
-	u.Revision = revision
+	var inVault string
+	err = rw.Scan(fromJSON{&u.Retirement}, &revision, &u.Ref.Tenant, &u.Ref.Name, &u.MadeBy.Backend, &u.MadeBy.Issuer, &u.MadeBy.Probe, &inVault)
+	u.Revision, u.InVault = revision, inVault != ""
 	return u, err
 }
 

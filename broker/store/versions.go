@@ -46,12 +46,20 @@ func (tx *Tx) Versions(ctx context.Context, secretID string) ([]rotation.Version
 // limit of them, the oldest first.
 func (tx *Tx) RecentVersions(ctx context.Context, secretID string, limit int) ([]rotation.Version, error) {
 	versions, err := all(ctx, tx, scanVersion, "SELECT "+versionColumns+versionTables+
-		"WHERE v.secret_id = $1 ORDER BY v.number DESC LIMIT $2", secretID, limit)
+		"WHERE v.secret_id = $1 ORDER BY v.number DESC"+atMost("$2"), secretID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading the newest versions of %s: %w", secretID, err)
 	}
 	slices.Reverse(versions)
 	return versions, nil
+}
+
+// SkipVersions lets the versions of a secret that are to come be numbered beyond number.
+func (tx *Tx) SkipVersions(ctx context.Context, secretID string, number int) error {
+	if err := tx.execOnly(ctx, "UPDATE secrets SET last_version = $1 WHERE id = $2 AND last_version < $1", number, secretID); err != nil {
+		return fmt.Errorf("numbering the versions of %s: %w", secretID, err)
+	}
+	return nil
 }
 
 // Abandoned returns pending versions, of any secret, without a retirement, whose
@@ -83,7 +91,7 @@ func (tx *Tx) Version(ctx context.Context, secretID string, number int) (rotatio
 	if tx.writing {
 		query += tx.t.rowLock("v")
 	}
-	v, err := scanVersion(tx.t.queryRow(ctx, query, secretID, number))
+	v, err := scanVersion(tx.q.queryRow(ctx, query, secretID, number))
 	if err != nil {
 		return rotation.Version{}, fmt.Errorf("reading version %d of %s: %w", number, secretID, err)
 	}
@@ -95,7 +103,7 @@ func (tx *Tx) Version(ctx context.Context, secretID string, number int) (rotatio
 func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
 	var tenant string
 	var number int
-	err := tx.t.queryRow(ctx, "UPDATE secrets SET last_version = last_version + 1 WHERE id = $1 RETURNING last_version, tenant",
+	err := tx.q.queryRow(ctx, "UPDATE secrets SET last_version = last_version + 1 WHERE id = $1 RETURNING last_version, tenant",
 		v.SecretID).Scan(&number, &tenant)
 	if err != nil {
 		return fmt.Errorf("adding a version to %s: %w", v.SecretID, err)
@@ -176,7 +184,7 @@ func (tx *Tx) VersionWith(ctx context.Context, s rotation.Secret, fingerprints m
 // numbersWith returns the versions of a secret that have this fingerprint in a field, ascending.
 func (tx *Tx) numbersWith(ctx context.Context, s rotation.Secret, field, fingerprint string) ([]int, error) {
 	var numbers []int
-	err := tx.t.query(ctx, func(r row) error {
+	err := tx.q.query(ctx, func(r row) error {
 		var id, name string
 		var number int
 		if err := r.Scan(&id, &name, &number); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -64,6 +65,10 @@ func announcement(r client.Rotation, s client.Secret, known bool) string {
 	which := "every version that may be alive"
 	if len(pinned) > 0 {
 		which = "version " + strings.Join(pinned, ", ")
+	}
+	if r.State == client.RotationDone {
+		return fmt.Sprintf("%s: NOTHING NEW: the emergency of %s is done; version %d, its replacement, counts as clean for a minute and is NOT turned off.\n"+
+			"If it is compromised too: keybroker emergency %s --version %d --reason TEXT", r.Secret, relative(r.StartedAt, time.Now()), r.ToVersion, r.Secret, r.ToVersion)
 	}
 	text := fmt.Sprintf("%s: %s: revoked and proven dead, whatever else happens", r.Secret, which)
 	if r.FromVersion > 0 {

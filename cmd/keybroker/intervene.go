@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -42,11 +43,12 @@ func (i *intervention) waitFlag(cmd *cobra.Command, usage string) {
 type foretold interface{ Sentences() []string }
 
 // intervene has the server say what would follow, asks whether to go on, where
-// there is somebody to ask, and does it. With --dry-run it shows what was said,
-// and done is false.
+// there is somebody to ask, and does just that: if something else would follow by
+// then, it asks again, or fails where there is nobody to ask. With --yes whatever
+// follows was agreed to. With --dry-run it shows what was said, and done is false.
 func intervene[T foretold](ctx context.Context, a *app, i intervention, question string, ask func(context.Context, client.InterventionRequest) (T, error)) (answer T, done bool, err error) {
-	answer, err = ask(ctx, client.InterventionRequest{Reason: i.reason, DryRun: true})
-	if err != nil {
+	look := func() (T, error) { return ask(ctx, client.InterventionRequest{Reason: i.reason, DryRun: true}) }
+	if answer, err = look(); err != nil {
 		return answer, false, err
 	}
 	if i.dryRun {
@@ -56,22 +58,44 @@ func intervene[T foretold](ctx context.Context, a *app, i intervention, question
 			}
 		})
 	}
-	would := answer.Sentences()
-	a.announce(would)
-	if !i.yes {
-		if err := a.confirm(question); err != nil {
+	a.announce(answer.Sentences())
+	if i.yes {
+		would := answer.Sentences()
+		if answer, err = ask(ctx, client.InterventionRequest{Reason: i.reason}); err != nil {
 			return answer, false, err
 		}
+		if will := answer.Sentences(); !slices.Equal(will, would) {
+			a.note("it has changed meanwhile:")
+			a.announce(will)
+		}
+		return answer, true, nil
 	}
-	answer, err = ask(ctx, client.InterventionRequest{Reason: i.reason})
-	if err != nil {
-		return answer, false, err
-	}
-	if will := answer.Sentences(); !slices.Equal(will, would) {
+	answer, err = agreedTo(a, answer, question, look, func(would []string) (T, error) {
+		return ask(ctx, client.InterventionRequest{Reason: i.reason, Expect: would})
+	})
+	return answer, err == nil, err
+}
+
+// agreedTo asks whether to do what seen says, which was announced, and does it.
+// Where the server refuses because it has changed meanwhile, it looks again and asks
+// about that, if there is somebody to ask.
+func agreedTo[T foretold](a *app, seen T, question string, look func() (T, error), act func(would []string) (T, error)) (T, error) {
+	for {
+		if err := a.confirm(question); err != nil {
+			return seen, err
+		}
+		did, err := act(seen.Sentences())
+		if _, asks := terminal(a.in); !asks || client.Status(err) != http.StatusConflict {
+			return did, err
+		}
+		again, lookErr := look()
+		if lookErr != nil || slices.Equal(again.Sentences(), seen.Sentences()) {
+			return did, err // it was refused for something else
+		}
 		a.note("it has changed meanwhile:")
-		a.announce(will)
+		a.announce(again.Sentences())
+		seen = again
 	}
-	return answer, true, nil
 }
 
 func (a *app) announce(sentences []string) {

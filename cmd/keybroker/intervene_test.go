@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,8 @@ import (
 type foreteller struct {
 	server
 	dry     []bool
-	changed bool // what follows is another thing by the time it is done
+	expect  []string // of the last request
+	changed bool     // what follows is another thing by the time it is done
 	refuses bool
 }
 
@@ -28,7 +30,7 @@ func newForeteller(t *testing.T) *foreteller {
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
 		}
-		f.dry = append(f.dry, body.DryRun)
+		f.dry, f.expect = append(f.dry, body.DryRun), body.Expect
 		f.asked = append(f.asked, r.Method+" "+r.URL.Path+" "+body.Reason)
 		if f.refuses {
 			problem(w, http.StatusConflict)
@@ -38,8 +40,12 @@ func newForeteller(t *testing.T) *foreteller {
 		if f.changed && !body.DryRun {
 			will = "it ends"
 		}
+		if body.Expect != nil && !slices.Equal(body.Expect, []string{will}) {
+			problem(w, http.StatusConflict)
+			return
+		}
 		answer := map[string]any{
-			"dry_run": body.DryRun, "will": []string{will}, "frozen": true,
+			"dry_run": body.DryRun, "will": []string{will}, "freeze": client.Freeze{Frozen: true},
 			"rotation":   client.Rotation{ID: "r1", Secret: "a/b", Tenant: "acme", State: client.RotationCancelled},
 			"retirement": client.Retirement{ID: "t1", Secret: "a/b", Version: 2, State: client.Rejecting},
 			"delivery":   client.Delivery{ID: "d1", Secret: "a/b", Version: 2, Consumer: "shop", State: client.DeliveryPending},
@@ -70,7 +76,7 @@ func TestInterventionsSayWhatFollowsBeforeTheyDoIt(t *testing.T) {
 		f := newForeteller(t)
 		r := f.keybroker(args...)
 		if r.code != 0 || r.out != "" || !strings.HasPrefix(r.err, "- it goes on\n") || !strings.Contains(r.err, want.said) ||
-			fmt.Sprint(f.dry) != "[true false]" || f.asked[1] != want.asked+" test" {
+			fmt.Sprint(f.dry) != "[true false]" || f.asked[1] != want.asked+" test" || fmt.Sprint(f.expect) != "[it goes on]" {
 			t.Errorf("%v: %+v; dry runs %v of %v", args, r, f.dry, f.asked)
 		}
 		f = newForeteller(t)
@@ -85,8 +91,11 @@ func TestInterventionsSayWhatFollowsBeforeTheyDoIt(t *testing.T) {
 		}
 		f = newForeteller(t)
 		f.changed = true
-		if r := f.keybroker(args...); !strings.Contains(r.err, "- it goes on\nit has changed meanwhile:\n- it ends\n") {
+		if r := f.keybroker(args...); r.code != 1 || r.out != "" || !strings.HasPrefix(r.err, "- it goes on\n") {
 			t.Errorf("%v, which has changed meanwhile: %+v", args, r)
+		}
+		if r := f.keybroker(append(args, "--yes")...); r.code != 0 || f.expect != nil || !strings.Contains(r.err, "- it goes on\nit has changed meanwhile:\n- it ends\n") {
+			t.Errorf("%v --yes, which has changed meanwhile: %+v", args, r)
 		}
 		f = newForeteller(t)
 		f.refuses = true
@@ -183,5 +192,22 @@ func TestPlanIsDrawn(t *testing.T) {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("%q is missing in:\n%s", want, r.out)
 		}
+	}
+}
+
+// A rollback that was only asked for has not been made.
+func TestARollbackIsShownAsWhatItIs(t *testing.T) {
+	for state, want := range map[string]string{client.RotationOverlap: "Rollback asked by:  tok_1", client.RotationRolledBack: "Rolled back by:  tok_1"} {
+		r := serve(t, map[string]any{"GET /api/v1/rotations/r1": client.Rotation{ID: "r1", State: state, RollBackBy: "tok_1"}}).keybroker("rotation", "show", "r1")
+		if !strings.Contains(r.out, want) {
+			t.Errorf("%s: %q is missing in:\n%s", state, want, r.out)
+		}
+	}
+}
+
+// Text from elsewhere neither steers the terminal nor turns what is beside it round.
+func TestPrintable(t *testing.T) {
+	if got := printable("a\x1b[2Jb\u202ec\u2066d\u200be\tf é漢"); got != "a [2Jb c d e f é漢" {
+		t.Errorf("%q", got)
 	}
 }

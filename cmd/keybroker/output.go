@@ -122,10 +122,11 @@ func (t *table) cell(v any) string {
 	return printable(text)
 }
 
-// printable takes out what would steer a terminal or break a table.
+// printable takes out what would steer a terminal, break a table or have text
+// appear in another order than it is in.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if unicode.In(r, unicode.Cc, unicode.Cf) {
 			return ' '
 		}
 		return r

@@ -81,7 +81,11 @@ func (a *app) rotationShowCommand() *cobra.Command {
 				t.pair("Asked by", r.Actor)
 				t.pair("Approved by", r.ApprovedBy)
 				t.moment("Approved", r.ApprovedAt)
-				t.pair("Rolled back by", r.RollBackBy)
+				rollback := "Rollback asked by"
+				if r.State == client.RotationRolledBack {
+					rollback = "Rolled back by"
+				}
+				t.pair(rollback, r.RollBackBy)
 				t.pair("State", r.State)
 				if !r.Ended() {
 					t.pair("Waiting for", inWords(r.WaitingFor))

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -25,25 +24,31 @@ func (a *app) secretRepairCommand() *cobra.Command {
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeSecrets,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			look := request
-			look.DryRun = true
-			found, err := c.Repair(ctx, args[0], look)
+			look := func() (client.Repair, error) {
+				dry := request
+				dry.DryRun = true
+				return c.Repair(ctx, args[0], dry)
+			}
+			act := func(agreed []string) (client.Repair, error) {
+				real := request
+				real.Expect = agreed
+				return c.Repair(ctx, args[0], real)
+			}
+			found, err := look()
 			if err != nil {
 				return err
 			}
-			if dryRun || !slices.ContainsFunc(found.Findings, func(f client.Finding) bool { return f.Mendable }) {
+			if dryRun || len(found.Sentences()) == 0 {
 				found.DryRun = dryRun
 				return a.repaired(found)
 			}
-			for _, f := range found.Findings {
-				a.note("- %s: %s", printable(f.Detail), printable(f.Mend))
+			a.announce(found.Sentences())
+			var done client.Repair
+			if yes {
+				done, err = act(nil)
+			} else {
+				done, err = agreedTo(a, found, "Repair it?", look, act)
 			}
-			if !yes {
-				if err := a.confirm("Repair it?"); err != nil {
-					return err
-				}
-			}
-			done, err := c.Repair(ctx, args[0], request)
 			if err != nil {
 				return err
 			}

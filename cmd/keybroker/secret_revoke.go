@@ -21,6 +21,7 @@ func (a *app) secretRevokeCommand() *cobra.Command {
 		Long: "Revoke one version of a secret at its issuer, and prove that it no longer works.\n" +
 			"On a terminal it asks before. The current version is refused: replace it with\n" +
 			"`keybroker secret rotate`, or with `keybroker emergency` if it is compromised.",
+		Example:           "  keybroker secret revoke payments/stripe --version 3 --reason 'nobody uses it any more' --wait",
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeSecrets,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {

@@ -16,6 +16,7 @@ func (a *app) secretRotateCommand() *cobra.Command {
 		Short: "Rotate a secret now",
 		Long: "Rotate a secret now: a new version is minted, verified and published, and after the\n" +
 			"overlap the version that it replaces is revoked and proven dead.",
+		Example:           "  keybroker secret rotate payments/stripe --reason quarterly --wait",
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeSecrets,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -45,17 +46,15 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	var m Message
 	var busy, revoking, outdated bool
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
-		if m.Delivery, err = tx.Delivery(ctx, id); err != nil {
+		if m.Delivery, err = tx.Delivery(ctx, id); err != nil || m.Delivery.State != rotation.DeliveryPending {
 			return err
 		}
 		if m.Published, err = tx.Version(ctx, m.Delivery.SecretID, m.Delivery.Version); err != nil {
 			return err
 		}
-		s, err := tx.Secret(ctx, m.Delivery.SecretID)
-		if err != nil {
+		if outdated, err = newerToldOf(ctx, tx, m.Delivery); err != nil {
 			return err
 		}
-		outdated = m.Delivery.Generation < s.Generation
 		m.Previous, err = previousOf(ctx, tx, m.Delivery)
 		if err != nil {
 			return err
@@ -101,6 +100,17 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 		return stepResult{}, ctx.Err()
 	}
 	return stepResult{again: true}, e.delivered(ctx, m, out)
+}
+
+// newerToldOf tells whether the consumer has a delivery of the newest generation,
+// which is another one.
+func newerToldOf(ctx context.Context, tx Tx, d rotation.Delivery) (bool, error) {
+	s, err := tx.Secret(ctx, d.SecretID)
+	if err != nil || d.Generation >= s.Generation {
+		return false, err
+	}
+	newest, err := tx.Deliveries(ctx, s.ID, s.Generation)
+	return slices.ContainsFunc(newest, func(o rotation.Delivery) bool { return o.Consumer == d.Consumer }), err
 }
 
 // previousOf finds the version that is in its overlap beside the delivered one.

@@ -20,7 +20,7 @@ type Emergency struct {
 
 // repeatWithin is how long after it was published an emergency's replacement is
 // not itself taken for compromised by declaring the emergency again.
-const repeatWithin = 10 * time.Minute
+const repeatWithin = time.Minute
 
 // Declare starts an emergency inside tx, or returns the one that is under way
 // for all that can be alive. Containment is in rows of its own from here on: it
@@ -151,8 +151,9 @@ func (d *declaring) replaces() bool {
 	for _, r := range d.live {
 		bringing := r.State == rotation.Publishing && slices.Contains(numbers(d.hit), r.To)
 		back := r.State == rotation.Overlap && r.RollBackBy != "" && slices.Contains(numbers(d.hit), r.From)
-		if bringing || back {
-			return true // the vault may hold it
+		replacing := r.Emergency() && r.State.Occupies() && slices.Contains(numbers(d.hit), r.To)
+		if bringing || back || replacing {
+			return true // the vault may hold it, or what that emergency was replacing
 		}
 	}
 	return current == 0 || d.retirements[current] != nil || slices.Contains(numbers(d.hit), current)

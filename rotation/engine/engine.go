@@ -82,6 +82,9 @@ const (
 	// inlineWait is the longest wait that a worker sits out. It is short: a worker
 	// that waits for a dead vault is none for anybody else.
 	inlineWait = time.Second
+	// sweptWait is the longest wait that takes a job; one that is longer still ends
+	// by the sweep, which is late enough not to matter to it.
+	sweptWait = 2 * time.Minute
 	// lookTimeout bounds looking whether a vault can be used, before anything is begun.
 	lookTimeout = 3 * time.Second
 	sweepLimit  = 1000
@@ -111,18 +114,31 @@ func (scheduleJob) Kind() string   { return "schedule" }
 
 // AddWorkers registers the engine's workers; call it once, before the store starts.
 func (e *Engine) AddWorkers(w *river.Workers) {
-	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[rotationJob]) error {
-		return e.work(ctx, "rotation", j.Args.ID, e.stepRotation)
+	addWorker[rotationJob](e, w)
+	addWorker[retirementJob](e, w)
+	addWorker[deliveryJob](e, w)
+	addWorker[scheduleJob](e, w)
+}
+
+func addWorker[T river.JobArgs](e *Engine, w *river.Workers) {
+	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[T]) error {
+		e.Work(ctx, j.Args)
+		return nil
 	}))
-	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[retirementJob]) error {
-		return e.work(ctx, "retirement", j.Args.ID, e.stepRetirement)
-	}))
-	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[deliveryJob]) error {
-		return e.work(ctx, "delivery", j.Args.ID, e.stepDelivery)
-	}))
-	river.AddWorker(w, river.WorkFunc(func(ctx context.Context, j *river.Job[scheduleJob]) error {
-		return e.work(ctx, "schedule", j.Args.ID, e.stepSchedule)
-	}))
+}
+
+// Work does what a job is for.
+func (e *Engine) Work(ctx context.Context, args river.JobArgs) {
+	switch j := args.(type) {
+	case rotationJob:
+		e.work(ctx, j.Kind(), j.ID, e.stepRotation)
+	case retirementJob:
+		e.work(ctx, j.Kind(), j.ID, e.stepRetirement)
+	case deliveryJob:
+		e.work(ctx, j.Kind(), j.ID, e.stepDelivery)
+	case scheduleJob:
+		e.work(ctx, j.Kind(), j.ID, e.stepSchedule)
+	}
 }
 
 // QueueUrgent has workers of its own, for emergencies and whatever revokes and
@@ -151,11 +167,11 @@ type stepResult struct {
 
 // work takes one record forward until it must wait. It never fails the job: the
 // row is the truth, and whatever is still due is found by the sweep.
-func (e *Engine) work(ctx context.Context, kind, id string, step func(context.Context, string) (stepResult, error)) error {
+func (e *Engine) work(ctx context.Context, kind, id string, step func(context.Context, string) (stepResult, error)) {
 	key := kind + id
 	wake, mine := e.runs.enter(key)
 	if !mine {
-		return nil // whoever is at it has been told to look again
+		return // whoever is at it has been told to look again
 	}
 	left := false
 	defer func() {
@@ -167,7 +183,6 @@ func (e *Engine) work(ctx context.Context, kind, id string, step func(context.Co
 		e.drive(ctx, kind, id, wake, step)
 		left = e.runs.leave(ctx, key)
 	}
-	return nil
 }
 
 // drive takes steps until there is nothing to do now.
@@ -205,7 +220,7 @@ func (e *Engine) sitOut(ctx context.Context, key string, wake <-chan struct{}, r
 	default:
 	}
 	d := res.until.Sub(e.Now())
-	if res.until.IsZero() {
+	if res.until.IsZero() || d > sweptWait {
 		return false
 	}
 	if d > inlineWait {

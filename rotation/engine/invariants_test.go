@@ -197,13 +197,26 @@ func (w *world) ending() {
 		}
 		w.versionEnded(v)
 	}
-	if held := w.vaultVersion(); held != s.Current {
+	if held := w.vaultVersion(); held != s.Current && !w.notReplaced(held) {
 		w.violated("version %d is current and the vault holds %d", s.Current, held)
 	}
 	w.credentialsEnded(s)
 	for _, name := range s.Definition.Consumers {
 		w.consumerEnded(s, name)
 	}
+}
+
+// notReplaced: the vault got a compromised version whose answer nobody heard, and
+// the emergency that was to replace it failed, with no probe to tell that the current
+// one works: that is for a person (see "Known limits" in docs/design.md).
+func (w *world) notReplaced(held int) bool {
+	for _, id := range w.store.state.rotations.order {
+		r := w.store.state.rotations.rows[id]
+		if r.Emergency() && r.State == rotation.Failed && slices.Contains(r.Compromised, held) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) rotationEnded(r rotation.Rotation) {

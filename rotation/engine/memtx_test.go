@@ -231,6 +231,15 @@ func (tx *memTx) Abandoned(ctx context.Context, limit int) (left []rotation.Vers
 	return left, nil
 }
 
+func (tx *memTx) SkipVersions(_ context.Context, secretID string, number int) error {
+	s, err := find(&tx.own.secrets, &tx.s.state.secrets, secretID)
+	if err == nil {
+		s.LastVersion = max(s.LastVersion, number)
+		tx.own.secrets.put(s.ID, s)
+	}
+	return err
+}
+
 func (tx *memTx) Freeze(context.Context) (rotation.Freeze, error) {
 	tx.pause()
 	if f, _ := look(&tx.own.freeze, &tx.s.state.freeze, freezeRow{}); f != nil {

@@ -46,6 +46,9 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 		if v.Number != want {
 			return fmt.Errorf("%w: another version was added meanwhile", backends.ErrConflict)
 		}
+		if err := e.stillAllowed(ctx, tx, x, rotation.Mint); err != nil {
+			return err
+		}
 		if x.r.State == rotation.Queued { // another one may have ended since this was asked for
 			x.r.From = x.secret.Current
 		}
@@ -55,7 +58,8 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	if err != nil {
 		return err
 	}
-	return e.issue(ctx, x, is, v, false)
+	x.versions = append(x.versions, *v)
+	return e.issue(ctx, x, is, &x.versions[len(x.versions)-1], false)
 }
 
 // mintAgain repeats an attempt whose request certainly did not reach the issuer.
@@ -89,10 +93,7 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 	if err != nil {
 		return e.notMinted(ctx, x, err, again)
 	}
-	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
-	defer cancel()
-	cred, err := is.Issue(cctx, e.request(x, v, prepared))
-	answered(err)
+	cred, err := e.ask(ctx, is, e.request(x, v, prepared), answered)
 	switch {
 	case err == nil:
 		return e.minted(ctx, x, v, cred)
@@ -104,6 +105,17 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 		mayExist := again || errors.Is(err, backends.ErrConflict)
 		return e.mintLost(ctx, x, err, mayExist)
 	}
+}
+
+// ask makes one request to the issuer and tells the breaker what came of it, also
+// if the issuer's code panics.
+func (e *Engine) ask(ctx context.Context, is issuer.Issuer, req issuer.Request, answered func(error)) (cred issuer.Credential, err error) {
+	ctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	err = fmt.Errorf("%w: the issuer gave no answer", backends.ErrUnavailable)
+	defer func() { answered(err) }()
+	cred, err = is.Issue(ctx, req)
+	return cred, err
 }
 
 // notMinted records that the issuer was not asked, or certainly has not heard it.
@@ -220,6 +232,9 @@ func (e *Engine) mintLost(ctx context.Context, x *rotating, cause error, mayExis
 // and what is found is retired, since its value was shown to nobody.
 func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	v := x.version(x.r.To)
+	if v.Handle != nil && v.Sealed != nil { // whoever minted it lost the row, and has kept what it got
+		return e.minted(ctx, x, v, issuer.Credential{Handle: v.Handle, NotAfter: v.NotAfter})
+	}
 	if err := e.begin(ctx, x, rotation.RecoverMint); err != nil {
 		return err
 	}

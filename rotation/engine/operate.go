@@ -43,7 +43,7 @@ func (e *Engine) operate(ctx context.Context, tx Tx, id, action string, asked As
 // Approve lets a rotation begin that waits for it; see rotation.Rotation.Approve.
 func (e *Engine) Approve(ctx context.Context, tx Tx, id string, asked Asked) (rotation.Rotation, []string, error) {
 	r, _, will, err := e.operate(ctx, tx, id, "rotation.approve", asked, func(r *rotation.Rotation) ([]string, error) {
-		return r.Approve(asked.By, e.Now())
+		return r.Approve(asked.By, asked.Lineage, e.Now())
 	})
 	if err != nil {
 		return r, nil, err
@@ -63,6 +63,9 @@ func (e *Engine) Cancel(ctx context.Context, tx Tx, id string, asked Asked) (rot
 	})
 	if err != nil {
 		return r, nil, err
+	}
+	if was == rotation.Overlap { // only its rollback was withdrawn
+		return r, will, tx.EndStep(ctx, id, stepRollback, "cancelled", asked.Reason, e.Now())
 	}
 	if err := tx.EndStep(ctx, id, stepName(was), "cancelled", asked.Reason, e.Now()); err != nil {
 		return r, nil, err
@@ -88,10 +91,13 @@ func (e *Engine) Retry(ctx context.Context, tx Tx, id string, asked Asked) (rota
 	}
 	switch r.State {
 	case rotation.Failed, rotation.Cancelled, rotation.RolledBack:
-		next, err := e.Rotate(ctx, tx, r.SecretID, rotation.TriggerManual, Asked{By: asked.By, Reason: retryReason(r, asked)})
+		next, err := e.Rotate(ctx, tx, r.SecretID, rotation.TriggerManual, Asked{By: asked.By, Lineage: asked.Lineage, Reason: retryReason(r, asked)})
 		return next, []string{"another rotation of the same secret begins"}, err
 	case rotation.Retiring:
 		return e.retryRetiring(ctx, tx, r, asked)
+	}
+	if f, err := tx.Freeze(ctx); err == nil && !r.Emergency() {
+		return r, nil, fmt.Errorf("%w: everything is frozen by %s (%s): `keybroker unfreeze`", backends.ErrConflict, f.By, f.Reason)
 	}
 	r, _, will, err := e.operate(ctx, tx, id, "rotation.retry", asked, func(r *rotation.Rotation) ([]string, error) { return r.Retry(e.Now()) })
 	return r, will, err
@@ -258,6 +264,7 @@ func (e *Engine) Redeliver(ctx context.Context, tx Tx, id string, asked Asked) (
 		d.NextAttemptAt = e.Now()
 	default:
 		d.State, d.Attempts, d.NextAttemptAt, d.Error = rotation.DeliveryPending, 0, e.Now(), ""
+		d.ReceivedAt, d.AppliedAt = zeroTime, zeroTime // it is told, and acknowledges, anew
 	}
 	if err := tx.SaveDelivery(ctx, &d); err != nil {
 		return d, nil, err

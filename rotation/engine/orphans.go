@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -23,6 +24,7 @@ func (e *Engine) SweepOrphans(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("looking for orphans: %w", err)
 	}
+	var errs []error // one that cannot be retired keeps none of the others
 	for _, v := range left {
 		err := e.Store.Update(ctx, func(tx Tx) error {
 			s, err := tx.Secret(ctx, v.SecretID)
@@ -32,9 +34,10 @@ func (e *Engine) SweepOrphans(ctx context.Context) (int, error) {
 			return e.discardStuck(ctx, tx, s, v, Asked{By: "keybroker", Reason: "no rotation is working on it any more"})
 		})
 		if err != nil {
-			return 0, fmt.Errorf("retiring the orphan version %d of %s: %w", v.Number, v.Ref, err)
+			errs = append(errs, fmt.Errorf("retiring the orphan version %d of %s: %w", v.Number, v.Ref, err))
+			continue
 		}
 		e.Logger.Warn("a pending version that no rotation was working on is retired", "secret", v.Ref, "version", v.Number, "issuer", v.Issuer)
 	}
-	return len(left), nil
+	return len(left) - len(errs), errors.Join(errs...)
 }

@@ -16,7 +16,7 @@ func (e *Engine) Outlook(ctx context.Context, secretID string) (rotation.Outlook
 	if err != nil {
 		return rotation.Outlook{}, fmt.Errorf("looking ahead: %w", err)
 	}
-	if seen.Rotation == nil || seen.Rotation.State == rotation.Queued {
+	if seen.Rotation == nil || !seen.Rotation.State.Occupies() || seen.Rotation.State == rotation.Queued {
 		e.lookOutside(ctx, x)
 	}
 	seen.Facts = x.facts
@@ -53,9 +53,10 @@ func (e *Engine) look(ctx context.Context, secretID string) (*rotating, rotation
 				seen.Rotation = &live[i]
 			}
 		}
-		if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
+		if seen.Freeze, err = tx.Freeze(ctx); err != nil && !notFound(err) {
 			return err
 		}
+		x.facts.Frozen = err == nil
 		if seen.Rotation == nil || !seen.Rotation.State.Occupies() {
 			if err := e.tooSoon(ctx, tx, x.secret, rotation.TriggerManual, e.Now()); errors.Is(err, backends.ErrConflict) {
 				seen.Blockers = append(seen.Blockers, rotation.Blocker{WaitingFor: "min_interval", Detail: err.Error(), Mend: "wait; an emergency does not"})
@@ -91,14 +92,17 @@ func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
 		}
 	}
 	name := qualified(x.secret.Ref)
-	add(x.secret.State == rotation.SecretUnmanaged, "configuration", "its block was taken out of the configuration", "put it back and `keybroker reload`")
-	add(x.secret.Definition.Issuer == "", "configuration", "its block names no issuer: nobody can rotate it", "name an issuer in its block and `keybroker reload`")
-	add(x.facts.Frozen, rotation.WaitFreeze, "everything is frozen", "`keybroker unfreeze`")
-	add(x.facts.Paused, rotation.WaitPause, "the secret is paused", "`keybroker secret resume "+name+"`")
-	add(x.facts.OutOfStep, rotation.WaitRepair, x.r.Error, "`keybroker secret repair "+name+"`")
+	r := seen.Rotation
+	free := r == nil || !r.State.Occupies() // another one could begin
+	routine := free || !r.Emergency()       // what an emergency is not held by
+	queued := free || r.State == rotation.Queued
+	add(free && x.secret.State == rotation.SecretUnmanaged, "configuration", "its block was taken out of the configuration", "put it back and `keybroker reload`")
+	add(free && x.secret.Definition.Issuer == "", "configuration", "its block names no issuer: nobody can rotate it", "name an issuer in its block and `keybroker reload`")
+	add(routine && x.facts.Frozen, rotation.WaitFreeze, "everything is frozen: "+seen.Freeze.Reason+" (by "+seen.Freeze.By+")", "`keybroker unfreeze`")
+	add(routine && queued && x.facts.Paused, rotation.WaitPause, "the secret is paused", "`keybroker secret resume "+name+"`")
+	add(routine && x.facts.OutOfStep, rotation.WaitRepair, x.r.Error, "`keybroker secret repair "+name+"`")
 	add(x.facts.BackendDown, rotation.WaitBackend, x.r.Error, "make the vault usable again; it is tried once a minute")
 	add(x.facts.IssuerFull, rotation.WaitIssuer, x.r.Error, "revoke a version that is not needed with `keybroker secret revoke`, or mend the issuer")
-	r := seen.Rotation
 	if r == nil {
 		return out
 	}

@@ -42,17 +42,28 @@ func (e *Engine) publish(ctx context.Context, x *rotating) error {
 		return e.published(ctx, x, v)
 	case backends.Retryable(err) || x.r.Emergency() && !errors.Is(err, backends.ErrConflict):
 		return e.unheard(ctx, x, rotation.WaitBackend, err) // an emergency waits for who mends the vault
-	case !x.r.UnheardAt.IsZero() && e.Now().Before(x.r.UnheardAt.Add(lateMint)):
-		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
-			x.r.Unheard(rotation.WaitBackend, err.Error(), e.Now())
-			x.r.Intent, x.r.NextAt = nil, x.r.UnheardAt.Add(lateMint)
-			return nil
-		})
+	case e.mayArrive(x):
+		return e.awaitArrival(ctx, x, err)
 	case errors.Is(err, backends.ErrConflict):
 		err = fmt.Errorf("%w; the vault was written by somebody else, or by a broker whose data was lost: nothing was overwritten", err)
 	}
 	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 		x.r.Fail(err.Error(), e.Now())
+		return nil
+	})
+}
+
+// mayArrive tells whether a write that nobody heard of may still reach the vault.
+func (e *Engine) mayArrive(x *rotating) bool {
+	return !x.r.UnheardAt.IsZero() && e.Now().Before(x.r.UnheardAt.Add(lateArrival))
+}
+
+// awaitArrival puts a refusal off for as long as an earlier write may arrive: only
+// then it is final.
+func (e *Engine) awaitArrival(ctx context.Context, x *rotating, refusal error) error {
+	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
+		x.r.Unheard(rotation.WaitBackend, refusal.Error(), e.Now())
+		x.r.Intent, x.r.NextAt = nil, x.r.UnheardAt.Add(lateArrival)
 		return nil
 	})
 }
@@ -163,6 +174,13 @@ func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, number int
 		return err
 	}
 	x.secret.Current, x.secret.Generation, x.secret.Revision = s.Current, s.Generation, s.Revision
+	told := slices.Clone(x.secret.Definition.Consumers) // those of the rotation's beginning, and those of now
+	for _, name := range s.Definition.Consumers {
+		if !slices.Contains(told, name) {
+			told = append(told, name)
+		}
+	}
+	x.secret.Definition.Consumers = told
 	return nil
 }
 

@@ -8,6 +8,34 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
+// Regain raises what only grows above what the store has forgotten: the secret's
+// generation, in which the current version is announced anew, and the numbers of
+// its versions. So nobody takes an old answer for a new one.
+func (e *Engine) Regain(ctx context.Context, tx Tx, secretID string, version int, generation int64) error {
+	s, err := tx.Secret(ctx, secretID)
+	if err != nil {
+		return err
+	}
+	if version > s.LastVersion {
+		if err := tx.SkipVersions(ctx, secretID, version); err != nil {
+			return err
+		}
+	}
+	if generation < s.Generation {
+		return nil
+	}
+	now := e.Now()
+	s.Generation, s.UpdatedAt = generation+1, now
+	if err := tx.SaveSecret(ctx, &s); err != nil {
+		return err
+	}
+	if s.Current == 0 {
+		return nil
+	}
+	r := rotation.Rotation{Trigger: rotation.TriggerManual, Reason: "the store has lost commits"}
+	return e.announce(ctx, tx, &rotating{r: r, secret: s}, s.Current, now)
+}
+
 // Recall turns a version off once more whose retirement the store has forgotten,
 // since it was restored from a backup or lost its last commits (rule 21). What it
 // takes for current is replaced as in an emergency. It says what it did; ErrNotFound

@@ -113,6 +113,11 @@ func issuerOf(x *rotating, number int) string {
 // repairVault compares what the vault holds with the current version.
 func (e *Engine) repairVault(ctx context.Context, x *rotating, seen rotation.Seen, req RepairRequest) ([]rotation.Finding, error) {
 	current := x.version(x.secret.Current)
+	if current != nil && current.Backend != x.secret.Definition.Backend {
+		return []rotation.Finding{{Kind: findVault, Version: current.Number,
+			Detail: fmt.Sprintf("the current version is in %q, while the configuration says %q", current.Backend, x.secret.Definition.Backend),
+			Mend:   "the next rotation writes to the vault that the configuration says"}}, nil
+	}
 	m, err := e.backend(x.secret.Definition.Backend)
 	if err != nil {
 		return []rotation.Finding{{Kind: findVault, Detail: err.Error(), Mend: "mend the configuration and `keybroker reload`"}}, nil
@@ -140,7 +145,7 @@ func (e *Engine) repairVault(ctx context.Context, x *rotating, seen rotation.See
 			f.Mend += "; with --overwrite only, since somebody may be using what is there"
 		}
 	}
-	if r := seen.Rotation; f.Mendable && r != nil && r.State == rotation.Publishing {
+	if r := seen.Rotation; f.Mendable && r != nil && (r.State == rotation.Publishing || r.RollBackBy != "") {
 		f.Mendable, f.Mend = false, fmt.Sprintf("wait for rotation %s, which is writing to the vault", r.ID)
 	}
 	if f.Mendable && !req.DryRun {
@@ -232,4 +237,40 @@ func result(err error) (mended bool, text string) {
 		return false, err.Error()
 	}
 	return true, ""
+}
+
+// heal writes the current version over an older one of ours that the vault serves,
+// such as a write that arrived late, where it is sure which of them is right: the
+// current one is accepted by its probe, and no rotation is at work on the secret.
+func (e *Engine) heal(ctx context.Context, secretID string) error {
+	x, seen, err := e.look(ctx, secretID)
+	if err != nil {
+		return err
+	}
+	current := x.version(x.secret.Current)
+	occupied := seen.Rotation != nil && seen.Rotation.State.Occupies()
+	if current == nil || current.Probe == "" || occupied || x.retirements[current.Number] != nil {
+		return nil
+	}
+	m, err := e.backend(current.Backend)
+	if err != nil {
+		return err
+	}
+	held, err := e.heldVersion(ctx, m, x.secret)
+	if err != nil || held.Number == current.Number {
+		return err
+	}
+	p, err := e.probe(current.Probe)
+	if err != nil {
+		return err
+	}
+	value, err := e.Open(ctx, *current)
+	if err != nil {
+		return err
+	}
+	if line := e.try(ctx, p, x.secret, *current, value, ""); line.Verdict != rotation.Accepted {
+		return fmt.Errorf("%w: the current version %d was %s: %s", errOutOfStep, current.Number, line.Verdict, line.Detail)
+	}
+	e.Logger.Warn("the vault serves an older version: the current one, which works, is written over it", "secret", x.secret.Ref, "serves", held.Number, "current", current.Number)
+	return e.writeCurrent(ctx, m, x, current, held.BackendVersion, Asked{By: "keybroker", Reason: fmt.Sprintf("the vault served version %d", held.Number)})
 }

@@ -14,8 +14,9 @@ import (
 
 // Asked is who asks for something, and why.
 type Asked struct {
-	By     string // the principal
-	Reason string
+	By      string // the principal
+	Lineage string // whose token By's is; see rotation.Rotation.Approve
+	Reason  string
 }
 
 // Rotate creates a rotation of the secret inside tx. ErrConflict, with the
@@ -41,12 +42,12 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 	if err := e.tooSoon(ctx, tx, s, trigger, now); err != nil {
 		return rotation.Rotation{}, err
 	}
-	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: trigger, Reason: asked.Reason, Actor: asked.By,
+	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: trigger, Reason: asked.Reason, Actor: asked.By, Lineage: asked.Lineage,
 		Plan: s.Definition.Plan, Under: s.Definition.Pinned(), State: rotation.Queued, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
-	if err := tx.AddRotation(ctx, &r); err != nil {
-		return rotation.Rotation{}, err
-	}
 	if err := tx.SaveSecret(ctx, &s); err != nil { // what was read of it still holds
+		return rotation.Rotation{}, fmt.Errorf("%w: %w", errStale, err)
+	}
+	if err := tx.AddRotation(ctx, &r); err != nil {
 		return rotation.Rotation{}, err
 	}
 	return r, e.begun(ctx, tx, s, r)
@@ -168,7 +169,11 @@ func (e *Engine) Revoke(ctx context.Context, tx Tx, secretID string, number int,
 	case v.Stage == rotation.StageRetired:
 		return rotation.Retirement{}, fmt.Errorf("%w: version %d of %s never came into being", backends.ErrConflict, number, s.Ref)
 	}
-	t, err := e.retire(ctx, tx, v, s.Definition.Plan.Confirm, rotation.CauseRevoked, asked, "", e.Now())
+	replacedBy := "" // the rotation in whose overlap it is, which shows its end
+	if r, err := tx.Occupying(ctx, secretID); err == nil && r.State == rotation.Overlap && r.From == number {
+		replacedBy = r.ID
+	}
+	t, err := e.retire(ctx, tx, v, s.Definition.Plan.Confirm, rotation.CauseRevoked, asked, replacedBy, e.Now())
 	if err != nil {
 		return t, err
 	}

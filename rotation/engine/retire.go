@@ -22,14 +22,22 @@ type retiring struct {
 	spared  []string // addresses that the last round left out, so as not to lock the account
 }
 
-func (e *Engine) loadRetiring(ctx context.Context, id string) (*retiring, error) {
+// loadRetiring reads a retirement and tells what is due; the rest is read only if
+// anything is.
+func (e *Engine) loadRetiring(ctx context.Context, id string) (*retiring, rotation.Action, error) {
 	x := &retiring{catalog: e.catalog.Load()}
+	var act rotation.Action
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
-		if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
-			return err
-		}
 		if x.t, err = tx.Retirement(ctx, id); err != nil {
 			return err
+		}
+		if x.t.State == rotation.Requested || x.t.WaitingFor == rotation.WaitFreeze {
+			if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
+				return err
+			}
+		}
+		if act = x.t.Next(x.facts, e.owner, e.Now()); act.Effect == rotation.NoEffect {
+			return nil
 		}
 		if x.secret, err = tx.Secret(ctx, x.t.SecretID); err != nil {
 			return err
@@ -37,30 +45,38 @@ func (e *Engine) loadRetiring(ctx context.Context, id string) (*retiring, error)
 		if x.version, err = tx.Version(ctx, x.t.SecretID, x.t.Version); err != nil {
 			return err
 		}
-		if x.secret.Current == 0 || x.secret.Current == x.t.Version {
+		if purposeOf[act.Effect] == "" {
 			return nil
 		}
-		retirements, err := retirementsByVersion(ctx, tx, x.t.SecretID)
-		if err != nil || retirements[x.secret.Current] != nil {
-			return err
-		}
-		current, err := tx.Version(ctx, x.t.SecretID, x.secret.Current)
-		x.current = &current
-		return err
+		return e.readControl(ctx, tx, x)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading retirement %s: %w", id, err)
+		return nil, act, fmt.Errorf("reading retirement %s: %w", id, err)
 	}
-	return x, nil
+	return x, act, nil
+}
+
+// readControl reads the current version, which a round tries beside the retiring
+// one, unless it is being retired itself.
+func (e *Engine) readControl(ctx context.Context, tx Tx, x *retiring) error {
+	if x.secret.Current == 0 || x.secret.Current == x.t.Version {
+		return nil
+	}
+	_, err := tx.RetirementOf(ctx, x.t.SecretID, x.secret.Current)
+	if !notFound(err) {
+		return err
+	}
+	current, err := tx.Version(ctx, x.t.SecretID, x.secret.Current)
+	x.current = &current
+	return err
 }
 
 // stepRetirement takes one retirement one step forward.
 func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, error) {
-	x, err := e.loadRetiring(ctx, id)
+	x, act, err := e.loadRetiring(ctx, id)
 	if err != nil {
 		return stepResult{}, err
 	}
-	act := x.t.Next(x.facts, e.owner, e.Now())
 	switch act.Effect {
 	case rotation.NoEffect:
 		return e.restRetirement(ctx, x, act)
@@ -70,6 +86,9 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 		err = e.round(ctx, x, act.Effect)
 	case rotation.Purge:
 		err = e.purge(ctx, x)
+	}
+	if err == nil && x.t.NextAt.After(e.Now()) {
+		return stepResult{until: x.t.NextAt, job: retirementJob{x.t.ID}, urgent: true}, nil
 	}
 	return stepResult{again: err == nil}, err
 }
@@ -196,6 +215,10 @@ func (e *Engine) observeRetirement(before rotation.Retirement, x *retiring) {
 	}
 }
 
+// errFrozen: everything was frozen while a step was about to begin. It is looked
+// at again, and waits.
+var errFrozen = fmt.Errorf("%w: everything was frozen meanwhile", backends.ErrConflict)
+
 func (e *Engine) beginRetirement(ctx context.Context, x *retiring, effect rotation.Effect, also func(context.Context, Tx) error) error {
 	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.t.Begin(effect, e.owner, lease, e.Now())
@@ -213,6 +236,9 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 		waitingFor := rotation.WaitBackend
 		if errors.Is(why, errOutOfStep) {
 			waitingFor = rotation.WaitRepair
+			if err := e.heal(ctx, x.secret.ID); err != nil {
+				e.Logger.Warn("the vault could not be put in order", "secret", x.secret.Ref, "error", err)
+			}
 		}
 		return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
 			x.t.HeldUp(waitingFor, why.Error(), e.Now())
@@ -224,6 +250,9 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 			if err := tx.StartStep(ctx, x.t.RotationID, "revoke", e.Now()); err != nil {
 				return err
 			}
+		}
+		if frozen, err := isFrozen(ctx, tx); err != nil || frozen && !x.t.Exempt() {
+			return errors.Join(err, errFrozen) // since it was looked at
 		}
 		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)
 		if err != nil || v.Stage == rotation.StageCurrent || v.Stage == rotation.StageRetired {
@@ -244,6 +273,9 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	if err != nil && !errors.Is(err, errNothingFound) {
 		e.Logger.Warn("revoking failed and will be tried again", "secret", x.secret.Ref, "version", x.t.Version, "error", err)
 	}
+	if err == nil && x.t.NeverMade {
+		e.Logger.Error("a credential whose mint was given up was made after all, and is revoked", "secret", x.secret.Ref, "version", x.t.Version, "issuer", x.version.Issuer)
+	}
 	return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
 		switch {
 		case errors.Is(err, errNothingFound) && x.t.FoundNothing(e.Now()):
@@ -260,10 +292,15 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 
 // inUse tells whether the vault still serves the version that is about to be
 // revoked, whatever the store says: data that was restored from a backup may not
-// know of a rollback (rule 21). An emergency does not ask.
+// know of a rollback, and a write that nobody heard of may have arrived (rule 21).
+// An emergency does not ask, nor is a vault asked that the secret has moved away from.
 func (e *Engine) inUse(ctx context.Context, x *retiring) error {
-	if x.t.Emergency() || !x.t.RevokeBegunAt.IsZero() || x.version.BackendVersion == "" {
+	if x.t.Emergency() || !x.t.RevokeBegunAt.IsZero() {
 		return nil
+	}
+	current, err := e.currentOf(ctx, x)
+	if err != nil || current != nil && current.Backend != x.version.Backend {
+		return err
 	}
 	m, err := e.backend(x.version.Backend)
 	if err != nil {
@@ -273,18 +310,41 @@ func (e *Engine) inUse(ctx context.Context, x *retiring) error {
 	defer cancel()
 	held, err := m.Describe(ctx, x.version.Ref)
 	switch {
+	case backends.Retryable(err) && x.version.BackendVersion != "":
+		return err
+	case err != nil, held.Current == "", current != nil && held.Current == current.BackendVersion:
+		return nil // what cannot be described, or was never known to be there: the store is all there is to go by
+	}
+	ours, err := e.heldVersion(ctx, m, x.secret)
+	switch {
 	case backends.Retryable(err):
 		return err
-	case err == nil && held.Current == x.version.BackendVersion:
+	case err == nil && ours.Number == x.version.Number:
 		return fmt.Errorf("%w: %q serves version %d, which was to be revoked, as the current one; `keybroker secret repair %s` tells what can be done",
 			errOutOfStep, m.Name(), x.version.Number, qualified(x.version.Ref))
 	}
-	return nil // not there, or not to be described by us: then the store is all there is to go by
+	return nil
 }
 
-// lateMint is how long after a mint began its request may still arrive at the
-// issuer, although nobody waits for the answer any more.
-const lateMint = 5 * time.Minute
+// currentOf reads the version that the store takes for current; nil if there is none.
+func (e *Engine) currentOf(ctx context.Context, x *retiring) (current *rotation.Version, err error) {
+	if x.secret.Current == 0 {
+		return nil, nil
+	}
+	err = e.Store.View(ctx, func(tx Tx) error {
+		v, err := tx.Version(ctx, x.secret.ID, x.secret.Current)
+		current = &v
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the current version: %w", err)
+	}
+	return current, nil
+}
+
+// lateArrival is how long after a request to an issuer or vault began it may still
+// arrive there, although nobody waits for the answer any more.
+const lateArrival = 5 * time.Minute
 
 // errNothingFound: the issuer has nothing under the version's tag, and it is too
 // late for that to change.
@@ -325,7 +385,7 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 		}
 		revoked++
 	}
-	end := latest(x.version.CreatedAt, x.t.RequestedAt).Add(lateMint) // recovery may have asked again until it was superseded
+	end := latest(x.version.CreatedAt, x.t.RequestedAt).Add(lateArrival) // recovery may have asked again until it was superseded
 	switch {
 	case revoked > 0:
 		return nil

@@ -12,32 +12,44 @@ import (
 const stepRollback = "rollback"
 
 // restore makes the version that the rotation replaced current again, by one
-// guarded write, unless its probe rejects it. The new version keeps what was left
-// of the overlap, for those who have it already, and is retired then.
+// guarded write to the vault that holds the new one, unless its probe rejects it.
+// The new version is retired after an overlap of its own.
 func (e *Engine) restore(ctx context.Context, x *rotating) error {
-	v := x.version(x.r.From)
-	if v == nil || x.retirements[x.r.From] != nil {
+	v, bad := x.version(x.r.From), x.version(x.r.To)
+	if v == nil || bad == nil || x.retirements[x.r.From] != nil {
 		return e.refuseRollback(ctx, x, fmt.Sprintf("version %d is being revoked: it cannot come back", x.r.From))
 	}
-	if err := e.begin(ctx, x, rotation.Restore); err != nil {
-		return err
+	back := *v
+	if back.Backend != bad.Backend { // the secret has moved to another vault since
+		back.Backend, back.BackendVersion = bad.Backend, ""
 	}
-	m, err := e.backend(v.Backend)
+	m, err := e.backend(back.Backend)
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
+	}
+	if i := x.r.Intent; i != nil && i.Effect == rotation.Restore {
+		x.r.UnheardAt = i.At
+	}
+	if !x.r.UnheardAt.IsZero() { // an earlier write may have been made
+		if held, err := e.heldVersion(ctx, m, x.secret); err == nil && held.Number == back.Number {
+			return e.restored(ctx, x, back, held.BackendVersion)
+		}
+	} else if more, err := e.stillWorks(ctx, x, &back); err != nil || !more {
+		return err
+	}
+	return e.writeBack(ctx, x, m, &back)
+}
+
+// writeBack makes the write and commits what came of it.
+func (e *Engine) writeBack(ctx context.Context, x *rotating, m *backends.Mount, v *rotation.Version) error {
+	if err := e.begin(ctx, x, rotation.Restore); err != nil {
+		return err
 	}
 	w, err := e.write(ctx, x, v)
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
 	w.Token = fmt.Sprintf("%s-back-%d", v.Tag, w.Generation) // another write of the same version
-	detail, err := e.stillWorks(ctx, x, v, w.Value)
-	if err != nil {
-		return err
-	}
-	if detail != "" {
-		return e.refuseRollback(ctx, x, detail)
-	}
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	id, err := e.guardedWrite(cctx, m, x, v, w)
@@ -45,36 +57,50 @@ func (e *Engine) restore(ctx context.Context, x *rotating) error {
 		id, err = e.refused(cctx, m, v, w, err)
 	}
 	switch {
+	case err == nil:
+		return e.restored(ctx, x, *v, id)
 	case backends.Retryable(err):
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
-	case err != nil:
-		return e.refuseRollback(ctx, x, err.Error())
+	case e.mayArrive(x):
+		return e.awaitArrival(ctx, x, err)
 	}
-	return e.restored(ctx, x, v.Number, id)
+	return e.refuseRollback(ctx, x, err.Error())
 }
 
-// stillWorks tries the version that is to come back: a text tells that it is
-// rejected. What cannot be told does not hold a rollback up.
-func (e *Engine) stillWorks(ctx context.Context, x *rotating, v *rotation.Version, value backends.Value) (rejected string, err error) {
+// stillWorks tries the version that is to come back; false: the rotation was saved
+// and waits, or the rollback was given up. One rejection is not believed (rule
+// 12); what cannot be told does not hold a rollback up.
+func (e *Engine) stillWorks(ctx context.Context, x *rotating, v *rotation.Version) (bool, error) {
 	if v.Probe == "" {
-		return "", nil
+		return true, nil
 	}
 	p, err := e.probe(v.Probe)
 	if err != nil {
-		return "", nil //nolint:nilerr // without a probe it cannot be told
+		return true, nil //nolint:nilerr // without a probe it cannot be told
+	}
+	value, err := e.Open(ctx, *v)
+	if err != nil {
+		return false, e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
 	line := e.try(ctx, p, x.secret, *v, value, "")
-	line.RotationID, line.Purpose, line.Round = x.r.ID, rotation.PurposeVerify, 1
+	line.RotationID, line.Purpose, line.Round = x.r.ID, rotation.PurposeVerify, x.r.Refusals+1
 	if ctx.Err() != nil {
-		return "", ctx.Err()
+		return false, ctx.Err()
 	}
-	if err := e.keep(ctx, func(ctx context.Context, tx Tx) error { return tx.AddTry(ctx, x.secret.ID, line) }); err != nil {
-		return "", err
+	most := max(x.r.Plan.Confirm.Rejections, 2)
+	if limit := p.LockoutAfter(); limit > 0 {
+		most = min(most, max(limit-1, 1))
 	}
-	if line.Verdict == rotation.Rejected {
-		return fmt.Sprintf("version %d does not work any more (%s): it is not made current again", v.Number, line.Detail), nil
+	if line.Verdict == rotation.Rejected && x.r.Refusals+1 >= most {
+		return false, e.refuseRollback(ctx, x, fmt.Sprintf("version %d does not work any more (%s): it is not made current again", v.Number, line.Detail))
 	}
-	return "", nil
+	err = e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
+		if line.Verdict == rotation.Rejected {
+			x.r.TriedBack(line.Detail, e.Now())
+		}
+		return tx.AddTry(ctx, x.secret.ID, line)
+	})
+	return line.Verdict != rotation.Rejected, err
 }
 
 func (e *Engine) refuseRollback(ctx context.Context, x *rotating, why string) error {
@@ -88,12 +114,13 @@ func (e *Engine) refuseRollback(ctx context.Context, x *rotating, why string) er
 	})
 }
 
-// restored commits that version number is current again, as version id of the
-// vault, with all that follows.
-func (e *Engine) restored(ctx context.Context, x *rotating, number int, id backends.VersionID) error {
+// restored commits that version v is current again, as version id of the vault,
+// with all that follows.
+func (e *Engine) restored(ctx context.Context, x *rotating, v rotation.Version, id backends.VersionID) error {
+	number := v.Number
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		now, by := e.Now(), x.r.RollBackBy
-		until := latest(x.r.OverlapUntil, now)
+		until := x.r.RollBackOverlap(now)
 		x.r.RolledBackNow(now)
 		bad, err := tx.Version(ctx, x.secret.ID, x.r.To)
 		if err != nil {
@@ -107,7 +134,8 @@ func (e *Engine) restored(ctx context.Context, x *rotating, number int, id backe
 		if err != nil {
 			return err
 		}
-		good.Stage, good.PublishedAt, good.OverlapUntil, good.BackendVersion = rotation.StageCurrent, now, zeroTime, id
+		good.Stage, good.PublishedAt, good.OverlapUntil = rotation.StageCurrent, now, zeroTime
+		good.Backend, good.BackendVersion = v.Backend, id
 		if err := tx.SaveVersion(ctx, &good); err != nil {
 			return err
 		}

@@ -30,12 +30,10 @@ func (x *rotating) version(n int) *rotation.Version {
 	return nil
 }
 
+// loadRotating reads what a rotation's state makes it look at.
 func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error) {
-	x, frozen := &rotating{}, false
+	x := &rotating{}
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
-		if frozen, err = isFrozen(ctx, tx); err != nil {
-			return err
-		}
 		if x.r, err = tx.Rotation(ctx, id); err != nil {
 			return err
 		}
@@ -46,25 +44,25 @@ func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error)
 			x.secret.Definition = *x.r.Under
 			x.secret.Definition.Plan = x.r.Plan
 		}
+		if x.r.State == rotation.Retiring || x.r.State.Ended() {
+			return e.awaited(ctx, tx, x)
+		}
+		if x.facts.Frozen, err = isFrozen(ctx, tx); err != nil {
+			return err
+		}
+		if x.r.State == rotation.Overlap && x.r.RollBackBy == "" {
+			return e.missingAcks(ctx, tx, x)
+		}
 		if x.versions, err = tx.Versions(ctx, x.r.SecretID); err != nil {
 			return err
 		}
-		if x.retirements, err = retirementsByVersion(ctx, tx, x.r.SecretID); err != nil {
-			return err
-		}
-		if err := e.awaited(ctx, tx, x); err != nil {
-			return err
-		}
-		return e.missingAcks(ctx, tx, x)
+		x.retirements, err = retirementsByVersion(ctx, tx, x.r.SecretID)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading rotation %s: %w", id, err)
 	}
 	x.facts.Paused = x.secret.State == rotation.SecretPaused
-	x.facts.Frozen = frozen
-	if v := x.version(x.r.To); v != nil {
-		x.facts.NoProbe = v.Probe == "" // the definition may have changed since
-	}
 	return x, nil
 }
 
@@ -113,31 +111,69 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 	if x.r.State == rotation.Queued {
 		e.lookOutside(ctx, x)
 	}
-	act := x.r.Next(x.facts, e.owner, e.Now())
-	switch act.Effect {
-	case rotation.NoEffect:
-		return e.restRotation(ctx, x, act)
+	for {
+		v := x.version(x.r.To)
+		x.facts.NoProbe = v != nil && v.Probe == "" // the definition may have changed since
+		act := x.r.Next(x.facts, e.owner, e.Now())
+		if act.Effect == rotation.NoEffect {
+			return e.restRotation(ctx, x, act)
+		}
+		if err := e.perform(ctx, x, act.Effect); err != nil {
+			return stepResult{}, err
+		}
+		if x.r.State == rotation.Failed && x.r.Emergency() { // the vault may hold a compromised version that it was to replace
+			if err := e.heal(ctx, x.secret.ID); err != nil {
+				e.Logger.Warn("the vault could not be put in order", "secret", x.secret.Ref, "error", err)
+			}
+		}
+		if !e.mayTryOn(x) {
+			return e.restHere(x), nil
+		}
+	}
+}
+
+func (e *Engine) perform(ctx context.Context, x *rotating, effect rotation.Effect) error {
+	switch effect {
 	case rotation.Mint:
-		err = e.mint(ctx, x)
+		return e.mint(ctx, x)
 	case rotation.RecoverMint:
-		err = e.recoverMint(ctx, x)
+		return e.recoverMint(ctx, x)
 	case rotation.Stage:
-		err = e.stage(ctx, x)
+		return e.stage(ctx, x)
 	case rotation.VerifyTry:
-		err = e.verify(ctx, x)
+		return e.verify(ctx, x)
 	case rotation.Publish:
-		err = e.publish(ctx, x)
+		return e.publish(ctx, x)
 	case rotation.Restore:
-		err = e.restore(ctx, x)
+		return e.restore(ctx, x)
 	case rotation.BeginRetire:
-		err = e.beginRetire(ctx, x)
+		return e.beginRetire(ctx, x)
 	case rotation.Finish:
-		err = e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
+		return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 			x.r.Finished(e.Now())
-			return tx.EndStep(ctx, id, "done", "ok", "", e.Now())
+			return tx.EndStep(ctx, x.r.ID, "done", "ok", "", e.Now())
 		})
 	}
-	return stepResult{again: err == nil}, err
+	return nil
+}
+
+// mayTryOn tells whether the next step is to try the new credential, for which
+// nothing has to be read again: only the rotation's own row matters, and that is
+// as it was just saved, or saving the verdict will show that it is not.
+func (e *Engine) mayTryOn(x *rotating) bool {
+	v := x.version(x.r.To)
+	return x.r.State == rotation.Verifying && v != nil && v.Sealed != nil && v.Probe != "" && !e.Now().Before(x.r.NextAt)
+}
+
+// restHere says when to go on with a rotation that was just saved.
+func (e *Engine) restHere(x *rotating) stepResult {
+	switch {
+	case x.r.State.Ended():
+		return stepResult{}
+	case x.r.NextAt.After(e.Now()):
+		return stepResult{until: x.r.NextAt, job: rotationJob{x.r.ID}, urgent: x.r.Emergency()}
+	}
+	return stepResult{again: true}
 }
 
 // lookOutside finds what a queued rotation may have to wait for, before its
@@ -323,8 +359,12 @@ func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rota
 	if err := tx.SaveVersion(ctx, &v); err != nil {
 		return err
 	}
-	_, err := e.retire(ctx, tx, v, r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: r.Error}, r.ID, at)
-	return err
+	t, err := e.retire(ctx, tx, v, r.Plan.Confirm, cause, Asked{By: "keybroker", Reason: r.Error}, r.ID, at)
+	if err != nil || r.Refusals == 0 {
+		return err
+	}
+	t.Tried(r.Refusals, e.Now()) // its account may count them together
+	return tx.SaveRetirement(ctx, &t)
 }
 
 func stepName(s rotation.State) string { return rotation.StepName(s) }
@@ -332,9 +372,25 @@ func stepName(s rotation.State) string { return rotation.StepName(s) }
 // begin commits the intent to perform effect.
 func (e *Engine) begin(ctx context.Context, x *rotating, effect rotation.Effect) error {
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
+		if err := e.stillAllowed(ctx, tx, x, effect); err != nil {
+			return err
+		}
 		x.r.Begin(effect, x.r.To, e.owner, lease, e.Now())
 		return tx.StartStep(ctx, x.r.ID, stepName(x.r.State), e.Now())
 	})
+}
+
+// stillAllowed refuses to begin what a freeze holds that came since the rotation
+// was looked at. What may have begun outside already is finished.
+func (e *Engine) stillAllowed(ctx context.Context, tx Tx, x *rotating, effect rotation.Effect) error {
+	if x.r.Emergency() || x.r.Intent != nil || !x.r.UnheardAt.IsZero() || effect != rotation.Mint && effect != rotation.Publish && effect != rotation.Restore {
+		return nil
+	}
+	frozen, err := isFrozen(ctx, tx)
+	if err == nil && frozen {
+		err = errFrozen
+	}
+	return err
 }
 
 // stage writes the pending value where the vault can hold one; elsewhere it
@@ -445,6 +501,9 @@ func (e *Engine) verify(ctx context.Context, x *rotating) error {
 	}
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.r.Verified(line.Verdict, line.Detail, e.Now())
+		if line.Verdict == rotation.Rejected && x.r.State == rotation.Verifying {
+			x.r.Spread(p.LockoutAfter(), e.Now())
+		}
 		if x.r.State == rotation.Publishing {
 			detail := fmt.Sprintf("accepted %d times in a row (%s)", x.r.Plan.Verify.Successes, line.Detail)
 			if err := tx.EndStep(ctx, x.r.ID, "verify", "ok", detail, e.Now()); err != nil {
@@ -473,12 +532,25 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 		if x.facts.MissingAcks > 0 {
 			detail = fmt.Sprintf("%d consumers have not acknowledged", x.facts.MissingAcks)
 			e.Logger.Warn("revoking although consumers have not acknowledged", "secret", x.secret.Ref, "missing", x.facts.MissingAcks)
+			err := e.audit(ctx, tx, x.secret.Ref, "rotation.unacknowledged", "failed", map[string]string{"rotation": x.r.ID, "missing": fmt.Sprint(x.facts.MissingAcks)})
+			if err != nil {
+				return err
+			}
 		}
 		if err := tx.EndStep(ctx, x.r.ID, "overlap", "ok", detail, now); err != nil {
 			return err
 		}
 		x.r.RetireBegun(now)
-		return e.retireReplaced(ctx, tx, x.r, now)
+		if err := e.retireReplaced(ctx, tx, x.r, now); err != nil {
+			return err
+		}
+		if err := e.awaited(ctx, tx, x); err != nil {
+			return err
+		}
+		if act := x.r.Next(x.facts, e.owner, now); act.Effect == rotation.NoEffect {
+			x.r.Wait(act)
+		}
+		return nil
 	})
 }
 

@@ -45,7 +45,8 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 			return nil
 		})
 	}
-	verdict, control := rotation.Judge(seen, x.t.Before == rotation.Accepted)
+	by := e.scope(x, nil).Endpoint + " " + e.scope(x, nil).Config
+	verdict, control := rotation.Judge(seen, x.t.Before == rotation.Accepted && x.t.BeforeBy == by)
 	detail := roundDetail(lines, verdict, control, err)
 	for i := range lines {
 		lines[i].RetirementID, lines[i].Round = x.t.ID, x.t.Round+1
@@ -59,8 +60,8 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 		switch effect {
 		case rotation.ProbeBefore:
 			x.t.ProbedBefore(verdict, control, detail, now)
-		case rotation.RecheckRound:
-			x.t.Scope = e.scope(x, unreached(seen))
+			x.t.BeforeBy = by
+		case rotation.RecheckRound: // the scope stays that of the proof
 			x.t.Rechecked(verdict, control, detail, now)
 		default:
 			e.cover(x, seen)

@@ -51,7 +51,7 @@ func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error
 			return nil
 		}
 		if _, err := e.Rotate(ctx, tx, id, rotation.TriggerSchedule, Asked{By: "keybroker", Reason: s.Definition.Schedule}); err != nil {
-			if !errors.Is(err, backends.ErrConflict) {
+			if !errors.Is(err, backends.ErrConflict) || errors.Is(err, errStale) {
 				return err
 			}
 			e.Logger.Warn("a scheduled rotation was left out", "secret", s.Ref, "why", err)

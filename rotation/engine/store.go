@@ -37,6 +37,8 @@ type Tx interface {
 	// Abandoned returns pending versions, of any secret, without a retirement, whose
 	// rotation has ended or is bringing another one.
 	Abandoned(ctx context.Context, limit int) ([]rotation.Version, error)
+	// SkipVersions lets the versions to come be numbered beyond number.
+	SkipVersions(ctx context.Context, secretID string, number int) error
 	// AddVersion allocates v.Number (the highest ever used + 1) and inserts v.
 	AddVersion(ctx context.Context, v *rotation.Version) error
 	SaveVersion(ctx context.Context, v *rotation.Version) error // last write wins; guarded by its rotation's or retirement's revision

@@ -191,7 +191,8 @@ CREATE TABLE tokens (
     created_at   BIGINT NOT NULL,
     expires_at   BIGINT,
     last_used_at BIGINT,
-    revoked_at   BIGINT
+    revoked_at   BIGINT,
+    lineage      TEXT NOT NULL     -- whose it is: ids of tokens, joined by "/"
 );
 CREATE INDEX tokens_by_creation ON tokens (created_at, id);
 

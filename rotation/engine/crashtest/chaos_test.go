@@ -1,9 +1,7 @@
 package crashtest_test
 
 import (
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,76 +26,6 @@ func number(t *testing.T, name string, otherwise int64) int64 {
 		t.Fatalf("%s is %q, not a number from 1", name, text)
 	}
 	return n
-}
-
-// load makes a site's secrets rotate again and again and reads them all the
-// time, until stop is closed. Between pause and resume it only reads.
-type load struct {
-	site  *site
-	pause sync.RWMutex // held for reading by whoever changes something
-	stop  chan struct{}
-	wg    sync.WaitGroup
-}
-
-func (s *site) load(seed uint64) *load {
-	l := &load{site: s, stop: make(chan struct{})}
-	i := uint64(0)
-	for _, sub := range s.subject {
-		i++
-		dice, readDice := rand.New(rand.NewPCG(seed, 10+i)), rand.New(rand.NewPCG(seed, 20+i))
-		l.wg.Go(func() {
-			for l.sleep(dice, 10, 150) {
-				l.pause.RLock()
-				_ = l.act(sub, dice) // refused, or cut off by a kill: both are right
-				l.pause.RUnlock()
-			}
-		})
-		l.wg.Go(func() {
-			for l.sleep(readDice, 20, 60) {
-				_ = s.read(sub)
-			}
-		})
-	}
-	return l
-}
-
-// sleep waits for some milliseconds; false: stop.
-func (l *load) sleep(dice *rand.Rand, from, to int) bool {
-	select {
-	case <-l.stop:
-		return false
-	case <-time.After(time.Duration(from+dice.IntN(to-from)) * time.Millisecond):
-		return true
-	}
-}
-
-func (l *load) act(sub *subject, dice *rand.Rand) error {
-	switch n := dice.IntN(100); {
-	case n == 0:
-		return l.site.emergency(sub.name, client.ReplaceFirst)
-	case n == 1:
-		return l.site.emergency(sub.name, client.RevokeFirst)
-	case n < 5:
-		return l.site.revokePrevious(sub.name)
-	}
-	return l.site.rotate(sub.name)
-}
-
-// revokePrevious ends an overlap early.
-func (s *site) revokePrevious(name string) error {
-	return s.ask(func(ctx context.Context) error {
-		v, err := s.client.Value(ctx, name, 0)
-		if err != nil || v.Previous == nil {
-			return err
-		}
-		_, err = s.client.Revoke(ctx, name, client.RevokeRequest{Version: v.Previous.Version, Reason: "crash test"})
-		return err
-	})
-}
-
-func (l *load) end() {
-	close(l.stop)
-	l.wg.Wait()
 }
 
 // checkEvery is after how many kills a site comes to rest and is checked.
@@ -129,7 +57,6 @@ func TestRandomKills(t *testing.T) {
 		}
 	})
 	var running sync.WaitGroup
-	defer running.Wait()
 	for n := range sites {
 		var vault *vaultserver.Server
 		if n%4 == 1 {
@@ -137,11 +64,22 @@ func TestRandomKills(t *testing.T) {
 		}
 		seed := sum.seed + uint64(n)
 		s := newSite(t, fmt.Sprintf("site %d", n), seed, sum, vault)
-		if n%4 == 2 { // revoked keys go on working for a while, here and there
-			s.keys.SetRevocationLatency(300 * time.Millisecond)
-			s.keys.SetFlapping(2)
+		if n%4 == 2 { // revoked keys go on working for a while, almost as long as the budget, here and there
+			s.keys.slow(450*time.Millisecond, 2)
 		}
 		running.Go(func() { s.chaos(seed, &left) })
+	}
+	running.Wait()
+	if t.Failed() {
+		return
+	}
+	if n := int64(sum.kills()); n != kills {
+		t.Errorf("%d kills were made, %d were asked for", n, kills)
+	}
+	for _, end := range []string{client.RotationDone, client.RotationSuperseded} {
+		if sum.ends[end] == 0 {
+			t.Errorf("no rotation came to the end %s", end)
+		}
 	}
 }
 
@@ -163,24 +101,20 @@ func progress(sum *summary, kills int64, stop <-chan struct{}) {
 // chaos kills the site again and again, as long as kills are left, and checks it
 // now and then and at the end.
 func (s *site) chaos(seed uint64, left *atomic.Int64) {
-	s.start("", "")
-	s.first()
+	defer s.gather()
+	if !s.start("", "") || !s.first() {
+		return
+	}
 	s.proc.kill()
 	l := s.load(seed)
 	defer l.end()
 	for n := 1; !s.broken.Load(); n++ {
 		more := left.Add(-1) >= 0
 		if !more || n%checkEvery == 0 {
-			l.pause.Lock()
-			s.start("", "")
-			s.settle()
-			s.proc.kill()
-			l.pause.Unlock()
+			s.rest(l)
 		}
-		if !more {
-			s.start("", "")
-			s.gather()
-			break
+		if !more || s.broken.Load() {
+			return
 		}
 		s.keys.restless(0.02)
 		s.inbox.restless(0.05)
@@ -188,6 +122,17 @@ func (s *site) chaos(seed uint64, left *atomic.Int64) {
 			s.keys.outage(downEverywhere, time.Duration(100+s.rng.IntN(400))*time.Millisecond)
 		}
 		s.randomKill()
+	}
+}
+
+// rest lets nothing new begin, waits until nothing is under way and checks.
+func (s *site) rest(l *load) {
+	l.pause.Lock()
+	defer l.pause.Unlock()
+	if s.start("", "") {
+		s.settle()
+		s.list()
+		s.proc.kill()
 	}
 }
 
@@ -200,15 +145,21 @@ func (s *site) randomKill() {
 	switch n := s.rng.IntN(100); {
 	case n < 10:
 		kind = "starting"
-		s.launch("", record)
+		if !s.launch("", record) {
+			return
+		}
 		s.proc.dead(time.Duration(s.rng.IntN(40)) * time.Millisecond)
 	case n < 35: // at a point, whatever its name
-		s.start(fmt.Sprintf("*#%d", 1+s.rng.IntN(80)), record)
+		if !s.start(fmt.Sprintf("*#%d", 1+s.rng.IntN(80)), record) {
+			return
+		}
 		if s.proc.dead(time.Second) {
 			kind = "point"
 		}
 	default: // at any moment
-		s.start("", record)
+		if !s.start("", record) {
+			return
+		}
 		s.proc.dead(time.Duration(5+s.rng.IntN(395)) * time.Millisecond)
 	}
 	if !s.proc.kill() {
@@ -218,13 +169,14 @@ func (s *site) randomKill() {
 	s.sum.killed(kind, lastLine(record))
 }
 
-// first gives every secret its first version.
-func (s *site) first() {
+// first gives every secret its first version; false: it could not.
+func (s *site) first() bool {
 	for name := range s.subject {
 		if err := s.rotate(name); err != nil {
 			s.violation("the first rotation of %s: %v", name, err)
-			s.t.FailNow()
+			return false
 		}
 	}
 	s.settle()
+	return !s.broken.Load()
 }

@@ -1,15 +1,9 @@
 package crashtest_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
@@ -25,6 +19,7 @@ func (sub *subject) observe(s *site, generation int64, version int, key, where s
 		s.violation("%s: generation %d was version %d and is version %d (by %s); the same key: %v", sub.name, generation, before.version, version, where, before.key == key)
 	}
 	sub.seen[generation] = now
+	sub.keyOf[version] = key
 }
 
 // read reads the secret once and checks what came.
@@ -50,9 +45,11 @@ func (s *site) read(sub *subject) error {
 	if at := s.keys.revoked(key); !at.IsZero() && at.Before(began) { // not even in an emergency
 		s.violation("%s: a read gave version %d as current %s after its key was revoked", sub.name, v.Version, began.Sub(at))
 	}
+	s.given(sub, v.Version, key, began)
 	if v.Previous == nil {
 		return nil
 	}
+	s.given(sub, v.Previous.Version, v.Previous.Fields["key"], began)
 	if at := s.keys.revoked(v.Previous.Fields["key"]); !at.IsZero() && at.Before(began) {
 		s.violation("%s: a read gave version %d as previous %s after its key was revoked", sub.name, v.Previous.Version, began.Sub(at))
 	}
@@ -77,6 +74,9 @@ const slowRest = 20 * time.Second
 func (s *site) settle() {
 	s.keys.calm()
 	s.inbox.restless(0)
+	if err := s.release(); err != nil {
+		s.violation("ending a freeze and pauses: %v", err)
+	}
 	began := time.Now()
 	for _, sub := range s.subject {
 		s.settleOne(sub, began.Add(settleWithin))
@@ -220,8 +220,10 @@ func (s *site) check(sub *subject, at settled) {
 	} else {
 		s.checkIssuer(sub, key)
 		s.checkVault(sub, key)
+		s.checkOrphans(sub)
 	}
-	s.checkDone(sub, at)
+	s.judge(sub, at.secret)
+	s.checkEnded(sub, at)
 }
 
 // checkIssuer asks the issuer: one key is alive, the current one; every other
@@ -235,25 +237,31 @@ func (s *site) checkIssuer(sub *subject, key string) {
 		s.violation("%s: %d keys are alive at the issuer: %+v", sub.name, len(alive), alive)
 	}
 	made, n := s.keys.made(sub.name, sub.checked)
-	for _, k := range made {
-		if k.secret != key && s.keys.Works(k.secret) {
+	again := max(0, n-20) // the latest are looked at again, and what may still be revoked
+	for i, k := range made {
+		works := s.keys.Works(k.secret)
+		if k.secret != key && works {
 			s.violation("%s: the key %s (%s) works although it is not the current one", sub.name, k.id, k.tag)
 		}
+		if works {
+			again = min(again, sub.checked+i)
+		}
 	}
-	sub.checked = max(0, n-20) // the latest are looked at again
+	sub.checked = again
 }
 
 func (s *site) checkVault(sub *subject, key string) {
-	if s.vault == nil {
+	if s.kv == nil {
 		return
 	}
-	kv, err := s.vault.Client(s.t).KVv2(s.mount).Get(s.t.Context(), "keybroker/"+sub.name)
+	kv, err := s.kv.Get(s.t.Context(), "keybroker/"+sub.name)
 	if err != nil || kv.Data["key"] != key {
 		s.violation("%s: the vault holds another key than the current one (%v)", sub.name, err)
 	}
 }
 
-// checkInternal asks for each key that was ever seen whether it works.
+// checkInternal asks for each key that was ever seen whether it works: only the
+// current one does.
 func (s *site) checkInternal(sub *subject, at settled, current string) {
 	sub.mu.Lock()
 	seen := map[int64]sighting{}
@@ -264,23 +272,22 @@ func (s *site) checkInternal(sub *subject, at settled, current string) {
 	}
 	sub.mu.Unlock()
 	for generation, one := range seen {
-		var got client.KeyCheck
-		err := s.ask(func(ctx context.Context) (err error) {
-			got, err = s.client.CheckKey(ctx, client.SecretText(one.key))
-			return err
-		})
-		if want := one.key == current; err != nil || got.Active != want {
-			s.violation("%s: the key of version %d works: %v (%v), want %v", sub.name, one.version, got.Active, err, want)
+		works, err := s.checkKey(sub, one.key)
+		want := one.key == current
+		if err != nil || works != want {
+			s.violation("%s: the key of version %d works: %v (%v), want %v", sub.name, one.version, works, err, want)
 		}
-		if generation+3 < at.secret.Generation {
+		if !want && generation+3 < at.secret.Generation {
+			sub.mu.Lock()
 			sub.sure[one.key] = true
+			sub.mu.Unlock()
 		}
 	}
 }
 
-// checkDone looks at every rotation that ended since the last check: none is
-// done without the proof.
-func (s *site) checkDone(sub *subject, at settled) {
+// checkEnded looks at every rotation since the last check: none is done without
+// the proof, none was rolled back without turning off what it had published.
+func (s *site) checkEnded(sub *subject, at settled) {
 	last := ""
 	err := s.ask(func(ctx context.Context) error {
 		for r, err := range client.All(func(after string) (client.List[client.Rotation], error) {
@@ -293,10 +300,7 @@ func (s *site) checkDone(sub *subject, at settled) {
 				last = r.ID
 			}
 			s.sum.ended(r)
-			t, known := at.retirements[r.FromVersion]
-			if r.State == client.RotationDone && r.FromVersion > 0 && known && t.State != client.ProvenDead {
-				s.violation("%s: rotation %s is done, but version %d is %s", sub.name, r.ID, r.FromVersion, t.State)
-			}
+			s.checkEnd(sub, at.secret, r)
 		}
 		return nil
 	})
@@ -308,77 +312,51 @@ func (s *site) checkDone(sub *subject, at settled) {
 	}
 }
 
-// line is what is looked at of the audit log.
-type line struct {
-	Action string            `json:"action"`
-	Path   string            `json:"path"`
-	Seq    int64             `json:"seq"`
-	Detail map[string]string `json:"detail"`
-}
-
-// checkAudit looks for exactly one publication of each generation. What the
-// engine did reaches the log a little later.
-func (s *site) checkAudit() {
-	var missing string
-	for range 60 {
-		s.readAudit()
-		if missing = s.missingPublications(); missing == "" {
-			return
+func (s *site) checkEnd(sub *subject, secret client.Secret, r client.Rotation) {
+	switch r.State {
+	case client.RotationDone:
+		s.checkTurnedOff(sub, secret, r, r.FromVersion, func(v client.Version) bool { return v.Retirement.State == client.ProvenDead })
+		for _, number := range r.Compromised {
+			s.checkTurnedOff(sub, secret, r, number, over)
 		}
-		time.Sleep(100 * time.Millisecond)
+	case client.RotationRolledBack:
+		s.checkTurnedOff(sub, secret, r, r.ToVersion, func(v client.Version) bool { return v.Retirement.State == client.ProvenDead })
+		s.checkRolledBack(sub, secret, r)
+		sub.undone = append(sub.undone, r)
 	}
-	s.violation("the audit log lacks %s", missing)
 }
 
-func (s *site) missingPublications() string {
-	for name, sub := range s.subject {
-		sub.mu.Lock()
-		newest := sub.newest
-		for generation := range sub.seen {
-			newest = max(newest, generation)
-		}
-		sub.mu.Unlock()
-		for generation := int64(1); generation <= newest; generation++ {
-			if _, ok := s.published[name][generation]; !ok {
-				return fmt.Sprintf("the publication of generation %d of %s", generation, name)
+// shownVersions is how many of the newest versions the API shows, whatever became
+// of them; an older one is missing only if it is dead for certain.
+const shownVersions = 50
+
+// checkTurnedOff looks at the retirement of a version that a rotation which has
+// ended so had to turn off.
+func (s *site) checkTurnedOff(sub *subject, secret client.Secret, r client.Rotation, number int, off func(client.Version) bool) {
+	if number == 0 {
+		return
+	}
+	newest := secret.Versions[len(secret.Versions)-1].Number
+	i := slices.IndexFunc(secret.Versions, func(v client.Version) bool { return v.Number == number })
+	switch {
+	case i < 0 && number <= newest-shownVersions:
+	case i < 0:
+		s.violation("%s: rotation %s is %s, but version %d is unknown", sub.name, r.ID, r.State, number)
+	case secret.Versions[i].Retirement == nil:
+		s.violation("%s: rotation %s is %s, but version %d has no retirement", sub.name, r.ID, r.State, number)
+	case !off(secret.Versions[i]):
+		s.violation("%s: rotation %s is %s, but version %d is %s", sub.name, r.ID, r.State, number, secret.Versions[i].Retirement.State)
+	}
+}
+
+// checkRolledBack looks whether the version that was taken back stayed valid for
+// an overlap, unless somebody wanted it off before.
+func (s *site) checkRolledBack(sub *subject, secret client.Secret, r client.Rotation) {
+	for _, v := range secret.Versions {
+		if t := v.Retirement; v.Number == r.ToVersion && t != nil && t.Cause == "rolled_back" && t.Reason != interfering {
+			if until := r.EndedAt.Add(overlaps[sub.name]); t.AcknowledgedAt.Before(until) {
+				s.violation("%s: rotation %s was rolled back at %s, and version %d was revoked at %s, before %s", sub.name, r.ID, r.EndedAt, r.ToVersion, t.AcknowledgedAt, until)
 			}
 		}
-	}
-	return ""
-}
-
-func (s *site) readAudit() {
-	f, err := os.Open(filepath.Join(s.dir, "data", "audit.jsonl"))
-	if err != nil {
-		s.violation("reading the audit log: %v", err)
-		return
-	}
-	defer f.Close()
-	if _, err := f.Seek(s.auditRead, io.SeekStart); err != nil {
-		s.violation("reading the audit log: %v", err)
-		return
-	}
-	text, err := io.ReadAll(f)
-	if err != nil {
-		s.violation("reading the audit log: %v", err)
-		return
-	}
-	text = text[:bytes.LastIndexByte(text, '\n')+1]
-	s.auditRead += int64(len(text))
-	for raw := range bytes.Lines(text) {
-		var l line
-		if json.Unmarshal(raw, &l) != nil {
-			s.sum.torn.Add(1)
-			s.t.Logf("%s: a line of the audit log is no JSON: %q", s.name, raw)
-			continue
-		}
-		if l.Action != "rotation.publish" {
-			continue
-		}
-		generation, _ := strconv.ParseInt(l.Detail["generation"], 10, 64)
-		if before, ok := s.published[l.Path][generation]; ok && before != l.Seq {
-			s.violation("the audit log has two publications of generation %d of %s: seq %d and %d", generation, l.Path, before, l.Seq)
-		}
-		s.published[l.Path][generation] = l.Seq
 	}
 }

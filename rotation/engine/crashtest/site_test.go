@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/api"
+
 	"github.com/keybroker/keybroker/backends/backendtest/vaultserver"
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -107,7 +109,7 @@ rotation_policy "careful" {
   match {
     paths = ["careful/*"]
   }
-  overlap = "150ms"
+  overlap = "CAREFUL_OVERLAP"
   acknowledgement {
     require    = "applied"
     timeout    = "1s"
@@ -155,6 +157,11 @@ const (
 	carefulSecret  = "careful/keys"
 )
 
+var secrets = []string{internalSecret, quickSecret, carefulSecret}
+
+// overlaps are how long what was replaced stays valid, at least.
+var overlaps = map[string]time.Duration{carefulSecret: 400 * time.Millisecond}
+
 // binary builds the daemon with its crash points, once for all tests.
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "keybroker-crash-")
@@ -187,8 +194,7 @@ type site struct {
 	env     []string
 	keys    *witness
 	inbox   *inbox
-	vault   *vaultserver.Server // nil: the embedded backend
-	mount   string
+	kv      *api.KVv2 // nil: the embedded backend
 	rng     *rand.Rand
 	sum     *summary
 	subject map[string]*subject
@@ -197,7 +203,10 @@ type site struct {
 	client    *client.Client
 	proc      *process
 	auditRead int64 // bytes of the audit log that were looked at
-	published map[string]map[int64]int64
+	published map[string]map[int64]publication
+	restored  map[string]publication // by the rotation that was rolled back
+	states    map[string]int         // retirements, when they were last listed
+	held      atomic.Bool            // something may be frozen or paused
 	broken    atomic.Bool
 }
 
@@ -209,8 +218,18 @@ type subject struct {
 	seen     map[int64]sighting // by generation
 	newest   int64              // generation that was read
 	checked  int                // keys of the journal that are known to be dead
-	sure     map[string]bool    // keys that were found dead
-	lastDone string             // the newest rotation that was looked at
+	sure     map[string]bool    // keys that were found dead by several checks
+	dead     map[string]time.Time
+	keyOf    map[int]string    // by version
+	readAt   map[int]time.Time // when the last read began that gave a version
+	lastDone string            // the newest rotation that was looked at
+	proven   map[int]bool      // versions whose proof was compared with the witness
+	undone   []client.Rotation // rolled back since the last check
+}
+
+func newSubject(name string) *subject {
+	return &subject{name: name, seen: map[int64]sighting{}, sure: map[string]bool{}, dead: map[string]time.Time{},
+		keyOf: map[int]string{}, readAt: map[int]time.Time{}, proven: map[int]bool{}}
 }
 
 type sighting struct {
@@ -229,29 +248,30 @@ func newSite(t *testing.T, name string, seed uint64, sum *summary, vault *vaults
 		t.Fatal(err)
 	}
 	addr := freeAddress(t)
-	s := &site{t: t, name: name, bin: bin, dir: dir, addr: addr, keys: newWitness(t, seed), inbox: newInbox(t, seed), vault: vault,
-		rng: rand.New(rand.NewPCG(seed, 3)), sum: sum, subject: map[string]*subject{}, published: map[string]map[int64]int64{},
+	s := &site{t: t, name: name, bin: bin, dir: dir, addr: addr, keys: newWitness(t, seed), inbox: newInbox(t, seed),
+		rng: rand.New(rand.NewPCG(seed, 3)), sum: sum, subject: map[string]*subject{}, published: map[string]map[int64]publication{}, restored: map[string]publication{},
 		transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	s.inbox.outOfOrder = func(what string) { s.violation("%s", what) }
 	s.inbox.arrived = func(l letter) {
 		s.subject[l.Data.Secret].observe(s, l.Data.Generation, l.Data.Version, l.Data.Fields["key"], "webhook")
 	}
-	for _, name := range []string{internalSecret, quickSecret, carefulSecret} {
-		s.subject[name] = &subject{name: name, seen: map[int64]sighting{}, sure: map[string]bool{}}
-		s.published[name] = map[int64]int64{}
+	for _, name := range secrets {
+		s.subject[name] = newSubject(name)
+		s.published[name] = map[int64]publication{}
 	}
 	s.env = append(os.Environ(), "CRASH_ADMIN="+s.keys.AdminToken, "CRASH_SIGNING="+s.inbox.signing)
-	replace := []string{"ADDR", addr, "API", s.keys.url, "INBOX", s.inbox.url}
+	replace := []string{"CAREFUL_OVERLAP", overlaps[carefulSecret].String(), "ADDR", addr, "API", s.keys.url, "INBOX", s.inbox.url}
 	if vault == nil {
 		replace = append(replace, "BACKEND", "", "MAIN", "embedded")
 	} else {
-		s.mount = vault.KV(t)
+		mount := vault.KV(t)
+		s.kv = vault.Client(t).KVv2(mount)
 		roleID, secretID := vault.AppRole(t, vaultserver.AppRole{Policy: fmt.Sprintf(`
 path "%[1]s/data/keybroker/*" { capabilities = ["create", "read", "update"] }
 path "%[1]s/metadata/keybroker/*" { capabilities = ["read", "list", "create", "update"] }
-path "%[1]s/destroy/keybroker/*" { capabilities = ["update"] }`, s.mount)})
+path "%[1]s/destroy/keybroker/*" { capabilities = ["update"] }`, mount)})
 		s.env = append(s.env, "CRASH_ROLE_ID="+roleID, "CRASH_SECRET_ID="+secretID)
-		replace = append(replace, "BACKEND", strings.NewReplacer("VAULT", vault.Addr, "KV", s.mount).Replace(vaultBackend), "MAIN", "main")
+		replace = append(replace, "BACKEND", strings.NewReplacer("VAULT", vault.Addr, "KV", mount).Replace(vaultBackend), "MAIN", "main")
 	}
 	if err := os.WriteFile(filepath.Join(dir, "config.hcl"), []byte(strings.NewReplacer(replace...).Replace(configuration)), 0o600); err != nil {
 		t.Fatal(err)
@@ -339,12 +359,12 @@ func (p *process) dead(d time.Duration) bool {
 	}
 }
 
-// launch starts the daemon and does not wait for it.
-func (s *site) launch(crashAt, crashLog string) {
+// launch starts the daemon and does not wait for it; false: it could not.
+func (s *site) launch(crashAt, crashLog string) bool {
 	log, err := os.OpenFile(filepath.Join(s.dir, "keybroker.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
-		s.t.Error(err)
-		return
+		s.violation("opening the log of the daemon: %v", err)
+		return false
 	}
 	defer log.Close()
 	fmt.Fprintf(log, "---- started with %q\n", crashAt)
@@ -352,7 +372,8 @@ func (s *site) launch(crashAt, crashLog string) {
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = s.dir, log, log
 	p.cmd.Env = append(s.env[:len(s.env):len(s.env)], "KEYBROKER_CRASH_AT="+crashAt, "KEYBROKER_CRASH_LOG="+crashLog)
 	if err := p.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		s.violation("starting the daemon: %v", err)
+		return false
 	}
 	go func() {
 		defer close(p.ended)
@@ -361,6 +382,7 @@ func (s *site) launch(crashAt, crashLog string) {
 	s.proc = p
 	s.sum.starts.Add(1)
 	s.transport.CloseIdleConnections()
+	return true
 }
 
 // ready waits until the daemon serves; false: it ended before.
@@ -393,20 +415,22 @@ func (s *site) login() bool {
 	return err == nil
 }
 
-// start starts the daemon, which must serve.
-func (s *site) start(crashAt, crashLog string) {
-	s.launch(crashAt, crashLog)
-	if s.ready() || crashAt != "" {
-		return
+// start starts the daemon, which must serve, unless it is to die before; false: it
+// did not, which is reported.
+func (s *site) start(crashAt, crashLog string) bool {
+	if !s.launch(crashAt, crashLog) {
+		return false
 	}
-	s.violation("the daemon did not start")
-	s.t.FailNow()
+	if !s.ready() && crashAt == "" {
+		s.violation("the daemon did not start")
+	}
+	return !s.broken.Load()
 }
 
 // restart is a kill and a start without crash points.
-func (s *site) restart() {
+func (s *site) restart() bool {
 	s.proc.kill()
-	s.start("", "")
+	return s.start("", "")
 }
 
 // ask calls the daemon, which may die meanwhile.
@@ -422,16 +446,15 @@ func (s *site) ask(call func(context.Context) error) error {
 
 func (s *site) rotate(name string) error {
 	return s.ask(func(ctx context.Context) error {
-		_, err := s.client.Rotate(ctx, name, client.RotateRequest{Reason: "crash test"})
+		_, err := s.client.Rotate(ctx, name, client.RotateRequest{Reason: interfering})
 		return err
 	})
 }
 
 func (s *site) emergency(name, contain string) error {
-	s.sum.emergencies.Add(1)
 	return s.ask(func(ctx context.Context) error {
-		_, err := s.client.Emergency(ctx, name, client.EmergencyRequest{Reason: "crash test", Contain: contain})
-		return err
+		_, err := s.client.Emergency(ctx, name, client.EmergencyRequest{Reason: interfering, Contain: contain})
+		return s.sum.asked("emergency", err)
 	})
 }
 
@@ -443,8 +466,7 @@ func (s *site) emergencyNow(name, contain string) error {
 		if err != nil {
 			return err
 		}
-		s.sum.emergencies.Add(1)
-		_, err = s.client.Emergency(ctx, name, client.EmergencyRequest{Reason: "crash test", Contain: contain, Versions: []int{secret.Current()}})
-		return err
+		_, err = s.client.Emergency(ctx, name, client.EmergencyRequest{Reason: interfering, Contain: contain, Versions: []int{secret.Current()}})
+		return s.sum.asked("emergency", err)
 	})
 }

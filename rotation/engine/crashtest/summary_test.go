@@ -2,6 +2,7 @@ package crashtest_test
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -19,8 +20,8 @@ type summary struct {
 	seed  uint64
 	began time.Time
 
-	starts, reads, emergencies, checks, violations, torn, missed, letters atomic.Int64
-	minted                                                                atomic.Int64
+	starts, reads, checks, violations, torn, missed, letters atomic.Int64
+	minted                                                   atomic.Int64
 
 	mu         sync.Mutex
 	kinds      map[string]int // kills by kind
@@ -30,10 +31,14 @@ type summary struct {
 	startTimes []time.Duration
 	settles    []time.Duration
 	problems   map[string]int // answers of 5xx, by what they said
+	asks       map[string]int // what operators asked for and was not refused
+	refusals   map[string]int
+
+	proofs atomic.Int64 // that were compared with the witness
 }
 
 func newSummary(seed uint64) *summary {
-	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}, problems: map[string]int{}}
+	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}, problems: map[string]int{}, asks: map[string]int{}, refusals: map[string]int{}}
 }
 
 // ids are what differs between answers that say the same.
@@ -43,6 +48,19 @@ func (s *summary) problem(p *client.Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.problems[fmt.Sprint(p.Status, " ", ids.ReplaceAllString(p.Detail, "…"))]++
+}
+
+// asked counts what operators asked for; it returns err.
+func (s *summary) asked(action string, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch p := (*client.Problem)(nil); {
+	case err == nil:
+		s.asks[action]++
+	case errors.As(err, &p):
+		s.refusals[action]++
+	}
+	return err
 }
 
 func (s *summary) killed(kind, point string) {
@@ -116,7 +134,13 @@ func (s *summary) figures() string {
 	for _, state := range slices.Sorted(maps.Keys(s.retirement)) {
 		line("retirements."+state, s.retirement[state], "versions")
 	}
-	line("emergencies", s.emergencies.Load(), "requests")
+	for _, action := range slices.Sorted(maps.Keys(s.asks)) {
+		line("asked."+action, s.asks[action], "requests")
+	}
+	for _, action := range slices.Sorted(maps.Keys(s.refusals)) {
+		line("refused."+action, s.refusals[action], "requests")
+	}
+	line("proofs_compared", s.proofs.Load(), "proofs")
 	line("reads", s.reads.Load(), "reads")
 	line("deliveries", s.letters.Load(), "webhooks")
 	for _, what := range slices.Sorted(maps.Keys(s.problems)) {
@@ -151,21 +175,28 @@ func median(ds []time.Duration) time.Duration {
 	return ds[len(ds)/2]
 }
 
-// gather adds up what a site's witnesses saw.
+// gather adds up what a site's witnesses saw, also of one that is broken.
 func (s *site) gather() {
 	s.inbox.mu.Lock()
 	s.sum.letters.Add(int64(s.inbox.letters))
 	s.inbox.mu.Unlock()
-	states := map[string]int{}
 	for name := range s.subject {
 		_, n := s.keys.made(name, 0)
 		s.sum.minted.Add(int64(n))
+	}
+	s.sum.retired(s.states)
+}
+
+// list counts the retirements as they are now, for gather.
+func (s *site) list() {
+	states := map[string]int{}
+	for name := range s.subject {
 		for t, err := range client.All(func(after string) (client.List[client.Retirement], error) {
 			return s.client.Retirements(s.t.Context(), client.RetirementQuery{Secret: name, Page: client.Page{Limit: 1000, After: after}})
 		}) {
 			if err != nil {
-				s.t.Logf("%s: listing retirements: %v", s.name, err)
-				break
+				s.violation("listing retirements: %v", err)
+				return
 			}
 			kind := t.State
 			if t.Cause == "orphan" || t.Cause == "failed" {
@@ -174,5 +205,5 @@ func (s *site) gather() {
 			states[kind]++
 		}
 	}
-	s.sum.retired(states)
+	s.states = states
 }

@@ -34,7 +34,7 @@ const (
 // minted is what the journal holds of one key.
 type minted struct {
 	id, tag, subject, secret string
-	revokedAt                time.Time // zero: it is alive
+	revokedFrom, revokedAt   time.Time // before and after it was revoked; zero: it is alive
 }
 
 // witness stands before the issuer, keeps a journal of what it did, and brings
@@ -47,7 +47,9 @@ type witness struct {
 	mu       sync.Mutex
 	journal  []*minted
 	bySecret map[string]*minted
+	byID     map[string]*minted
 	rng      *rand.Rand
+	latency  time.Duration       // for which revoked keys go on working; set before the first request
 	chance   float64             // of a fault, for each request
 	scripted map[string][]string // faults to come, by route
 	down     map[string]time.Time
@@ -56,7 +58,7 @@ type witness struct {
 const downEverywhere = "" // the key of witness.down that stands for every route
 
 func newWitness(t *testing.T, seed uint64) *witness {
-	w := &witness{Server: keyserver.Start(t), upstream: &http.Transport{MaxIdleConnsPerHost: 16}, bySecret: map[string]*minted{},
+	w := &witness{Server: keyserver.Start(t), upstream: &http.Transport{MaxIdleConnsPerHost: 16}, bySecret: map[string]*minted{}, byID: map[string]*minted{},
 		rng: rand.New(rand.NewPCG(seed, 1)), scripted: map[string][]string{}, down: map[string]time.Time{}}
 	front := httptest.NewUnstartedServer(w)
 	front.Config.ErrorLog = silent()
@@ -79,11 +81,12 @@ func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case cut:
 		panic(http.ErrAbortHandler)
 	}
+	began := time.Now()
 	status, header, body, err := w.forward(r)
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	w.note(route, r, status, body)
+	w.note(route, r, status, began)
 	if fault == drop {
 		panic(http.ErrAbortHandler)
 	}
@@ -125,7 +128,7 @@ func (w *witness) forward(r *http.Request) (int, http.Header, []byte, error) {
 			w.mu.Lock()
 			k := &minted{id: made.ID, tag: made.Name, subject: asked.Scopes[0], secret: made.Secret}
 			w.journal = append(w.journal, k)
-			w.bySecret[k.secret] = k
+			w.bySecret[k.secret], w.byID[k.id] = k, k
 			w.mu.Unlock()
 		}
 	}
@@ -133,17 +136,15 @@ func (w *witness) forward(r *http.Request) (int, http.Header, []byte, error) {
 }
 
 // note writes a revocation down, after it was made.
-func (w *witness) note(route string, r *http.Request, status int, _ []byte) {
+func (w *witness) note(route string, r *http.Request, status int, began time.Time) {
 	if route != revokeRoute || status != http.StatusNoContent {
 		return
 	}
 	id := strings.TrimPrefix(r.URL.Path, "/v1/keys/")
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, k := range w.journal {
-		if k.id == id {
-			k.revokedAt = time.Now()
-		}
+	if k := w.byID[id]; k != nil {
+		k.revokedFrom, k.revokedAt = began, time.Now()
 	}
 }
 
@@ -193,15 +194,29 @@ func (w *witness) restless(chance float64) {
 	w.chance = chance
 }
 
-// revoked tells when a key was revoked; zero: it was not, or is none of this issuer.
-func (w *witness) revoked(secret string) time.Time {
+// slow lets revoked keys go on working for a while, except at every n-th use.
+func (w *witness) slow(latency time.Duration, n int) {
+	w.latency = latency
+	w.SetRevocationLatency(latency)
+	w.SetFlapping(n)
+}
+
+// holding returns what the journal has of a key, handled of one by its id: the
+// zero value if it was never made.
+func (w *witness) holding(secret string) minted { return w.find(w.bySecret, secret) }
+func (w *witness) handled(id string) minted     { return w.find(w.byID, id) }
+
+func (w *witness) find(index map[string]*minted, name string) minted {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if k := w.bySecret[secret]; k != nil {
-		return k.revokedAt
+	if k := index[name]; k != nil {
+		return *k
 	}
-	return time.Time{}
+	return minted{}
 }
+
+// revoked tells when a key was revoked; zero: it was not, or is none of this issuer.
+func (w *witness) revoked(secret string) time.Time { return w.holding(secret).revokedAt }
 
 // made returns the keys of a subject from the n-th on, and how many there are.
 func (w *witness) made(subject string, from int) (keys []minted, n int) {

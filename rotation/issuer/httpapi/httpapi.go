@@ -46,6 +46,9 @@ type operation struct {
 	success []int
 }
 
+// Close closes the connections kept.
+func (i *Issuer) Close() { i.client.Close() }
+
 // Traits implements issuer.Issuer.
 func (i *Issuer) Traits() issuer.Traits { return i.traits }
 

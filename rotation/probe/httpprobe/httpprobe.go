@@ -33,6 +33,9 @@ var (
 	_ probe.Canarier = (*Probe)(nil)
 )
 
+// Close closes the connections kept.
+func (p *Probe) Close() { p.client.Close() }
+
 // Try implements probe.Probe. An answer that meets both declarations, or
 // neither, is inconclusive.
 func (p *Probe) Try(ctx context.Context, t probe.Try) probe.Result {
