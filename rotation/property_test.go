@@ -71,7 +71,7 @@ func drawDying(t *rapid.T) *dying {
 	d.r = rotation.Retirement{ID: "t", SecretID: "s", Version: 1, State: rotation.Requested,
 		Cause: rapid.SampledFrom([]rotation.Cause{rotation.CauseRotated, rotation.CauseEmergency, rotation.CauseRevoked,
 			rotation.CauseFailed, rotation.CauseOrphan, rotation.CauseRolledBack}).Draw(t, "cause"),
-		HasProbe: rapid.Bool().Draw(t, "probe") || rapid.Bool().Draw(t, "probe"),
+		HasProbe: rapid.IntRange(0, 3).Draw(t, "probe") > 0,
 		Confirm: rotation.Confirm{None: rapid.IntRange(0, 4).Draw(t, "none") == 0,
 			Rejections: rapid.IntRange(1, 4).Draw(t, "rejections"),
 			Window:     whiles.Filter(func(d time.Duration) bool { return d < 2*time.Hour }).Draw(t, "window"),

@@ -261,7 +261,7 @@ func refused(err error) error {
 	}
 	var problems []client.ConfigFinding
 	each := []error{err}
-	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only what was joined itself
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		each = many.Unwrap()
 	}
 	for _, one := range each {

@@ -109,29 +109,7 @@ func (f *front) answer(status int, match func(*http.Request) bool) {
 	})
 }
 
-// hold lets the requests that match wait for release; arrived is closed when there is one.
-func (f *front) hold(t *testing.T, match func(*http.Request) bool) (arrived <-chan struct{}, release func()) {
-	t.Helper()
-	here, gone := make(chan struct{}), make(chan struct{})
-	arrive := sync.OnceFunc(func() { close(here) })
-	f.do(func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
-		if match(r) {
-			arrive()
-			<-gone
-		}
-		pass.ServeHTTP(w, r)
-	})
-	release = sync.OnceFunc(func() { close(gone) })
-	t.Cleanup(release)
-	return here, release
-}
-
 func every(*http.Request) bool { return true }
-
-// by matches requests of a method.
-func by(method string) func(*http.Request) bool {
-	return func(r *http.Request) bool { return r.Method == method }
-}
 
 // bodyOf decodes the JSON body of a request that is yet to pass.
 func bodyOf(r *http.Request, into any) error {

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
-	"sync"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keybroker/keybroker/broker/client"
-	"github.com/keybroker/keybroker/broker/daemon"
 )
 
 func (a *app) reloadCommand() *cobra.Command {
@@ -130,30 +125,4 @@ func (a *app) showConfiguration(ctx context.Context, c *client.Client) error {
 			t.row("", "  "+f.Remedy)
 		}
 	})
-}
-
-// reloadOnHangup reloads at every SIGHUP until the returned function is called,
-// which waits for a reload under way. The server logs what came of each.
-func reloadOnHangup(ctx context.Context) (serve func(*daemon.Daemon), stop func()) {
-	hangups := make(chan os.Signal, 1) // more of them in a row are one
-	signal.Notify(hangups, syscall.SIGHUP)
-	ctx, cancel := context.WithCancel(ctx)
-	var loop sync.WaitGroup
-	serve = func(d *daemon.Daemon) {
-		loop.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-hangups:
-					_, _ = d.Reload(ctx) // logged, audited and counted there
-				}
-			}
-		})
-	}
-	return serve, func() {
-		signal.Stop(hangups)
-		cancel()
-		loop.Wait()
-	}
 }

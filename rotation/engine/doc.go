@@ -3,7 +3,9 @@
 // The row is the truth. A River job is only a wake-up that carries an id; what
 // it wakes (drive) reads the row, asks the pure machine what is due, commits the
 // intent, performs the one effect, commits the result, and goes on until there
-// is a longer wait. A job that is lost, repeated or late does no harm: a sweep at
+// is a longer wait. What is due at once is handed over in memory by the process
+// that commits it, and a wait of more than two minutes is left to the sweep; River
+// has the rest. A job that is lost, repeated or late does no harm: a sweep at
 // start and every 10 s wakes whatever is due.
 //
 // Failure handling, in one place:

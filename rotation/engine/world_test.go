@@ -125,17 +125,6 @@ func (w *world) fails(ctx context.Context, kind string) bool {
 	return workerOf(ctx) != nil && w.chance(kind)
 }
 
-// steady gives the same answer for the same question at the same time, whoever
-// asks first: tries of one round run side by side.
-func (w *world) steady(kind string, parts ...any) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.faulty || w.rates[kind] == 0 {
-		return false
-	}
-	return hashed(append(parts, w.seed, kind)...) < w.rates[kind]
-}
-
 // hashed is a number from 0 to 1.
 func hashed(parts ...any) float64 {
 	h := fnv.New64a()

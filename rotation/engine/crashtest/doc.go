@@ -7,7 +7,7 @@
 // installation: the data directory and address that processes follow each other
 // on. TestEveryPoint records the points that each scenario passes and then kills
 // at each of them; TestRandomKills lets secrets rotate all the time, under lost
-// answers and outages, and kills whenever it likes.
+// answers, outages and operators who interfere, and kills whenever it likes.
 //
 // The variables: CHAOS_KILLS is the number of random kills, CHAOS_SEED repeats a
 // run's dice, CHAOS_SITES is how many sites there are at once.
