@@ -228,17 +228,43 @@ func (e *Engine) Unfreeze(ctx context.Context, tx Tx, asked Asked) ([]string, er
 		return nil, err
 	}
 	for _, id := range held.Rotations {
-		if err := tx.Enqueue(ctx, wakeUp(rotationJob{id}, zeroTime, false)); err != nil {
+		if err := e.thaw(ctx, tx, id); err != nil {
 			return nil, err
 		}
 	}
 	for _, id := range held.Retirements {
-		if err := tx.Enqueue(ctx, wakeUp(retirementJob{id}, zeroTime, true)); err != nil {
+		if err := e.thawRetirement(ctx, tx, id); err != nil {
 			return nil, err
 		}
 	}
 	will := []string{fmt.Sprintf("%d rotations and %d retirements that waited for it go on", len(held.Rotations), len(held.Retirements))}
 	return will, e.auditFreeze(ctx, tx, "sys.unfreeze", asked)
+}
+
+// thaw lets a rotation that waited for the end of a freeze go on. That it is time
+// is in its row too: a wake-up alone may come to nobody.
+func (e *Engine) thaw(ctx context.Context, tx Tx, id string) error {
+	r, err := tx.Rotation(ctx, id)
+	if err != nil {
+		return err
+	}
+	r.NextAt = e.Now()
+	if err := tx.SaveRotation(ctx, &r); err != nil {
+		return err
+	}
+	return tx.Enqueue(ctx, wakeUp(rotationJob{id}, zeroTime, r.Emergency()))
+}
+
+func (e *Engine) thawRetirement(ctx context.Context, tx Tx, id string) error {
+	t, err := tx.Retirement(ctx, id)
+	if err != nil {
+		return err
+	}
+	t.NextAt = e.Now()
+	if err := tx.SaveRetirement(ctx, &t); err != nil {
+		return err
+	}
+	return tx.Enqueue(ctx, wakeUp(retirementJob{id}, zeroTime, true))
 }
 
 func (e *Engine) auditFreeze(ctx context.Context, tx Tx, action string, asked Asked) error {

@@ -96,13 +96,17 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 func (e *Engine) restRetirement(ctx context.Context, x *retiring, act rotation.Action) (stepResult, error) {
 	held := x.t.Intent.Held(e.owner, e.Now())
 	if !held && x.t.PurgedAt.IsZero() && (!x.t.NextAt.Equal(act.Until) || x.t.WaitingFor != act.WaitingFor) {
-		err := e.Store.Update(ctx, func(tx Tx) error {
+		var thawed bool
+		err := e.Store.Update(ctx, func(tx Tx) (err error) {
+			if thawed, err = hasThawed(ctx, tx, act); err != nil || thawed {
+				return err
+			}
 			t := x.t
 			t.Wait(act)
 			return tx.SaveRetirement(ctx, &t)
 		})
-		if err != nil {
-			return stepResult{}, err
+		if err != nil || thawed {
+			return stepResult{again: thawed}, err
 		}
 	}
 	return stepResult{until: act.Until, job: retirementJob{x.t.ID}, urgent: true}, nil

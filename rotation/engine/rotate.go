@@ -260,6 +260,16 @@ func isFrozen(ctx context.Context, tx Tx) (bool, error) {
 	return err == nil, err
 }
 
+// hasThawed tells whether the freeze that act waits for has ended meanwhile: who
+// waits for it after its end is woken by nobody.
+func hasThawed(ctx context.Context, tx Tx, act rotation.Action) (bool, error) {
+	if act.WaitingFor != rotation.WaitFreeze {
+		return false, nil
+	}
+	frozen, err := isFrozen(ctx, tx)
+	return !frozen && err == nil, err
+}
+
 // restRotation records a wait, unless the row says so already.
 func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Action) (stepResult, error) {
 	if x.r.State.Ended() {
@@ -267,13 +277,17 @@ func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Act
 	}
 	held := x.r.Intent.Held(e.owner, e.Now())
 	if !held && (!x.r.NextAt.Equal(act.Until) || x.r.WaitingFor != act.WaitingFor) {
-		err := e.Store.Update(ctx, func(tx Tx) error {
+		var thawed bool
+		err := e.Store.Update(ctx, func(tx Tx) (err error) {
+			if thawed, err = hasThawed(ctx, tx, act); err != nil || thawed {
+				return err
+			}
 			r := x.r // Update may run this again
 			r.Wait(act)
 			return tx.SaveRotation(ctx, &r)
 		})
-		if err != nil {
-			return stepResult{}, err
+		if err != nil || thawed {
+			return stepResult{again: thawed}, err
 		}
 	}
 	return stepResult{until: act.Until, job: rotationJob{x.r.ID}, urgent: x.r.Emergency()}, nil
