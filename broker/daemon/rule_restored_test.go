@@ -43,6 +43,7 @@ func TestRule21ARestoredBackupRevivesNothing(t *testing.T) {
 	if r, retirements := n.rotate(t, "app/key"); r.State != client.RotationDone || retirements[1].State != client.ProvenDead {
 		t.Fatalf("%s, %s", r.State, retirements[1].State)
 	}
+	lost := n.value(t, "app/key")
 	n.stop()
 	restore()
 
@@ -63,6 +64,8 @@ func TestRule21ARestoredBackupRevivesNothing(t *testing.T) {
 	})
 	if v := n.value(t, "app/key"); v.Fields["key"] == old.Fields["key"] || v.Version == old.Version {
 		t.Errorf("the revoked version %d is still the current one", v.Version)
+	} else if v.Generation <= lost.Generation || v.Version <= lost.Version || v.ETag == lost.ETag {
+		t.Errorf("version %d, generation %d: they were given before, to version %d, generation %d", v.Version, v.Generation, lost.Version, lost.Generation)
 	}
 	n.stop()
 	n = s.start() // once dealt with, it is not found again
