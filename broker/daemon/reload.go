@@ -128,6 +128,9 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 	d.retire(before)
 	d.reconciler().log(changes)
 	d.lookAtUnmet(ctx)
+	if err := d.engine.Reconfigured(ctx); err != nil {
+		d.log.Warn("not everything that waits for the new configuration was woken: it looks again by itself", "error", err)
+	}
 	return out, nil
 }
 

@@ -325,10 +325,15 @@ func TestAReloadMendsAWrongToken(t *testing.T) {
 	}
 	eventually(t, "a refused revocation", func() bool {
 		list, err := n.Retirements(t.Context(), client.RetirementQuery{Secret: "mail/sender"})
-		return err == nil && len(list.Items) == 1 && list.Items[0].WaitingFor == "issuer" && list.Items[0].Error != ""
+		return err == nil && len(list.Items) == 1 && list.Items[0].WaitingFor == "issuer" && list.Items[0].Error != "" &&
+			time.Until(list.Items[0].NextAt) > 3*time.Second
 	})
 	s.writeToken(api.AdminToken)
 	n.reload(t)
+	woken, err := n.Retirements(t.Context(), client.RetirementQuery{Secret: "mail/sender"})
+	if err != nil || woken.Items[0].State == client.Requested && woken.Items[0].NextAt.After(time.Now()) {
+		t.Errorf("what waited for its issuer still waits, until %s (%v)", woken.Items[0].NextAt, err)
+	}
 	rot, retirements := n.follow(t, r.ID)
 	if rot.State != client.RotationDone || retirements[1].State != client.ProvenDead {
 		t.Errorf("%s: %s; version 1 is %s", rot.State, rot.Error, retirements[1].State)
