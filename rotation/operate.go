@@ -10,7 +10,7 @@ import (
 
 // Freeze says that everything is frozen: no rotation begins, publishes or ends
 // its overlap, and nothing is revoked, except in an emergency or because
-// somebody asked for just that version. What has begun outside is finished, and
+// somebody asked for just that: a revocation of one version, a rollback. What has begun outside is finished, and
 // probing goes on.
 type Freeze struct {
 	By     string    `json:"by"`

@@ -88,3 +88,29 @@ func TestFreezeWhileAVersionIsAboutToBeRevoked(t *testing.T) {
 		})
 	}
 }
+
+func TestFreezeWhileAnOverlapEnds(t *testing.T) {
+	for _, at := range []string{"viewed", "transaction"} {
+		t.Run(at, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, _ := calmWorld(calmPlan(), 0)
+				w.rotateTwice(t)
+				w.pass(time.Hour)
+				w.stepRotation(t, 1, event{at, func() { w.freeze(t) }})
+				w.advance(time.Hour)
+				w.verdict(t, func(wrong func(string, ...any)) {
+					if r := w.rotationNumber(1); r.State != rotation.Overlap || r.WaitingFor != rotation.WaitFreeze {
+						wrong("the rotation is %s and waits for %q", r.State, r.WaitingFor)
+					}
+				})
+				w.unfreeze(t)
+				w.advance(time.Hour)
+				w.verdict(t, func(wrong func(string, ...any)) {
+					if r := w.rotationNumber(1); r.State != rotation.Done {
+						wrong("after the freeze, the rotation is %s", r.State)
+					}
+				})
+			})
+		})
+	}
+}

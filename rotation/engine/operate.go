@@ -206,7 +206,7 @@ func (e *Engine) Freeze(ctx context.Context, tx Tx, asked Asked) (rotation.Freez
 	}
 	will := []string{
 		"no rotation begins, publishes or ends its overlap, of any secret",
-		"nothing is revoked, except in an emergency or by `keybroker secret revoke`",
+		"nothing is revoked, except in an emergency or by `keybroker secret revoke`; `keybroker rotation rollback` works too",
 		"what has begun at an issuer or vault is finished; probing and deliveries go on; reads are served",
 	}
 	return f, will, e.auditFreeze(ctx, tx, "sys.freeze", asked)

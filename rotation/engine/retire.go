@@ -249,13 +249,14 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 			return nil
 		})
 	}
+	exempt := x.t.Exempt() // before the intent, with which it has begun
 	err := e.beginRetirement(ctx, x, rotation.Revoke, func(ctx context.Context, tx Tx) error {
 		if x.t.RotationID != "" {
 			if err := tx.StartStep(ctx, x.t.RotationID, "revoke", e.Now()); err != nil {
 				return err
 			}
 		}
-		if frozen, err := isFrozen(ctx, tx); err != nil || frozen && !x.t.Exempt() {
+		if frozen, err := isFrozen(ctx, tx); err != nil || frozen && !exempt {
 			return errors.Join(err, errFrozen) // since it was looked at
 		}
 		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)

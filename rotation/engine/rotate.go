@@ -395,9 +395,10 @@ func (e *Engine) begin(ctx context.Context, x *rotating, effect rotation.Effect)
 }
 
 // stillAllowed refuses to begin what a freeze holds that came since the rotation
-// was looked at. What may have begun outside already is finished.
+// was looked at. What may have begun outside already is finished, and a rollback
+// is what somebody asked for.
 func (e *Engine) stillAllowed(ctx context.Context, tx Tx, x *rotating, effect rotation.Effect) error {
-	if x.r.Emergency() || x.r.Intent != nil || !x.r.UnheardAt.IsZero() || effect != rotation.Mint && effect != rotation.Publish && effect != rotation.Restore {
+	if x.r.Emergency() || x.r.Intent != nil || !x.r.UnheardAt.IsZero() || effect != rotation.Mint && effect != rotation.Publish {
 		return nil
 	}
 	frozen, err := isFrozen(ctx, tx)
@@ -541,6 +542,9 @@ func (e *Engine) try(ctx context.Context, p probe.Probe, s rotation.Secret, v ro
 // beginRetire ends the overlap: the retirement of what was replaced starts.
 func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
+		if frozen, err := isFrozen(ctx, tx); err != nil || frozen {
+			return errors.Join(err, errFrozen) // since it was looked at
+		}
 		now := e.Now()
 		detail := ""
 		if x.facts.MissingAcks > 0 {
