@@ -212,7 +212,7 @@ func TestEmergencyNeedsNoPreview(t *testing.T) {
 	begun.Compromised, begun.FromVersion = []int{2, 3}, 3
 	s = serve(t, map[string]any{"POST /api/v1/secrets/a/b/emergency": begun, "GET /api/v1/secrets/a/b": secret()})
 	r := s.keybroker("emergency", "a/b", "--reason", "leak")
-	if r.code != 0 || !strings.Contains(r.err, "version 2, 3: revoked and proven dead, whatever else happens; a replacement is made beside it, of which are told: shop") {
+	if r.code != 0 || !strings.Contains(r.err, "versions 2, 3: revoked and proven dead, whatever else happens; a replacement is made beside it, of which are told: shop") {
 		t.Errorf("%+v", r)
 	}
 }

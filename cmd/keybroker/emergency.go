@@ -63,8 +63,12 @@ func announcement(r client.Rotation, s client.Secret, known bool) string {
 		pinned = append(pinned, strconv.Itoa(n))
 	}
 	which := "every version that may be alive"
-	if len(pinned) > 0 {
-		which = "version " + strings.Join(pinned, ", ")
+	switch len(pinned) {
+	case 0:
+	case 1:
+		which = "version " + pinned[0]
+	default:
+		which = "versions " + strings.Join(pinned, ", ")
 	}
 	if r.State == client.RotationDone {
 		return fmt.Sprintf("%s: NOTHING NEW: the emergency of %s is done; version %d, its replacement, counts as clean for a minute and is NOT turned off.\n"+

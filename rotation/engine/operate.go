@@ -237,8 +237,15 @@ func (e *Engine) Unfreeze(ctx context.Context, tx Tx, asked Asked) ([]string, er
 			return nil, err
 		}
 	}
-	will := []string{fmt.Sprintf("%d rotations and %d retirements that waited for it go on", len(held.Rotations), len(held.Retirements))}
+	will := []string{fmt.Sprintf("%s and %s that waited for it go on", counted(len(held.Rotations), "rotation"), counted(len(held.Retirements), "retirement"))}
 	return will, e.auditFreeze(ctx, tx, "sys.unfreeze", asked)
+}
+
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // thaw lets a rotation that waited for the end of a freeze go on. That it is time
