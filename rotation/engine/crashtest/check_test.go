@@ -2,6 +2,7 @@ package crashtest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -147,10 +148,26 @@ func (s *site) resting(sub *subject) (at settled, why string) {
 	}
 	if len(at.secret.Consumers) > 0 && at.secret.Generation > 0 {
 		if _, generation := s.inbox.receiver.Current(sub.name); generation != at.secret.Generation {
+			s.hurryDeliveries(sub)
 			return at, fmt.Sprintf("the consumer has generation %d of %d", generation, at.secret.Generation)
 		}
 	}
 	return at, ""
+}
+
+// hurryDeliveries does what an operator would once a consumer works again: an
+// attempt that was refused before puts the next one off by minutes.
+func (s *site) hurryDeliveries(sub *subject) {
+	_ = s.ask(func(ctx context.Context) error { // it is asked again anyway
+		pending, err := s.client.Deliveries(ctx, client.DeliveryQuery{Secret: sub.name, State: "pending"})
+		for _, d := range pending.Items {
+			if time.Until(d.NextAttemptAt) > time.Second {
+				_, replayErr := s.client.Replay(ctx, d.ID, client.InterventionRequest{Reason: "the consumer works again"})
+				err = errors.Join(err, replayErr)
+			}
+		}
+		return err
+	})
 }
 
 // over tells whether a retirement is proven; or, for what was never published
