@@ -23,10 +23,10 @@ func (e *Engine) Reconfigured(ctx context.Context) error {
 			return fmt.Errorf("looking for what waits for %s: %w", why, err)
 		}
 		for _, id := range held.Retirements {
-			errs = append(errs, e.Store.Update(ctx, func(tx Tx) error { return e.thawRetirement(ctx, tx, id) }))
+			errs = append(errs, e.Store.Update(ctx, func(tx Tx) error { return e.thawRetirement(ctx, tx, id, why) }))
 		}
 		for _, id := range held.Rotations {
-			errs = append(errs, e.Store.Update(ctx, func(tx Tx) error { return e.thaw(ctx, tx, id) }))
+			errs = append(errs, e.Store.Update(ctx, func(tx Tx) error { return e.thaw(ctx, tx, id, why) }))
 		}
 	}
 	for i, err := range errs {

@@ -228,12 +228,12 @@ func (e *Engine) Unfreeze(ctx context.Context, tx Tx, asked Asked) ([]string, er
 		return nil, err
 	}
 	for _, id := range held.Rotations {
-		if err := e.thaw(ctx, tx, id); err != nil {
+		if err := e.thaw(ctx, tx, id, rotation.WaitFreeze); err != nil {
 			return nil, err
 		}
 	}
 	for _, id := range held.Retirements {
-		if err := e.thawRetirement(ctx, tx, id); err != nil {
+		if err := e.thawRetirement(ctx, tx, id, rotation.WaitFreeze); err != nil {
 			return nil, err
 		}
 	}
@@ -248,11 +248,12 @@ func counted(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// thaw lets a rotation that waited for the end of a freeze go on. That it is time
-// is in its row too: a wake-up alone may come to nobody.
-func (e *Engine) thaw(ctx context.Context, tx Tx, id string) error {
+// thaw lets a rotation that waits for what is over go on. That it is time is in
+// its row too: a wake-up alone may come to nobody. One that a worker has taken up
+// meanwhile is left to it, or its result would lose the row.
+func (e *Engine) thaw(ctx context.Context, tx Tx, id, waitedFor string) error {
 	r, err := tx.Rotation(ctx, id)
-	if err != nil {
+	if err != nil || r.WaitingFor != waitedFor {
 		return err
 	}
 	r.NextAt = e.Now()
@@ -262,9 +263,9 @@ func (e *Engine) thaw(ctx context.Context, tx Tx, id string) error {
 	return tx.Enqueue(ctx, wakeUp(rotationJob{id}, zeroTime, r.Emergency()))
 }
 
-func (e *Engine) thawRetirement(ctx context.Context, tx Tx, id string) error {
+func (e *Engine) thawRetirement(ctx context.Context, tx Tx, id, waitedFor string) error {
 	t, err := tx.Retirement(ctx, id)
-	if err != nil {
+	if err != nil || t.WaitingFor != waitedFor {
 		return err
 	}
 	t.NextAt = e.Now()
