@@ -26,8 +26,16 @@ type Driver interface {
 	// ErrUnavailable the write may have happened.
 	Publish(ctx context.Context, ref Ref, w Write) (VersionID, error)
 
+	// Retire takes a version that is not current out of use, as far as the vault
+	// has a word for it: soft-deleted (Vault), without a stage (AWS), nothing where
+	// only who names the version is given it (local). No stage leads to it
+	// afterwards; reading it by its id may still give it. Retiring the current
+	// version is ErrConflict; one that is retired or gone already is no error.
+	Retire(ctx context.Context, ref Ref, id VersionID) error
+
 	// Destroy removes the value of a version for good. Destroying the current
-	// version is ErrConflict; one that is gone already is no error.
+	// version is ErrConflict; one that is gone already is no error. ErrUnsupported
+	// where Capabilities.Destroy is false.
 	Destroy(ctx context.Context, ref Ref, id VersionID) error
 
 	// List returns the names of the tenant's secrets in this vault in pages, in
@@ -63,19 +71,29 @@ type Write struct {
 	Generation int64     // the secret's generation once this version is current, likewise
 }
 
-// Capabilities says what a vault can do.
+// Capabilities says what a vault can do. What a secret needs beyond them is
+// refused when the configuration is loaded.
 type Capabilities struct {
-	ReadOnly     bool // Publish and Destroy are ErrUnsupported
-	Versions     bool // versions other than the current one can be read
-	CompareSwap  bool // Publish is guarded by the vault itself
-	Tenants      bool // tenants may have secrets of the same name; if not, List gives those of all
-	MaxValueSize int  // bytes of the encoded value, 0 = no limit known
+	ReadOnly    bool // Publish, Stage, Retire and Destroy are ErrUnsupported
+	Versions    bool // versions other than the current one can be read
+	Stages      bool // it implements Stager
+	CompareSwap bool // Publish is guarded by the vault itself, else by a look before the write
+	Destroy     bool // the value of one version can be removed for good
+	Tenants     bool // tenants may have secrets of the same name; if not, List gives those of all
+	Binary      bool // fields may hold bytes that are no UTF-8 text
+	// Field is the name of the one field that every value has, where the layout has
+	// no place for several; empty: any fields. Another value is ErrInvalid.
+	Field string
+	// MaxValueSize is the largest value in bytes as the vault stores it, in its
+	// layout; 0 = no limit known. A larger one is ErrInvalid.
+	MaxValueSize int
 }
 
 // Description is what a vault knows of a secret without its values.
 type Description struct {
 	Current  VersionID     // empty if no version is current
 	Versions []VersionMeta // oldest first
+	Note     Note          // zero where the vault keeps none
 }
 
 // VersionMeta describes one version in a vault.
@@ -83,4 +101,14 @@ type VersionMeta struct {
 	ID        VersionID
 	CreatedAt time.Time // zero where the vault does not tell
 	Gone      bool      // its value was deleted or destroyed
+	Stages    []string  // the vault's own names for what it is, such as AWSPREVIOUS, sorted
+}
+
+// Note is what the broker wrote beside a secret at its last write: for people, and
+// to find out after a restored backup how far the broker had come. It is no part of
+// the guarded write and may be one write behind; then Of is not the current version.
+type Note struct {
+	Of         VersionID // the vault's version that the rest is about
+	Version    int       // the broker's number of that version
+	Generation int64     // the secret's generation at that write
 }

@@ -99,7 +99,7 @@ func (m *Mount) Describe(ctx context.Context, ref Ref) (Description, error) {
 // before it recorded the result, is thereby found instead of failing for ever
 // or being written twice. Who expected another value still gets ErrConflict.
 func (m *Mount) Publish(ctx context.Context, ref Ref, w Write) (VersionID, error) {
-	if err := w.Value.storable(); err != nil {
+	if err := w.Value.storable(m.Capabilities()); err != nil {
 		return "", m.fail("publishing", ref, err)
 	}
 	return call(ctx, m, "publishing", ref, func(ctx context.Context) (VersionID, error) {
@@ -122,6 +122,13 @@ func (m *Mount) adopt(ctx context.Context, ref Ref, want Value, conflict error) 
 		return "", fmt.Errorf("after a conflict, reading what is current: %w", err)
 	}
 	return "", conflict
+}
+
+// Retire takes a version out of use; see Driver.
+func (m *Mount) Retire(ctx context.Context, ref Ref, id VersionID) error {
+	return m.do(ctx, "retiring a version of", ref, func(ctx context.Context) error {
+		return m.driver.Retire(ctx, ref, id)
+	})
 }
 
 // Destroy removes a version's value for good; see Driver.
@@ -177,7 +184,7 @@ type mountStager struct {
 }
 
 func (s mountStager) Stage(ctx context.Context, ref Ref, w Write) (VersionID, error) {
-	if err := w.Value.storable(); err != nil {
+	if err := w.Value.storable(s.mount.Capabilities()); err != nil {
 		return "", s.mount.fail("staging", ref, err)
 	}
 	return call(ctx, s.mount, "staging", ref, func(ctx context.Context) (VersionID, error) {

@@ -53,6 +53,7 @@ func (d *driver) Check(ctx context.Context) error {
 func (d *driver) Describe(context.Context, backends.Ref) (backends.Description, error) {
 	return backends.Description{Current: "1"}, nil
 }
+func (d *driver) Retire(context.Context, backends.Ref, backends.VersionID) error  { return nil }
 func (d *driver) Destroy(context.Context, backends.Ref, backends.VersionID) error { return nil }
 func (d *driver) List(context.Context, string, string, int) ([]string, string, error) {
 	return []string{"a"}, "a", nil

@@ -62,18 +62,60 @@ func (v Value) FieldNames() []string { return slices.Sorted(maps.Keys(v.all())) 
 // IsZero tells whether the value has no fields.
 func (v Value) IsZero() bool { return len(v.all()) == 0 }
 
-// storable tells whether every vault gives the value back as it is: they all
-// keep JSON, which has no place for bytes that are not UTF-8.
-func (v Value) storable() error {
+// storable tells whether a vault with these capabilities gives the value back as
+// it is.
+func (v Value) storable(c Capabilities) error {
 	if v.IsZero() {
 		return fmt.Errorf("%w: the value has no fields", ErrInvalid)
 	}
+	if _, has := v.all()[c.Field]; c.Field != "" && (!has || len(v.all()) != 1) {
+		return fmt.Errorf("%w: the vault's layout keeps the one field %q and no other", ErrInvalid, c.Field)
+	}
 	for name, text := range v.all() {
-		if name == "" || !utf8.ValidString(name) || !utf8.ValidString(text) {
-			return fmt.Errorf("%w: a field of the value has no name or is not UTF-8 text", ErrInvalid)
+		if name == "" || !utf8.ValidString(name) {
+			return fmt.Errorf("%w: a field of the value has no name, or one that is not UTF-8 text", ErrInvalid)
+		}
+		if !c.Binary && !utf8.ValidString(text) {
+			return fmt.Errorf("%w: a field of the value is not UTF-8 text, which is all that the vault keeps", ErrInvalid)
 		}
 	}
 	return nil
+}
+
+// encoded is the form in which the broker itself keeps a value, sealed: JSON has
+// no place for bytes that are not UTF-8.
+type encoded struct {
+	Text  map[string]string `json:"text,omitempty"`
+	Bytes map[string][]byte `json:"bytes,omitempty"` // fields that are not UTF-8 text
+}
+
+// Encode returns the canonical bytes of the value: the same for equal values. They
+// are secret: seal them, and clear them afterwards.
+func (v Value) Encode() []byte {
+	e := encoded{Text: map[string]string{}, Bytes: map[string][]byte{}}
+	for name, text := range v.all() {
+		if utf8.ValidString(text) {
+			e.Text[name] = text
+		} else {
+			e.Bytes[name] = []byte(text)
+		}
+	}
+	b, _ := json.Marshal(e) // map keys are sorted; strings and bytes cannot fail
+	return b
+}
+
+// DecodeValue undoes Encode. ErrInvalid, which quotes nothing, if b has another form.
+func DecodeValue(b []byte) (Value, error) {
+	var e encoded
+	if err := json.Unmarshal(b, &e); err != nil {
+		return Value{}, fmt.Errorf("%w: these bytes are no encoded value", ErrInvalid)
+	}
+	fields := make(map[string]string, len(e.Text)+len(e.Bytes))
+	maps.Copy(fields, e.Text)
+	for name, raw := range e.Bytes {
+		fields[name] = string(raw)
+	}
+	return Value{fields: func() map[string]string { return fields }}, nil
 }
 
 // Equal compares two values without leaking by its duration where they differ.
@@ -81,9 +123,9 @@ func (v Value) Equal(w Value) bool {
 	return subtle.ConstantTimeCompare(v.digest(), w.digest()) == 1
 }
 
-// digest hashes the canonical form: field names sorted, JSON encoded.
 func (v Value) digest() []byte {
-	b, _ := json.Marshal(v.all()) // map keys are sorted; strings cannot fail
+	b := v.Encode()
+	defer clear(b)
 	sum := sha256.Sum256(b)
 	return sum[:]
 }

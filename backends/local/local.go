@@ -4,7 +4,6 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -13,7 +12,7 @@ import (
 	"github.com/keybroker/keybroker/backends"
 )
 
-// MaxValueSize is how many bytes a value may have as JSON.
+// MaxValueSize is how many bytes a value may have in the form of Value.Encode.
 const MaxValueSize = 1 << 20
 
 // column names what AssociatedData binds a sealed value to; see Storage.
@@ -75,7 +74,7 @@ func New(sealer Sealer, storage Storage) *Driver {
 
 // Capabilities says what the embedded vault can do.
 func (d *Driver) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Versions: true, CompareSwap: true, Tenants: true, MaxValueSize: MaxValueSize}
+	return backends.Capabilities{Versions: true, CompareSwap: true, Destroy: true, Tenants: true, Binary: true, MaxValueSize: MaxValueSize}
 }
 
 // Read implements backends.Driver.
@@ -101,11 +100,8 @@ func (d *Driver) Read(ctx context.Context, ref backends.Ref, id backends.Version
 		return none, "", classified(err)
 	}
 	defer clear(plaintext)
-	var fields map[string]string
-	if err := json.Unmarshal(plaintext, &fields); err != nil {
-		return none, "", fmt.Errorf("%w: the opened value has another form than was sealed", backends.ErrInvalid)
-	}
-	return backends.NewValue(fields), versionID(v.Number), nil
+	value, err := backends.DecodeValue(plaintext)
+	return value, versionID(v.Number), err
 }
 
 // Describe implements backends.Driver.
@@ -157,16 +153,32 @@ func (d *Driver) Publish(ctx context.Context, ref backends.Ref, w backends.Write
 }
 
 func (d *Driver) seal(ctx context.Context, ref backends.Ref, number int, value backends.Value) ([]byte, error) {
-	plaintext, err := json.Marshal(value.Reveal())
-	if err != nil {
-		return nil, fmt.Errorf("%w: the value cannot be encoded", backends.ErrInvalid)
-	}
+	plaintext := value.Encode()
 	defer clear(plaintext)
 	if len(plaintext) > MaxValueSize {
 		return nil, fmt.Errorf("%w: the value has %d bytes, the limit is %d", backends.ErrInvalid, len(plaintext), MaxValueSize)
 	}
 	sealed, err := d.sealer.Seal(ctx, plaintext, backends.AssociatedData(ref, number, column))
 	return sealed, classified(err)
+}
+
+// Retire implements backends.Driver. Nobody but the broker reads this vault, and
+// it gives a retired version to nobody: there is nothing to mark.
+func (d *Driver) Retire(ctx context.Context, ref backends.Ref, id backends.VersionID) error {
+	n, err := number(id)
+	if err != nil {
+		return err
+	}
+	current, _, err := d.storage.Describe(ctx, ref)
+	switch {
+	case errors.Is(err, backends.ErrNotFound):
+		return nil
+	case err != nil:
+		return classified(err)
+	case current == n:
+		return fmt.Errorf("%w: version %s is the current one", backends.ErrConflict, id)
+	}
+	return nil
 }
 
 // Destroy implements backends.Driver.

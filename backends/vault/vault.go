@@ -95,10 +95,10 @@ func (d *Driver) Close() { d.conn.Close() }
 
 // Capabilities says what KV v2 can do.
 func (d *Driver) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Versions: true, CompareSwap: true}
+	return backends.Capabilities{Versions: true, CompareSwap: true, Destroy: true}
 }
 
-// path of a secret in one of the engine's trees: data, metadata, destroy.
+// path of a secret in one of the engine's trees: data, metadata, delete, destroy.
 func (d *Driver) path(tree string, ref backends.Ref) string {
 	return d.mount + "/" + tree + "/" + d.prefix + ref.Name
 }
@@ -225,8 +225,19 @@ func (d *Driver) annotate(ctx context.Context, ref backends.Ref, version int, w 
 	}
 }
 
+// Retire implements backends.Driver: the version is deleted, which Vault can undo.
+func (d *Driver) Retire(ctx context.Context, ref backends.Ref, id backends.VersionID) error {
+	return d.end(ctx, "delete", ref, id)
+}
+
 // Destroy implements backends.Driver. It also destroys what was only deleted.
 func (d *Driver) Destroy(ctx context.Context, ref backends.Ref, id backends.VersionID) error {
+	return d.end(ctx, "destroy", ref, id)
+}
+
+// end posts a version that is not current to one of the engine's trees that take
+// versions away.
+func (d *Driver) end(ctx context.Context, tree string, ref backends.Ref, id backends.VersionID) error {
 	n, err := number(id)
 	if err != nil {
 		return err
@@ -241,7 +252,7 @@ func (d *Driver) Destroy(ctx context.Context, ref backends.Ref, id backends.Vers
 		return fmt.Errorf("%w: version %s is the current one", backends.ErrConflict, id)
 	}
 	// Numbers only grow, so that id cannot become current again meanwhile.
-	_, err = d.conn.Write(ctx, d.path("destroy", ref), map[string]any{"versions": []int{n}})
+	_, err = d.conn.Write(ctx, d.path(tree, ref), map[string]any{"versions": []int{n}})
 	return err
 }
 

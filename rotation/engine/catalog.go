@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/keybroker/keybroker/backends"
@@ -51,17 +50,14 @@ const columnSealed = "versions.sealed"
 
 // seal encrypts a version's value for our own store, and fingerprints its fields.
 func (e *Engine) seal(ctx context.Context, v *rotation.Version, value backends.Value) error {
-	fields := value.Reveal()
-	plain, err := json.Marshal(fields)
-	if err != nil {
-		return fmt.Errorf("encoding a value: %w", err)
-	}
+	plain := value.Encode()
+	defer clear(plain)
 	sealed, err := e.Sealer.Seal(ctx, plain, backends.AssociatedData(v.Ref, v.Number, columnSealed))
 	if err != nil {
 		return fmt.Errorf("sealing version %d of %s: %w", v.Number, v.Ref, err)
 	}
 	v.Sealed = sealed
-	v.Fingerprints = e.fingerprints(v.Ref.Tenant, fields)
+	v.Fingerprints = e.fingerprints(v.Ref.Tenant, value.Reveal())
 	return nil
 }
 
@@ -83,9 +79,10 @@ func (e *Engine) Open(ctx context.Context, v rotation.Version) (backends.Value, 
 	if err != nil {
 		return backends.Value{}, fmt.Errorf("unsealing version %d of %s: %w", v.Number, v.Ref, err)
 	}
-	var fields map[string]string
-	if err := json.Unmarshal(plain, &fields); err != nil {
-		return backends.Value{}, fmt.Errorf("decoding version %d of %s: %w", v.Number, v.Ref, backends.ErrInvalid)
+	defer clear(plain)
+	value, err := backends.DecodeValue(plain)
+	if err != nil {
+		return backends.Value{}, fmt.Errorf("decoding version %d of %s: %w", v.Number, v.Ref, err)
 	}
-	return backends.NewValue(fields), nil
+	return value, nil
 }

@@ -244,6 +244,7 @@ func (v *vault) Publish(ctx context.Context, _ backends.Ref, w backends.Write) (
 	return id, err
 }
 
+func (v *vault) Retire(context.Context, backends.Ref, backends.VersionID) error  { return nil }
 func (v *vault) Destroy(context.Context, backends.Ref, backends.VersionID) error { return nil }
 
 func (v *vault) List(context.Context, string, string, int) ([]string, string, error) {
