@@ -18,7 +18,8 @@ import (
 )
 
 // Sealer encrypts what the broker must keep of a value, bound to ad.
-// Implementations may call a KMS and are never called inside a transaction.
+// Implementations may call a KMS and are never called inside a transaction. Open
+// returns bytes of the caller's own, and Seal keeps none: they are cleared after use.
 type Sealer interface {
 	Seal(ctx context.Context, plaintext, ad []byte) ([]byte, error)
 	Open(ctx context.Context, sealed, ad []byte) ([]byte, error)

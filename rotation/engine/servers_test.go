@@ -421,5 +421,5 @@ func (s sealer) Open(ctx context.Context, sealed, ad []byte) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: sealed for another place", backends.ErrInvalid)
 	}
-	return plain, s.call(ctx)
+	return bytes.Clone(plain), s.call(ctx)
 }
