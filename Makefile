@@ -26,8 +26,9 @@ build: ## Build .build/bin/keybroker
 	go build -trimpath -buildvcs=auto -o $(BIN)/keybroker ./cmd/keybroker
 
 .PHONY: deps
-deps: ## Install or build what the tests need: PostgreSQL, a Vault core
+deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), a Vault core
 	@.ci/postgresql
+	@.ci/moto
 	@echo 'Vault core (some minutes the first time):'
 	@go run ./backends/backendtest/vaultserver/build
 
@@ -45,17 +46,19 @@ test: deps $(GOTESTSUM) ## Vet and test everything with the race detector (about
 bench: ## Measure: one line "name value unit" per figure; ONLY=policy for one group
 	@.ci/bench '$(ONLY)'
 
-# The full form of the crash harness; make test runs the short one. CHAOS_SEED
+# The full forms of the crash harness and of the backends' conformance suite;
+# make test runs the short ones. CHAOS_SEED
 # repeats the dice of a run, CHAOS_SITES is how many daemons run side by side. The
 # figures are printed at the end and kept in .build/chaos.txt.
 CHAOS_KILLS ?= 10000
 CHAOS_SITES ?= 12
 
 .PHONY: chaos
-chaos: deps ## Kill the daemon CHAOS_KILLS (10000) times while it rotates, and check its promises
+chaos: deps ## Kill the daemon CHAOS_KILLS (10000) times while it rotates, and run the suite of backends in full
 	@mkdir -p .build
 	CHAOS_KILLS=$(CHAOS_KILLS) CHAOS_SITES=$(CHAOS_SITES) CHAOS_REPORT=$(CURDIR)/.build/chaos.txt \
 	  go test ./rotation/engine/crashtest -count=1 -timeout 4h -run TestRandomKills -v
+	KEYBROKER_LONG=1 go test ./backends/... -count=1 -p 1 -timeout 1h
 	@cat .build/chaos.txt
 
 .PHONY: fuzz

@@ -5,12 +5,20 @@
 
 data_dir = "data" # state, the seal's key, the root token of the first start
 
+# What everything kept is encrypted by: without a block, a key file in data_dir. Off
+# loopback it must lie elsewhere; any one of several opens the data:
+#   seal "file"          { path = "/etc/keybroker/seal.key" }
+#   seal "awskms"        { … }
+#   seal "vault_transit" { … }
+
 listener "tcp" {
   address = "127.0.0.1:8400" # off loopback: with tls_cert_file and tls_key_file
 }
 
-# Where values are kept: here sealed in our own database; or a vault, such as
+# Where values are kept: here sealed in our own database; or in a vault:
 #   backend "vault" "prod" { … }
+#   backend "aws_secrets_manager" "us" { … }
+# docs/backends.md has every attribute. A secret may have mirrors = ["us"] besides.
 backend "local" "embedded" {}
 
 # Who makes credentials and turns them off: here the broker's own API keys.
@@ -95,13 +103,22 @@ policy "leak-scanner" {
 
 policy "operator" {
   path "*" {
-    capabilities = ["list", "rotate", "approve", "update"] # update: pause, resume, repair
+    capabilities = ["list", "rotate", "approve", "update"] # update: pause, resume, repair, import, drift restore
   }
   path "sys/freeze" {
     capabilities = ["read", "update"]
   }
   path "sys/config" { # keybroker reload
     capabilities = ["read", "update"]
+  }
+  path "sys/seal" { # keybroker seal status, verify, rotate
+    capabilities = ["read", "update"]
+  }
+}
+
+policy "backup" {
+  path "sys/storage" { # keybroker storage snapshot, status
+    capabilities = ["read"]
   }
 }
 

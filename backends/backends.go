@@ -61,7 +61,7 @@ func ParseName(name string) error {
 	}
 	for _, s := range strings.Split(name, "/") {
 		if !segment.MatchString(s) {
-			return fmt.Errorf("%w: in the name %q the segment %q is not made of letters, digits and _ . @ = -", ErrInvalid, name, s)
+			return fmt.Errorf("%w: in the name %q the segment %q is not made of letters, digits and _ . @ = -, beginning with a letter, a digit or _", ErrInvalid, name, s)
 		}
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 func BenchmarkBackendsMount(b *testing.B) {
 	const batch = 200
 	d := &driver{}
-	m := backends.NewMount("memory", d, backends.Limits{RequestsPerSecond: 1e9, MaxConcurrent: 64})
+	m := backends.NewMount("memory", d, backends.Options{Limits: backends.Limits{RequestsPerSecond: 1e9, MaxConcurrent: 64}})
 	ctx := b.Context()
 	timed := func(of backends.Driver) time.Duration {
 		began := time.Now()

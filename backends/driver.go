@@ -11,8 +11,8 @@ import (
 // backendtest.Run.
 type Driver interface {
 	// Read returns the value of version id, or of the current version where id is
-	// empty, and the id it has. ErrNotFound if the secret or version does not
-	// exist, was retired or was destroyed.
+	// empty, and the id it has. ErrNotFound if the secret or version does not exist
+	// or was destroyed, and if it was retired where that hides it (see Retire).
 	Read(ctx context.Context, ref Ref, id VersionID) (Value, VersionID, error)
 
 	// Describe returns what the vault knows of the secret's versions without
@@ -29,17 +29,21 @@ type Driver interface {
 	// Retire takes a version that is not current out of use, as far as the vault
 	// has a word for it: soft-deleted (Vault), without a stage (AWS), nothing where
 	// only who names the version is given it (local). No stage leads to it
-	// afterwards; reading it by its id may still give it. Retiring the current
-	// version is ErrConflict; one that is retired or gone already is no error.
+	// afterwards; where the vault does not hide it, reading it by its id still gives
+	// it. Retiring the current version is ErrConflict. One that is retired or gone
+	// already, or was never there, is no error, and neither is an id that this vault
+	// never gave: there is nothing of it left to take out of use.
 	Retire(ctx context.Context, ref Ref, id VersionID) error
 
 	// Destroy removes the value of a version for good. Destroying the current
-	// version is ErrConflict; one that is gone already is no error. ErrUnsupported
-	// where Capabilities.Destroy is false.
+	// version is ErrConflict; what is not there is no error, as for Retire.
+	// ErrUnsupported where Capabilities.Destroy is false.
 	Destroy(ctx context.Context, ref Ref, id VersionID) error
 
 	// List returns the names of the tenant's secrets in this vault in pages, in
-	// byte order; next is empty after the last page, else it is given as after.
+	// byte order; next is empty after the last page, else it is given as after. Where
+	// the vault gives no order or no place to go on from, each page costs a pass over
+	// all names: take large ones. Nothing that serves or rotates secrets calls it.
 	List(ctx context.Context, tenant, after string, limit int) (names []string, next string, err error)
 
 	// Check tells whether the vault can be used now: reachable, unsealed, our
@@ -55,7 +59,8 @@ type Driver interface {
 // stays sealed in the broker's own store until it is published.
 type Stager interface {
 	// Stage writes a pending version; the same w.Token and value again is the
-	// same version.
+	// same version. ErrUnsupported where the secret has no current version and the
+	// vault would make its first one current at once: it is published instead.
 	Stage(ctx context.Context, ref Ref, w Write) (VersionID, error)
 	// Promote makes a staged version current if the current one is expect;
 	// ErrConflict otherwise. Promoting what is current already is no error.
@@ -69,6 +74,7 @@ type Write struct {
 	Token      string    // names the write: the same for every attempt at it
 	Version    int       // the broker's number of this version, kept as metadata where the vault can
 	Generation int64     // the secret's generation once this version is current, likewise
+	Urgent     bool      // part of an emergency: it may use what a driver keeps back of the vault's limits
 }
 
 // Capabilities says what a vault can do. What a secret needs beyond them is

@@ -1,6 +1,9 @@
 package backends
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // The classes of error, the same for the same situation in every backend,
 // issuer and probe. Test with errors.Is; a driver maps its SDK's codes to one of
@@ -42,4 +45,26 @@ func Retryable(err error) bool {
 	}
 	c := Class(err)
 	return c == nil || errors.Is(c, ErrUnavailable)
+}
+
+// After adds to err how long to wait before asking again, where the vault said so
+// (Retry-After).
+func After(wait time.Duration, err error) error { return &delayedError{err, wait} }
+
+type delayedError struct {
+	error
+	wait time.Duration
+}
+
+func (e *delayedError) Unwrap() error             { return e.error }
+func (e *delayedError) RetryAfter() time.Duration { return e.wait }
+
+// RetryAfter is how long to wait before asking again, if err carries it: by After, or
+// by any error with the method RetryAfter() time.Duration.
+func RetryAfter(err error) (wait time.Duration, ok bool) {
+	var delayed interface{ RetryAfter() time.Duration }
+	if errors.As(err, &delayed) {
+		return delayed.RetryAfter(), true
+	}
+	return 0, false
 }

@@ -6,70 +6,110 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/time/rate"
 )
 
 // DefaultTimeout bounds one call of a Mount whose Limits name no other.
 const DefaultTimeout = 10 * time.Second
 
-// Retries wait 100 ms, then twice as long each time up to 2 s, each time
-// randomised by half so that many callers do not return in step.
-const (
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 2 * time.Second
-)
-
 // Limits is how much one Mount may ask of its vault.
 type Limits struct {
-	Timeout           time.Duration // per call with all its retries; 0 = DefaultTimeout
+	Timeout           time.Duration // per call with all its retries; 0 = DefaultTimeout; List has 2 minutes at least
 	RequestsPerSecond float64       // attempts, in bursts of up to one second's worth; 0 = unlimited
 	MaxConcurrent     int           // attempts under way at once; 0 = unlimited
 }
 
+// Options are what a Mount adds to its driver.
+type Options struct {
+	Limits   Limits
+	ReadOnly bool     // what would write is ErrUnsupported, and the driver is not asked
+	Observer Observer // nil: nobody
+}
+
+// Observer is told what Mounts do, for metrics. It must not block, nor call the
+// Mount.
+type Observer interface {
+	// Called is told of a call once it has ended, with all its attempts: read,
+	// describe, publish, stage, promote, retire, destroy, list or check. The class is
+	// nil after a success.
+	Called(backend, operation string, class error, took time.Duration)
+	// Breaker is told when calls to a backend begin to fail without its being asked
+	// (open), and when that ends.
+	Breaker(backend string, open bool)
+}
+
 // Mount is a vault under the name that the configuration gives it: a Driver
-// with a timeout, retries, limits and errors that say which backend and secret
-// they are about. It is safe for concurrent use and is what every caller uses.
+// with a timeout, retries, limits, a circuit breaker and errors that say which
+// backend and secret they are about. It is safe for concurrent use and is what
+// every caller uses.
 //
 // Its methods are those of Driver, with the same errors. ErrUnavailable is
 // retried until the timeout or the context ends; what is returned then is the
-// last error, always in one of the package's classes.
+// last error, always in one of the package's classes. While a vault is found to be
+// down, new calls get ErrUnavailable at once.
 type Mount struct {
-	name    string
-	driver  Driver
-	timeout time.Duration
-	limiter *rate.Limiter
-	slots   chan struct{} // nil: no limit
+	name     string
+	driver   Driver
+	readOnly bool
+	observer Observer // never nil
+	timeout  time.Duration
+	limiter  *rate.Limiter
+	slots    chan struct{} // nil: no limit
+	breaker  breaker
+	turns    turns // none where the vault guards its writes itself
 }
 
 var _ Driver = (*Mount)(nil)
 
-// NewMount puts limits and a name around a driver.
-func NewMount(name string, driver Driver, limits Limits) *Mount {
+// NewMount puts a name and the options around a driver.
+func NewMount(name string, driver Driver, o Options) *Mount {
 	m := &Mount{
-		name:    name,
-		driver:  driver,
-		timeout: limits.Timeout,
-		limiter: rate.NewLimiter(rate.Inf, 0),
+		name:     name,
+		driver:   driver,
+		readOnly: o.ReadOnly || driver.Capabilities().ReadOnly,
+		observer: o.Observer,
+		timeout:  o.Limits.Timeout,
+		limiter:  rate.NewLimiter(rate.Inf, 0),
+	}
+	if m.observer == nil {
+		m.observer = nobody{}
 	}
 	if m.timeout <= 0 {
 		m.timeout = DefaultTimeout
 	}
-	if limits.RequestsPerSecond > 0 {
-		burst := max(1, int(limits.RequestsPerSecond))
-		m.limiter = rate.NewLimiter(rate.Limit(limits.RequestsPerSecond), burst)
+	m.breaker = breaker{
+		now:      time.Now,
+		changed:  func(open bool) { m.observer.Breaker(name, open) },
+		patience: min(trialTimeout, m.timeout),
 	}
-	if limits.MaxConcurrent > 0 {
-		m.slots = make(chan struct{}, limits.MaxConcurrent)
+	if perSecond := o.Limits.RequestsPerSecond; perSecond > 0 {
+		m.limiter = rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond)))
+	}
+	if o.Limits.MaxConcurrent > 0 {
+		m.slots = make(chan struct{}, o.Limits.MaxConcurrent)
+	}
+	if !driver.Capabilities().CompareSwap {
+		m.turns = newTurns()
 	}
 	return m
 }
 
+// nobody observes nothing.
+type nobody struct{}
+
+func (nobody) Called(string, string, error, time.Duration) {}
+func (nobody) Breaker(string, bool)                        {}
+
 // Name is the backend's name in the configuration.
 func (m *Mount) Name() string { return m.name }
 
-// Capabilities says what the vault can do.
-func (m *Mount) Capabilities() Capabilities { return m.driver.Capabilities() }
+// Capabilities says what the vault can do, and that it is read-only if it was
+// mounted so.
+func (m *Mount) Capabilities() Capabilities {
+	c := m.driver.Capabilities()
+	c.ReadOnly = m.readOnly
+	return c
+}
 
 // Read returns a version's value; see Driver.
 func (m *Mount) Read(ctx context.Context, ref Ref, id VersionID) (Value, VersionID, error) {
@@ -77,7 +117,7 @@ func (m *Mount) Read(ctx context.Context, ref Ref, id VersionID) (Value, Version
 		value Value
 		id    VersionID
 	}
-	v, err := call(ctx, m, "reading", ref, func(ctx context.Context) (version, error) {
+	v, err := call(ctx, m, reading, ref, nil, func(ctx context.Context) (version, error) {
 		value, at, err := m.driver.Read(ctx, ref, id)
 		return version{value, at}, err
 	})
@@ -86,7 +126,7 @@ func (m *Mount) Read(ctx context.Context, ref Ref, id VersionID) (Value, Version
 
 // Describe returns what the vault knows of the secret's versions; see Driver.
 func (m *Mount) Describe(ctx context.Context, ref Ref) (Description, error) {
-	return call(ctx, m, "describing", ref, func(ctx context.Context) (Description, error) {
+	return call(ctx, m, describing, ref, nil, func(ctx context.Context) (Description, error) {
 		return m.driver.Describe(ctx, ref)
 	})
 }
@@ -98,11 +138,24 @@ func (m *Mount) Describe(ctx context.Context, ref Ref) (Description, error) {
 // write whose answer was lost, to a timeout here or to a crash of the broker
 // before it recorded the result, is thereby found instead of failing for ever
 // or being written twice. Who expected another value still gets ErrConflict.
+//
+// Where the vault has no compare-and-swap, the driver looks before it writes. The
+// writers of one Mount then take turns, so that exactly one of them wins; a wait for
+// a turn is part of the call's time. Somebody else who writes between the look and
+// the write is overwritten: another node, or a call that began before the
+// configuration was reloaded and ends on the Mount that was replaced.
 func (m *Mount) Publish(ctx context.Context, ref Ref, w Write) (VersionID, error) {
-	if err := w.Value.storable(m.Capabilities()); err != nil {
-		return "", m.fail("publishing", ref, err)
-	}
-	return call(ctx, m, "publishing", ref, func(ctx context.Context) (VersionID, error) {
+	return m.publish(ctx, publishing, ref, w)
+}
+
+// PublishOnce is Publish with a single attempt, for who has to make sure before
+// each of them that the write is still wanted.
+func (m *Mount) PublishOnce(ctx context.Context, ref Ref, w Write) (VersionID, error) {
+	return m.publish(ctx, publishingOnce, ref, w)
+}
+
+func (m *Mount) publish(ctx context.Context, o operation, ref Ref, w Write) (VersionID, error) {
+	return call(ctx, m, o, ref, m.takesValue(w.Value), func(ctx context.Context) (VersionID, error) {
 		id, err := m.driver.Publish(ctx, ref, w)
 		if !errors.Is(err, ErrConflict) {
 			return id, err
@@ -126,14 +179,14 @@ func (m *Mount) adopt(ctx context.Context, ref Ref, want Value, conflict error) 
 
 // Retire takes a version out of use; see Driver.
 func (m *Mount) Retire(ctx context.Context, ref Ref, id VersionID) error {
-	return m.do(ctx, "retiring a version of", ref, func(ctx context.Context) error {
+	return m.change(ctx, retiring, ref, func(ctx context.Context) error {
 		return m.driver.Retire(ctx, ref, id)
 	})
 }
 
 // Destroy removes a version's value for good; see Driver.
 func (m *Mount) Destroy(ctx context.Context, ref Ref, id VersionID) error {
-	return m.do(ctx, "destroying a version of", ref, func(ctx context.Context) error {
+	return m.change(ctx, destroying, ref, func(ctx context.Context) error {
 		return m.driver.Destroy(ctx, ref, id)
 	})
 }
@@ -144,7 +197,7 @@ func (m *Mount) List(ctx context.Context, tenant, after string, limit int) ([]st
 		names []string
 		next  string
 	}
-	p, err := attempt(ctx, m, func(ctx context.Context) (page, error) {
+	p, err := attempt(ctx, m, listing, Ref{}, func(ctx context.Context) (page, error) {
 		names, next, err := m.driver.List(ctx, tenant, after, limit)
 		return page{names, next}, err
 	})
@@ -154,14 +207,17 @@ func (m *Mount) List(ctx context.Context, tenant, after string, limit int) ([]st
 	return p.names, p.next, nil
 }
 
-// Check tells whether the vault can be used now; see Driver. It asks once:
-// readiness is about this moment.
-func (m *Mount) Check(ctx context.Context) error {
+// Check tells whether the vault can be used now; see Driver. It always asks, at
+// once and once: readiness is about this moment, and waits neither for the limits
+// nor behind calls that hang. If the vault answers, calls that were kept from it are
+// let through again.
+func (m *Mount) Check(ctx context.Context) (err error) {
+	defer m.observe(checking, &err)()
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
-	_, err := once(ctx, m, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, m.driver.Check(ctx)
-	})
+	began := m.breaker.now()
+	err = m.driver.Check(ctx)
+	m.breaker.heard(ctx, began, err)
 	if err != nil {
 		return fmt.Errorf("backend %s: checking: %w", m.name, classified(err))
 	}
@@ -184,101 +240,13 @@ type mountStager struct {
 }
 
 func (s mountStager) Stage(ctx context.Context, ref Ref, w Write) (VersionID, error) {
-	if err := w.Value.storable(s.mount.Capabilities()); err != nil {
-		return "", s.mount.fail("staging", ref, err)
-	}
-	return call(ctx, s.mount, "staging", ref, func(ctx context.Context) (VersionID, error) {
+	return call(ctx, s.mount, staging, ref, s.mount.takesValue(w.Value), func(ctx context.Context) (VersionID, error) {
 		return s.stager.Stage(ctx, ref, w)
 	})
 }
 
 func (s mountStager) Promote(ctx context.Context, ref Ref, id, expect VersionID) error {
-	return s.mount.do(ctx, "promoting a version of", ref, func(ctx context.Context) error {
+	return s.mount.change(ctx, promoting, ref, func(ctx context.Context) error {
 		return s.stager.Promote(ctx, ref, id, expect)
 	})
-}
-
-func (m *Mount) do(ctx context.Context, doing string, ref Ref, op func(context.Context) error) error {
-	_, err := call(ctx, m, doing, ref, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, op(ctx)
-	})
-	return err
-}
-
-// call is the way of every operation on one secret to the driver. It refuses
-// names that ParseName refuses, so that no driver ever builds a path from one.
-func call[T any](ctx context.Context, m *Mount, doing string, ref Ref, op func(context.Context) (T, error)) (T, error) {
-	var none T
-	if err := ParseName(ref.Name); err != nil {
-		return none, m.fail(doing, ref, err)
-	}
-	result, err := attempt(ctx, m, op)
-	if err != nil {
-		return none, m.fail(doing, ref, err)
-	}
-	return result, nil
-}
-
-// fail is the one wrap around a driver's error.
-func (m *Mount) fail(doing string, ref Ref, err error) error {
-	return fmt.Errorf("backend %s: %s %s: %w", m.name, doing, ref, err)
-}
-
-// attempt runs op until it succeeds, fails for good or time is up.
-func attempt[T any](ctx context.Context, m *Mount, op func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.timeout)
-	defer cancel()
-	deadline, _ := ctx.Deadline()
-
-	var last error
-	result, err := backoff.Retry(ctx, func() (T, error) {
-		result, err := once(ctx, m, op)
-		if err == nil {
-			return result, nil
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err // what the vault said outlives the "deadline exceeded" after it
-		}
-		if !Retryable(err) {
-			return result, backoff.Permanent(err)
-		}
-		return result, err
-	},
-		backoff.WithBackOff(&backoff.ExponentialBackOff{
-			InitialInterval:     firstRetry,
-			RandomizationFactor: 0.5,
-			Multiplier:          2,
-			MaxInterval:         lastRetry,
-		}),
-		backoff.WithMaxElapsedTime(time.Until(deadline)), // no wait that the deadline would cut short
-	)
-	if err != nil {
-		return result, classified(last)
-	}
-	return result, nil
-}
-
-// once admits one attempt and runs it.
-func once[T any](ctx context.Context, m *Mount, op func(context.Context) (T, error)) (T, error) {
-	var none T
-	if err := m.limiter.Wait(ctx); err != nil {
-		return none, fmt.Errorf("%w: waiting for the rate limit: %w", ErrUnavailable, err)
-	}
-	if m.slots != nil {
-		select {
-		case m.slots <- struct{}{}:
-			defer func() { <-m.slots }()
-		case <-ctx.Done():
-			return none, fmt.Errorf("%w: %d calls are under way already: %w", ErrUnavailable, cap(m.slots), context.Cause(ctx))
-		}
-	}
-	return op(ctx)
-}
-
-// classified gives an error without a class the one of an unknown outcome.
-func classified(err error) error {
-	if Class(err) == nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return err
 }

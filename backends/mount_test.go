@@ -27,6 +27,7 @@ type driver struct {
 	read    func(context.Context) (backends.Value, backends.VersionID, error)
 	publish func(context.Context) (backends.VersionID, error)
 	check   func(context.Context) error
+	list    func(context.Context) ([]string, string, error)
 }
 
 func (d *driver) Read(ctx context.Context, _ backends.Ref, _ backends.VersionID) (backends.Value, backends.VersionID, error) {
@@ -55,8 +56,11 @@ func (d *driver) Describe(context.Context, backends.Ref) (backends.Description, 
 }
 func (d *driver) Retire(context.Context, backends.Ref, backends.VersionID) error  { return nil }
 func (d *driver) Destroy(context.Context, backends.Ref, backends.VersionID) error { return nil }
-func (d *driver) List(context.Context, string, string, int) ([]string, string, error) {
-	return []string{"a"}, "a", nil
+func (d *driver) List(ctx context.Context, _, _ string, _ int) ([]string, string, error) {
+	if d.list == nil {
+		return []string{"a"}, "a", nil
+	}
+	return d.list(ctx)
 }
 func (d *driver) Capabilities() backends.Capabilities { return backends.Capabilities{Versions: true} }
 
@@ -76,7 +80,7 @@ func TestMountRetriesWhatMayPass(t *testing.T) {
 	for _, err := range []error{unavailable(), errors.New("of no class")} {
 		synctest.Test(t, func(t *testing.T) {
 			calls := 0
-			m := backends.NewMount("prod", &driver{read: failing(err, 3, &calls)}, backends.Limits{})
+			m := backends.NewMount("prod", &driver{read: failing(err, 3, &calls)}, backends.Options{})
 			start := time.Now()
 			value, id, err := m.Read(t.Context(), stripe, "")
 			if err != nil || id != "1" || !value.Equal(keyed("1")) || calls != 4 {
@@ -96,7 +100,7 @@ func TestMountRetriesNothingElse(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			calls := 0
-			m := backends.NewMount("prod", &driver{read: failing(class, 1, &calls)}, backends.Limits{})
+			m := backends.NewMount("prod", &driver{read: failing(class, 1, &calls)}, backends.Options{})
 			start := time.Now()
 			_, _, err := m.Read(t.Context(), stripe, "")
 			if !errors.Is(err, class) || calls != 1 || time.Since(start) != 0 {
@@ -109,7 +113,7 @@ func TestMountRetriesNothingElse(t *testing.T) {
 func TestMountGivesUpInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		m := backends.NewMount("prod", &driver{read: failing(unavailable(), 1000, &calls)}, backends.Limits{Timeout: 3 * time.Second})
+		m := backends.NewMount("prod", &driver{read: failing(unavailable(), 1000, &calls)}, backends.Options{Limits: backends.Limits{Timeout: 3 * time.Second}})
 		start := time.Now()
 		_, _, err := m.Read(t.Context(), stripe, "")
 		if took := time.Since(start); took > 3*time.Second || calls < 3 {
@@ -122,38 +126,40 @@ func TestMountGivesUpInTime(t *testing.T) {
 }
 
 func TestMountBoundsDriversThatHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		m := backends.NewMount("prod", &driver{
+	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	hanging := func() *backends.Mount { // a new one for each call: what one call learns, the next one knows
+		return backends.NewMount("prod", &driver{
 			read: func(ctx context.Context) (backends.Value, backends.VersionID, error) {
 				return backends.Value{}, "", hang(ctx)
 			},
 			check: hang,
-		}, backends.Limits{})
-		for name, call := range map[string]func(context.Context) error{
-			"read":  func(ctx context.Context) error { _, _, err := m.Read(ctx, stripe, ""); return err },
-			"check": m.Check,
-		} {
+		}, backends.Options{})
+	}
+	for name, call := range map[string]func(context.Context, *backends.Mount) error{
+		"read":  func(ctx context.Context, m *backends.Mount) error { _, _, err := m.Read(ctx, stripe, ""); return err },
+		"check": func(ctx context.Context, m *backends.Mount) error { return m.Check(ctx) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
-			err := call(t.Context())
+			err := call(t.Context(), hanging())
 			if !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != backends.DefaultTimeout {
 				t.Errorf("%s: after %s: %v", name, time.Since(start), err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
 			start = time.Now()
-			err = call(ctx)
-			cancel()
+			err = call(ctx, hanging())
 			if !errors.Is(err, backends.ErrUnavailable) || time.Since(start) != time.Second {
 				t.Errorf("%s with a shorter deadline: after %s: %v", name, time.Since(start), err)
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestMountStopsRetryingWhenCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		m := backends.NewMount("prod", &driver{read: failing(unavailable(), 1000, &calls)}, backends.Limits{})
+		m := backends.NewMount("prod", &driver{read: failing(unavailable(), 1000, &calls)}, backends.Options{})
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(50*time.Millisecond, cancel) // before the first retry, which waits 50 ms at least
 		start := time.Now()
@@ -166,7 +172,7 @@ func TestMountStopsRetryingWhenCancelled(t *testing.T) {
 
 func TestMountChecksOnce(t *testing.T) {
 	calls := 0
-	m := backends.NewMount("prod", &driver{check: func(context.Context) error { calls++; return unavailable() }}, backends.Limits{})
+	m := backends.NewMount("prod", &driver{check: func(context.Context) error { calls++; return unavailable() }}, backends.Options{})
 	if err := m.Check(t.Context()); !errors.Is(err, backends.ErrUnavailable) || calls != 1 {
 		t.Errorf("checked %d times: %v", calls, err)
 	}
@@ -196,7 +202,7 @@ func TestMountPublishIsIdempotent(t *testing.T) {
 	}
 	for name, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
-			m := backends.NewMount("prod", tt.driver, backends.Limits{})
+			m := backends.NewMount("prod", tt.driver, backends.Options{})
 			id, err := m.Publish(t.Context(), stripe, backends.Write{Value: keyed("new"), Expect: "1"})
 			if id != tt.id || !errors.Is(backends.Class(err), tt.class) {
 				t.Errorf("%s: %q, %v, want %q, %v", name, id, err, tt.id, tt.class)
@@ -224,7 +230,7 @@ func TestMountRefusesWhatNoDriverShouldSee(t *testing.T) {
 		t.Error("the driver was asked")
 		return "", nil
 	}
-	m := backends.NewMount("prod", &driver{publish: touched}, backends.Limits{})
+	m := backends.NewMount("prod", &driver{publish: touched}, backends.Options{})
 	for name, err := range map[string]error{
 		"empty value":      second(m.Publish(t.Context(), stripe, backends.Write{})),
 		"value not UTF-8":  second(m.Publish(t.Context(), stripe, backends.Write{Value: keyed("\xff")})),
@@ -254,7 +260,7 @@ func TestMountLimitsConcurrency(t *testing.T) {
 			time.Sleep(time.Second)
 			now.Add(-1)
 			return keyed("1"), "1", nil
-		}}, backends.Limits{MaxConcurrent: 3})
+		}}, backends.Options{Limits: backends.Limits{MaxConcurrent: 3}})
 		var wg sync.WaitGroup
 		start := time.Now()
 		for range 9 {
@@ -273,7 +279,7 @@ func TestMountLimitsConcurrency(t *testing.T) {
 
 func TestMountLimitsTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := backends.NewMount("prod", &driver{}, backends.Limits{RequestsPerSecond: 2})
+		m := backends.NewMount("prod", &driver{}, backends.Options{Limits: backends.Limits{RequestsPerSecond: 2}})
 		start := time.Now()
 		for range 6 { // two at once, then two a second
 			if _, _, err := m.Read(t.Context(), stripe, ""); err != nil {
@@ -292,7 +298,7 @@ func TestMountLimitsTheRate(t *testing.T) {
 }
 
 func TestMountPassesOnWhatIsNotAboutOneSecret(t *testing.T) {
-	m := backends.NewMount("prod", &driver{}, backends.Limits{})
+	m := backends.NewMount("prod", &driver{}, backends.Options{})
 	if m.Name() != "prod" || !m.Capabilities().Versions {
 		t.Errorf("name %q, capabilities %+v", m.Name(), m.Capabilities())
 	}
@@ -326,7 +332,7 @@ func (d *stagingDriver) Promote(context.Context, backends.Ref, backends.VersionI
 
 func TestMountStages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stager, ok := backends.NewMount("prod", &stagingDriver{fails: 2}, backends.Limits{}).Stager()
+		stager, ok := backends.NewMount("prod", &stagingDriver{fails: 2}, backends.Options{}).Stager()
 		if !ok {
 			t.Fatal("a driver with stages has none")
 		}

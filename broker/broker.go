@@ -61,6 +61,10 @@ type Config struct {
 	Authn  *authn.Tokens
 	Keys   *keys.Checker
 	Node   Node
+	Seal   SealKeeper
+	// Doubts tells whether a version may have been replaced and revoked in a time that
+	// a restored store has lost: it is given to nobody.
+	Doubts func(ref backends.Ref, version int) bool
 	Now    func() time.Time
 	Logger hclog.Logger
 }

@@ -281,21 +281,11 @@ func viewExpected(all []rotation.Expected) []client.Expected {
 func (b *Broker) Repair(ctx context.Context, p authn.Principal, name string, r client.RepairRequest) (client.Repair, error) {
 	out := client.Repair{DryRun: r.DryRun, Findings: []client.Finding{}}
 	detail := interventionDetail(r.Reason, r.DryRun, "overwrite", fmt.Sprint(r.Overwrite))
-	found, req, missing := b.resolve(ctx, p, name, request{action: "secret.repair", path: pathOf(name), detail: detail})
-	takes := []policy.Capability{policy.Rotate}
-	if missing == nil {
-		var emergency bool
-		if emergency, missing = b.inEmergency(ctx, found.ID); emergency {
-			takes[0] = policy.Emergency
-		}
-	}
+	var takes []policy.Capability
 	if r.Overwrite {
 		takes = append(takes, policy.Update)
 	}
-	err := b.doAll(p, takes, req, func() error {
-		if missing != nil {
-			return missing
-		}
+	err := b.onVault(ctx, p, "secret.repair", name, detail, takes, func(found rotation.Secret) error {
 		ask := engine.RepairRequest{Asked: asked(p, r.Reason), DryRun: r.DryRun, Overwrite: r.Overwrite}
 		if r.Expect != nil && !r.DryRun { // what it does is guarded one by one; this is for who agreed to it
 			look := ask

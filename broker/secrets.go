@@ -54,7 +54,9 @@ func viewWhole(ctx context.Context, tx *store.Tx, s rotation.Secret) (client.Sec
 	if err != nil && !errors.Is(err, backends.ErrNotFound) {
 		return client.Secret{}, err
 	}
-	return viewSecret(s, versions, retirements, err == nil), nil
+	occupied := err == nil
+	placements, err := tx.Placements(ctx, s.ID)
+	return viewSecret(s, versions, retirements, placements, occupied), err
 }
 
 // shownVersions is how many of a secret's versions are shown besides those that
@@ -126,7 +128,7 @@ func (b *Broker) Emergency(ctx context.Context, p authn.Principal, name string, 
 		if r.Reason == "" {
 			return fmt.Errorf("%w: an emergency needs a reason", backends.ErrInvalid)
 		}
-		rot, err := b.Engine.Declare(ctx, tx, s.ID, engine.Emergency{Asked: asked(p, r.Reason), Versions: r.Versions, Contain: r.Contain})
+		rot, err := b.Engine.Declare(ctx, tx, s.ID, engine.Emergency{Asked: asked(p, r.Reason), Versions: r.Versions, Contain: r.Contain, Overwrite: r.Overwrite})
 		out = viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, nil)
 		return err
 	})

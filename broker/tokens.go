@@ -14,9 +14,14 @@ import (
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 const tokensPath = "sys/tokens"
+
+// TokenRevoked is the event that is committed with the revocation of a token, its id
+// in the detail "token": a store that has lost the one has lost the other.
+const TokenRevoked = "token.revoked"
 
 // CreateToken makes a token. Nobody can hand out what they do not hold: each of
 // its policies must be one of the caller's own, unless the caller has the root
@@ -123,9 +128,12 @@ func (b *Broker) RevokeToken(ctx context.Context, p authn.Principal, id string) 
 			if err := tx.RevokeToken(ctx, id, b.Now()); err != nil {
 				return err
 			}
-			t, err = tx.Token(ctx, id)
+			if t, err = tx.Token(ctx, id); err != nil {
+				return err
+			}
 			out = viewToken(t)
-			return err
+			return tx.AddAudit(ctx, rotation.AuditEvent{At: b.Now(), Tenant: p.Tenant, Actor: p.ID, Address: p.Address.String(),
+				Action: TokenRevoked, Path: tokensPath, Outcome: outcomeOK, Detail: map[string]string{"token": id}})
 		})
 	})
 	return out, err

@@ -52,6 +52,9 @@ var capabilityOf = map[rotation.VersionStage]policy.Capability{
 func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, number int) (client.Value, error) {
 	h, err := b.hold(ctx, p, name, number)
 	v, c, missing := wanted(h, err, name, number)
+	if missing == nil && b.Doubts(h.secret.Ref, v.Number) {
+		missing = fmt.Errorf("%w: the store was restored from a backup, and version %d of %s may have been replaced and revoked since: `keybroker storage status` tells more", backends.ErrUnavailable, v.Number, name)
+	}
 	r := request{action: "secret.read", path: pathOf(name), detail: readDetail(v)}.about(name, h.secret.Ref)
 	var out client.Value
 	err = b.do(p, c, r, func() error {
@@ -142,7 +145,7 @@ func wanted(h *held, notThere error, name string, number int) (v *rotation.Versi
 func (b *Broker) previous(ctx context.Context, p authn.Principal, h *held) (*client.PreviousValue, error) {
 	for i := len(h.versions) - 1; i >= 0; i-- {
 		v := h.versions[i]
-		if v.Stage != rotation.StagePrevious || h.revoked(v.Number) {
+		if v.Stage != rotation.StagePrevious || h.revoked(v.Number) || b.Doubts(h.secret.Ref, v.Number) {
 			continue // also after OverlapUntil, while consumers that have not acknowledged hold it
 		}
 		if !b.allows(p, h.secret.Ref.Name, policy.ReadPrevious).Allowed {
@@ -190,6 +193,8 @@ var errUncheckable = fmt.Errorf("%w: the key cannot be checked now", backends.Er
 func (b *Broker) CheckKey(ctx context.Context, _ netip.Addr, key backends.SecretString) (client.KeyCheck, error) {
 	rec, err := b.Keys.Check(ctx, key.Reveal())
 	switch {
+	case err == nil && b.Doubts(backends.Ref{Tenant: rec.Tenant, Name: rec.Secret}, rec.Version):
+		return client.KeyCheck{}, errUncheckable // it may have been revoked in the time that a restored store has lost
 	case err == nil:
 		return client.KeyCheck{Active: true, Secret: rec.Secret, Tenant: rec.Tenant, Version: rec.Version}, nil
 	case errors.Is(err, backends.ErrNotFound) || errors.Is(err, backends.ErrDenied):

@@ -11,11 +11,12 @@ import (
 
 // The wire forms of what the store holds. Nothing here reveals a value.
 
-func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, occupied bool) client.Secret {
+func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, placements []rotation.Placement, occupied bool) client.Secret {
 	d := s.Definition
-	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Mirrors: []client.Mirror{}, Labels: maps.Clone(d.Labels), Issuer: d.Issuer,
+	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Labels: maps.Clone(d.Labels), Issuer: d.Issuer,
 		Probe: d.Probe, Consumers: d.Consumers, Schedule: d.Schedule, State: string(s.State), Generation: s.Generation,
 		Versions: []client.Version{}}
+	out.Mirrors, out.Drift = viewMirrors(s, placements)
 	if out.Labels == nil {
 		out.Labels = map[string]string{}
 	}
@@ -30,7 +31,8 @@ func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []ro
 	}
 	for _, v := range versions {
 		w := client.Version{Number: v.Number, Stage: string(v.Stage), CreatedAt: utc(v.CreatedAt),
-			PublishedAt: utc(v.PublishedAt), OverlapUntil: utc(v.OverlapUntil)}
+			PublishedAt: utc(v.PublishedAt), OverlapUntil: utc(v.OverlapUntil),
+			Foreign: v.Foreign(), HandleMissing: v.Foreign() && v.Handle == nil && v.Issuer != ""}
 		for _, t := range retirements {
 			if t.Version == v.Number {
 				r := viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, nil)
@@ -55,6 +57,9 @@ func viewRotation(r store.RotationOf, steps []rotation.Step) client.Rotation {
 		Compromised: r.Compromised, StartedAt: utc(r.CreatedAt), PublishedAt: utc(r.PublishedAt),
 		OverlapUntil: utc(r.OverlapUntil), EndedAt: utc(r.EndedAt), Actor: r.Actor, ApprovedBy: r.ApprovedBy,
 		ApprovedAt: utc(r.ApprovedAt), RollBackBy: r.RollBackBy, NextAt: utc(r.NextAt), Steps: []client.Step{}}
+	if r.Adopts != nil {
+		out.Adopts = r.Adopts.Backend
+	}
 	for _, s := range steps {
 		out.Steps = append(out.Steps, client.Step{Step: s.Step, StartedAt: utc(s.StartedAt), EndedAt: utc(s.EndedAt),
 			Outcome: s.Outcome, Detail: s.Detail})

@@ -30,6 +30,7 @@ type Settings struct {
 	Overlap         *time.Duration
 	MaxOverlap      *time.Duration
 	MinInterval     *time.Duration
+	WaitForMirrors  *bool
 	Approval        *bool
 	Verify          VerifySettings
 	Confirm         ConfirmSettings
@@ -165,6 +166,7 @@ func (m *merge) run() (Rotation, []Origin) {
 	r.MaxOverlap = twice(r.Overlap)
 	pick(m, "max_overlap", &r.MaxOverlap, s.MaxOverlap, p.MaxOverlap)
 	pick(m, "min_interval", &r.MinInterval, s.MinInterval, p.MinInterval)
+	pick(m, "wait_for_mirrors", &r.WaitForMirrors, s.WaitForMirrors, p.WaitForMirrors)
 	pick(m, "approval", &r.Approval, s.Approval, p.Approval)
 	pick(m, "verify.successes", &r.Verify.Successes, s.Verify.Successes, p.Verify.Successes)
 	pick(m, "verify.interval", &r.Verify.Interval, s.Verify.Interval, p.Verify.Interval)

@@ -10,8 +10,9 @@ type Rotation struct {
 	Jitter          time.Duration   `json:"jitter"`    // the schedule is put off by less than this, always as much for one secret
 	Overlap         time.Duration   `json:"overlap"`   // how long the previous version stays valid
 	MaxOverlap      time.Duration   `json:"max_overlap"`
-	MinInterval     time.Duration   `json:"min_interval"` // between two rotations, except in an emergency
-	Approval        bool            `json:"approval"`     // somebody else than who asked must say yes first, except in an emergency
+	MinInterval     time.Duration   `json:"min_interval"`     // between two rotations, except in an emergency
+	WaitForMirrors  bool            `json:"wait_for_mirrors"` // the previous version is not revoked while a mirror is behind, at most until MaxOverlap
+	Approval        bool            `json:"approval"`         // somebody else than who asked must say yes first, except in an emergency
 	Verify          Verify          `json:"verify"`
 	Confirm         Confirm         `json:"confirm"`
 	Acknowledgement Acknowledgement `json:"acknowledgement"`
@@ -101,6 +102,7 @@ func Default() Rotation {
 		TimeZone:        "UTC",
 		Overlap:         24 * time.Hour,
 		MaxOverlap:      48 * time.Hour,
+		WaitForMirrors:  true,
 		Verify:          Verify{Successes: 2, Interval: 2 * time.Second, Timeout: 5 * time.Minute},
 		Confirm:         Confirm{Rejections: 3, Recheck: []time.Duration{time.Hour, 24 * time.Hour, 7 * 24 * time.Hour}},
 		Acknowledgement: Acknowledgement{Require: RequireNone, Timeout: 24 * time.Hour, OnTimeout: Proceed},

@@ -16,6 +16,9 @@ type Freeze struct {
 	By     string    `json:"by"`
 	Reason string    `json:"reason,omitempty"`
 	At     time.Time `json:"at"`
+	// Restored: the store was put back from a snapshot. Then what has begun is not
+	// finished either, and nothing is delivered.
+	Restored bool `json:"restored,omitempty"`
 }
 
 // What operators do to a rotation or retirement. Each of these methods changes

@@ -50,6 +50,7 @@ type Seen struct {
 	Secret      Secret
 	Rotation    *Rotation // that occupies the secret, or waits for its proof; nil: none
 	Retirements []Retirement
+	Placements  []Placement
 	Facts       Facts
 	Freeze      Freeze    // while Facts.Frozen
 	Blockers    []Blocker // found by who could look outside
@@ -114,7 +115,11 @@ func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 	if plan.Approval {
 		add(Queued, "somebody else than who asks for it has to approve it", 0, time.Time{})
 	}
-	add(Minting, fmt.Sprintf("version %d is made by issuer %q", to, def.Issuer), 0, time.Time{})
+	origin := fmt.Sprintf("version %d is made by issuer %q", to, def.Issuer)
+	if r := seen.Rotation; r != nil && r.Adopts != nil {
+		origin = fmt.Sprintf("version %d is what %q holds", to, r.Adopts.Backend)
+	}
+	add(Minting, origin, 0, time.Time{})
 	staging := "its value stays sealed in the broker's own store until it is published"
 	if seen.Stages {
 		staging = fmt.Sprintf("its value is written to %q as a pending version", def.Backend)
@@ -126,7 +131,7 @@ func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 		add(Verifying, fmt.Sprintf("probe %q has to accept it %d times in a row within %s", def.Probe, plan.Verify.Successes, plan.Verify.Timeout),
 			time.Duration(max(plan.Verify.Successes-1, 0))*plan.Verify.Interval, time.Time{})
 	}
-	add(Publishing, fmt.Sprintf("it becomes the current version in %q, generation %d%s", def.Backend, generation, told(def.Consumers)), 0, time.Time{})
+	add(Publishing, fmt.Sprintf("it becomes the current version in %q, generation %d%s%s", def.Backend, generation, brought(def.Mirrors), told(def.Consumers)), 0, time.Time{})
 	if from == 0 {
 		return steps
 	}
@@ -136,7 +141,7 @@ func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 		if !published.IsZero() {
 			due = published.Add(plan.Overlap)
 		}
-		add(Overlap, fmt.Sprintf("version %d stays valid beside it for %s%s", from, plan.Overlap, held(plan)), plan.Overlap, due)
+		add(Overlap, fmt.Sprintf("version %d stays valid beside it for %s%s", from, plan.Overlap, held(plan, def.Mirrors)), plan.Overlap, due)
 	}
 	add(Retiring, fmt.Sprintf("version %d is revoked by its issuer; %s", from, proof(plan.Confirm)), 0, time.Time{})
 	return steps
@@ -156,16 +161,30 @@ func told(consumers []string) string {
 	return "; told: " + strings.Join(consumers, ", ")
 }
 
-func held(plan Plan) string {
-	ack := plan.Acknowledgement
-	if ack.Require == RequireNone || ack.Require == "" {
+func brought(mirrors []string) string {
+	if len(mirrors) == 0 {
 		return ""
 	}
-	limit := ack.Timeout
-	if ack.Hold {
-		limit = plan.MaxOverlap
+	return "; then brought to: " + strings.Join(mirrors, ", ")
+}
+
+// held says what may hold the end of the overlap.
+func held(plan Plan, mirrors []string) string {
+	var holds []string
+	if plan.WaitForMirrors && len(mirrors) > 0 {
+		holds = append(holds, fmt.Sprintf("until the mirrors hold it, at most %s", plan.MaxOverlap))
 	}
-	return fmt.Sprintf(", and until every consumer has %s it, at most %s", ack.Require, min(limit, plan.MaxOverlap))
+	if ack := plan.Acknowledgement; ack.Require != RequireNone && ack.Require != "" {
+		limit := ack.Timeout
+		if ack.Hold {
+			limit = plan.MaxOverlap
+		}
+		holds = append(holds, fmt.Sprintf("until every consumer has %s it, at most %s", ack.Require, min(limit, plan.MaxOverlap)))
+	}
+	if len(holds) == 0 {
+		return ""
+	}
+	return ", and " + strings.Join(holds, ", and ")
 }
 
 func proof(c Confirm) string {

@@ -13,6 +13,9 @@ type Plan struct {
 	Acknowledgement Acknowledgement `json:"acknowledgement"`
 	Emergency       Emergency       `json:"emergency"`
 	Key             KeySpec         `json:"key"`
+	// WaitForMirrors: after the overlap the old version is not revoked while a mirror
+	// is behind, at most until MaxOverlap.
+	WaitForMirrors bool `json:"wait_for_mirrors,omitempty"`
 	// Approval: outside an emergency somebody else than who asked must say yes
 	// before anything is done.
 	Approval bool `json:"approval,omitempty"`

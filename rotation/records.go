@@ -32,6 +32,8 @@ const (
 // policies are worked in. It holds no secret.
 type Definition struct {
 	Backend   string            `json:"backend"`
+	Mirrors   []string          `json:"mirrors,omitempty"`  // further backends that hold the current version
+	OnDrift   DriftRule         `json:"on_drift,omitempty"` // empty: report
 	Issuer    string            `json:"issuer"`
 	Settings  json.RawMessage   `json:"settings,omitempty"` // of the secret's issuer block, a JSON object
 	Probe     string            `json:"probe,omitempty"`
@@ -87,7 +89,7 @@ type Version struct {
 	Stage      VersionStage
 	RotationID string
 	Attempt    int
-	Tag        string
+	Tag        string // at the issuer; empty: see Foreign
 
 	// By what it was made, to be revoked and probed by the same.
 	Backend  string
@@ -98,12 +100,22 @@ type Version struct {
 	Handle         map[string]string  // at the issuer; nil until it is known
 	BackendVersion backends.VersionID // in the vault; empty until published or staged
 	Sealed         []byte             // the value, sealed; nil once purged
-	Fingerprints   map[string]string  // field → keyed fingerprint, kept for ever
+	Fingerprints   map[string]string  // keyed fingerprint of the field's name → of its text; kept for ever
 
 	CreatedAt    time.Time
 	PublishedAt  time.Time
 	OverlapUntil time.Time
 	NotAfter     time.Time
+}
+
+// Foreign tells whether somebody else than the broker had the credential made: it
+// was imported or adopted, and its issuer knows no tag of ours for it.
+func (v Version) Foreign() bool { return v.Tag == "" }
+
+// NotAdopted tells whether the version is a stranger's value that was to be adopted,
+// and was not: it stays theirs.
+func (v Version) NotAdopted() bool {
+	return v.Foreign() && v.Stage == StageRetired && v.PublishedAt.IsZero()
 }
 
 // Step is one line of a rotation's timeline.

@@ -239,6 +239,21 @@ func (t *Retirement) Hasten(now time.Time) bool {
 	return true
 }
 
+// Fate tells what is to become of the version in the vaults that hold it. One that
+// may still be alive stays where people can look at it.
+func (t *Retirement) Fate() Fate {
+	over := !t.PurgedAt.IsZero()
+	switch {
+	case over && (t.State == ProvenDead || t.NeverMade):
+		return FateDestroy
+	case over:
+		return FateForget
+	case t.State == ProvenDead || t.State == Rejecting || t.Settled() || t.State == Unconfirmed && !t.ContainedAt.IsZero() && !t.LastAcceptedAt.After(t.ContainedAt):
+		return FateRetire
+	}
+	return FateNone
+}
+
 // Begin records the intent to perform e.
 func (t *Retirement) Begin(e Effect, owner string, lease time.Duration, now time.Time) {
 	t.Intent = &Intent{Effect: e, Owner: owner, At: now, Lease: now.Add(lease)}
@@ -322,6 +337,28 @@ func (t *Retirement) HeldUp(waitingFor, why string, now time.Time) {
 func (t *Retirement) CannotRevoke(why string, now time.Time) {
 	t.Intent, t.State, t.HasProbe = nil, Unprovable, false
 	t.Error, t.NextAt, t.WaitingFor = why, now, ""
+}
+
+// NotRevocable records that the issuer cannot be asked to revoke: the credential is
+// another's, and nobody has given its handle. It is probed on, so that turning it
+// off by hand is proven like any other death.
+func (t *Retirement) NotRevocable(why string, now time.Time) {
+	t.Intent, t.Error, t.WaitingFor = nil, why, WaitHandle
+	t.Failures++
+	if !t.HasProbe {
+		t.State, t.NextAt = Unprovable, now
+		return
+	}
+	t.State, t.RevokedAgainAt, t.NextAt = Unconfirmed, now, now.Add(minRoundGap)
+}
+
+// HandleGiven lets the issuer be asked now that somebody has said what it calls the
+// credential.
+func (t *Retirement) HandleGiven(now time.Time) {
+	t.Error, t.Failures, t.WaitingFor, t.NextAt = "", 0, "", now
+	if t.State == Unconfirmed || t.State == Unprovable {
+		t.State, t.PurgedAt = Requested, time.Time{}
+	}
 }
 
 // FoundNothing records that the issuer has nothing under the version's tag, long
@@ -422,7 +459,9 @@ func (t *Retirement) accepted(now time.Time) {
 	t.LastAcceptedAt = now
 	t.resetSeries()
 	t.Failures++
-	t.Error, t.WaitingFor = "the revoked credential is still accepted", WaitProof
+	if t.WaitingFor != WaitHandle { // of one that nobody was asked to revoke
+		t.Error, t.WaitingFor = "the revoked credential is still accepted", WaitProof
+	}
 	if t.State == Rejecting || t.State == Unprovable { // it works: whatever it looked like before
 		t.State, t.AlreadyRejected = Acknowledged, false
 	}

@@ -3,6 +3,8 @@ package rotation
 import (
 	"fmt"
 	"time"
+
+	"github.com/keybroker/keybroker/backends"
 )
 
 // Trigger is why a rotation runs.
@@ -61,6 +63,7 @@ const (
 	WaitAcknowledgment = "acknowledgment" // consumers that have not acknowledged
 	WaitProof          = "proof"          // the retirement of what it replaced
 	WaitSeal           = "seal"           // the key that seals values cannot be used
+	WaitHandle         = "handle"         // somebody has to say what its issuer calls it, or turn it off there
 	WaitReplacement    = "replacement"    // an emergency's new version, at most replace_within
 )
 
@@ -159,11 +162,16 @@ type Rotation struct {
 	StepSince time.Time `json:"step_since,omitzero"` // when the present state was entered
 	Error     string    `json:"error,omitzero"`      // of the last failure
 
+	// Overwrite: an emergency's replacement may be written over a stranger's value.
+	Overwrite bool `json:"overwrite,omitempty"`
 	// Compromised are the versions pinned by an emergency when it was declared.
 	Compromised []int `json:"compromised,omitzero"`
 
 	ApprovedBy string    `json:"approved_by,omitzero"`
 	ApprovedAt time.Time `json:"approved_at,omitzero"`
+	// Adopts is the value in a vault that the rotation makes current instead of one
+	// from the issuer; nil: it mints.
+	Adopts *Adoption `json:"adopts,omitempty"`
 	// RollBackBy asked for the previous version to be made current again; empty: nobody.
 	RollBackBy string `json:"roll_back_by,omitzero"`
 
@@ -173,6 +181,14 @@ type Rotation struct {
 	EndedAt      time.Time `json:"ended_at,omitzero"`
 	NextAt       time.Time `json:"next_at,omitzero"` // when to look again; zero: when woken
 	Revision     int64     `json:"revision,omitzero"`
+}
+
+// Adoption names a value that somebody else wrote to a vault.
+type Adoption struct {
+	Backend string             `json:"backend"`
+	ID      backends.VersionID `json:"id"` // what the vault calls it
+	// Prints are the keyed fingerprints of the value: another one is not adopted.
+	Prints map[string]string `json:"prints,omitempty"`
 }
 
 // Emergency tells whether the rotation replaces compromised versions.
@@ -191,14 +207,15 @@ func (r *Rotation) Retires() []int {
 
 // Facts are what Next must know besides the record.
 type Facts struct {
-	Paused      bool         // the secret is paused
-	Frozen      bool         // everything is frozen
-	BackendDown bool         // its vault cannot be used now
-	OutOfStep   bool         // its vault holds what the broker does not know
-	IssuerFull  bool         // the issuer holds as many live credentials as it can, or keeps failing
-	MissingAcks int          // consumers that have not acknowledged what the plan requires
-	Retirements []Retirement // of the versions in Retires
-	NoProbe     bool         // the secret has none (proof = "none")
+	Paused        bool         // the secret is paused
+	Frozen        bool         // everything is frozen
+	BackendDown   bool         // its vault cannot be used now
+	OutOfStep     bool         // its vault holds what the broker does not know
+	IssuerFull    bool         // the issuer holds as many live credentials as it can, or keeps failing
+	MissingAcks   int          // consumers that have not acknowledged what the plan requires
+	MirrorsBehind int          // mirrors that do not hold the new version yet
+	Retirements   []Retirement // of the versions in Retires
+	NoProbe       bool         // the secret has none (proof = "none")
 }
 
 // Action is what is due.
@@ -268,13 +285,13 @@ func (r *Rotation) nextInQueue(f Facts, now time.Time) Action {
 		return wait(now.Add(pausedEvery), WaitPause)
 	case r.Plan.Approval && r.ApprovedBy == "":
 		return wait(time.Time{}, WaitApproval)
-	case f.OutOfStep:
+	case f.OutOfStep && r.Adopts == nil: // an adoption is what brings them in step
 		return r.blocked(WaitRepair, now)
 	}
 	switch {
 	case f.BackendDown:
 		return r.blocked(WaitBackend, now)
-	case f.IssuerFull:
+	case f.IssuerFull && r.Adopts == nil:
 		return r.blocked(WaitIssuer, now)
 	}
 	return Action{Effect: Mint}
@@ -293,11 +310,14 @@ func (r *Rotation) nextInOverlap(f Facts, now time.Time) Action {
 	if now.Before(r.OverlapUntil) {
 		return wait(r.OverlapUntil, WaitOverlap)
 	}
+	limit := r.PublishedAt.Add(r.Plan.MaxOverlap)
+	if r.Plan.WaitForMirrors && f.MirrorsBehind > 0 && now.Before(limit) {
+		return wait(limit, WaitMirror)
+	}
 	ack := r.Plan.Acknowledgement
 	if ack.Require == RequireNone || ack.Require == "" || f.MissingAcks == 0 {
 		return Action{Effect: BeginRetire}
 	}
-	limit := r.PublishedAt.Add(r.Plan.MaxOverlap)
 	hold := limit
 	if byTimeout := r.PublishedAt.Add(ack.Timeout); !ack.Hold && byTimeout.Before(limit) {
 		hold = byTimeout
@@ -465,6 +485,7 @@ func (r *Rotation) Published(dead bool, now time.Time) {
 func (r *Rotation) CutOverlap(now time.Time) {
 	r.OverlapUntil, r.NextAt = now, now
 	r.Plan.Acknowledgement.Require = RequireNone
+	r.Plan.WaitForMirrors = false
 }
 
 // RetireBegun records that the retirement of From has been started.

@@ -2,6 +2,8 @@ package backendtest
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -9,9 +11,25 @@ import (
 	"github.com/keybroker/keybroker/backends"
 )
 
+var readingTests = []test{
+	{"nothing is not found", nil, testNothing},
+	{"capabilities are constant", nil, testCapabilities},
+	{"a usable vault checks out", nil, testCheck},
+	{"describe tells what read does", []need{writes}, testDescribe},
+	{"the note is about the last write", []need{writes, keepsNotes}, testNote},
+	{"list pages in byte order", []need{writes}, testList},
+	{"list refuses a page of nothing", nil, testEmptyPage},
+	{"many secrets are listed in pages", []need{writes}, testManySecrets},
+	{"tenants are apart", []need{tenants}, testTenants},
+	{"list gives what was published by any tenant", []need{noTenants}, testSharedList},
+	{"what others wrote is read", []need{seeds}, testSeeded},
+	{"what somebody else deleted is gone", []need{deletes}, testDeleted},
+	{"a cancelled context ends every call", nil, testCancelled},
+}
+
 func testNothing(t *testing.T, s *suite) {
 	ref := secret("payments/none")
-	for _, id := range []backends.VersionID{"", "1", "4711", "no-version"} {
+	for _, id := range []backends.VersionID{"", "1", "4711", "3000000000", "99999999999999999999", "no-version"} {
 		_, _, err := s.Driver.Read(t.Context(), ref, id)
 		wantClass(t, "reading version "+string(id)+" of nothing", err, backends.ErrNotFound)
 	}
@@ -24,13 +42,24 @@ func testNothing(t *testing.T, s *suite) {
 }
 
 func testCapabilities(t *testing.T, s *suite) {
-	before := s.Driver.Capabilities()
-	if !before.ReadOnly {
+	before := s.can()
+	if writes(s) {
 		s.publish(t, secret("payments/stripe"), 1, "")
 	}
-	if after := s.Driver.Capabilities(); after != before {
+	if after := s.can(); after != before {
 		t.Errorf("capabilities changed from %+v to %+v", before, after)
 	}
+	if before.Stages {
+		s.stager(t)
+	}
+	if _, ok := s.Driver.(backends.Stager); ok != before.Stages && !isMount(s.Driver) {
+		t.Errorf("it implements Stager: %t, and says that it has stages: %t", ok, before.Stages)
+	}
+}
+
+func isMount(d backends.Driver) bool {
+	_, ok := d.(*backends.Mount)
+	return ok
 }
 
 func testCheck(t *testing.T, s *suite) {
@@ -52,10 +81,7 @@ func testDescribe(t *testing.T, s *suite) {
 		id = s.publish(t, ref, n, id)
 		ids = append(ids, id)
 	}
-	desc, err := s.Driver.Describe(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	desc := s.describe(t, ref)
 	if desc.Current != id {
 		t.Errorf("current is %q, want %q", desc.Current, id)
 	}
@@ -69,9 +95,27 @@ func testDescribe(t *testing.T, s *suite) {
 		if !v.CreatedAt.IsZero() && v.CreatedAt.Sub(start).Abs() > time.Hour {
 			t.Errorf("version %s was created at %s, now is %s", v.ID, v.CreatedAt, start)
 		}
+		if !slices.IsSorted(v.Stages) {
+			t.Errorf("the stages %q are not sorted", v.Stages)
+		}
+	}
+	if !s.can().Versions {
+		ids = ids[2:]
 	}
 	if !slices.Equal(got, ids) {
 		t.Errorf("described are %q, want %q, oldest first", got, ids)
+	}
+}
+
+func testNote(t *testing.T, s *suite) {
+	ref := secret("payments/stripe")
+	id := backends.VersionID("")
+	for n := 1; n <= 2; n++ {
+		id = s.publish(t, ref, n, id)
+		want := backends.Note{Of: id, Version: n, Generation: int64(10 * n)}
+		if note := s.describe(t, ref).Note; note != want {
+			t.Errorf("the note is %+v, want %+v", note, want)
+		}
 	}
 }
 
@@ -90,6 +134,40 @@ func testList(t *testing.T, s *suite) {
 	names, next, err := s.Driver.List(t.Context(), backends.DefaultTenant, "a/xx", 10)
 	if err != nil || next != "" || !slices.Equal(names, []string{"a/z", "a0", "b/c/d"}) {
 		t.Errorf("after a/xx: %q, %q, %v", names, next, err)
+	}
+}
+
+func testEmptyPage(t *testing.T, s *suite) {
+	for _, limit := range []int{0, -1} {
+		_, _, err := s.Driver.List(t.Context(), backends.DefaultTenant, "", limit)
+		wantClass(t, fmt.Sprintf("listing in pages of %d", limit), err, backends.ErrInvalid)
+	}
+}
+
+// testManySecrets lists what takes many pages of whatever size the vault has, in
+// two large ones of ours, the last of which is not full.
+func testManySecrets(t *testing.T, s *suite) {
+	n := s.Many
+	if n == 0 {
+		n = 300
+	}
+	if os.Getenv("KEYBROKER_LONG") != "" {
+		n = 10000
+	}
+	want := make([]string, n)
+	for i := range want {
+		want[i] = fmt.Sprintf("many/%03d/secret-%03d", i/100, i%100)
+	}
+	if s.Fill != nil {
+		s.Fill(want)
+	} else {
+		for _, name := range want {
+			s.publish(t, secret(name), 1, "")
+		}
+	}
+	got := s.pages(t, backends.DefaultTenant, n/2+1)
+	if !slices.Equal(got, want) {
+		t.Errorf("of %d secrets %d are listed, or in another order", n, len(got))
 	}
 }
 
@@ -135,44 +213,69 @@ func testSharedList(t *testing.T, s *suite) {
 	}
 }
 
-func testCancelled(t *testing.T, s *suite) {
-	ref := secret("payments/stripe")
-	if !s.Driver.Capabilities().ReadOnly {
-		s.publish(t, ref, 1, "")
+// testSeeded is what import and drift rest on: the vault is the truth, whoever
+// wrote there.
+func testSeeded(t *testing.T, s *suite) {
+	ref := secret("payments/seeded")
+	for n := 1; n <= 2; n++ {
+		s.Seed(ref, s.value(n))
+		desc := s.describe(t, ref)
+		if desc.Current == "" {
+			t.Fatal("what somebody else wrote is described without a current version")
+		}
+		s.wantValue(t, ref, "", n, desc.Current)
 	}
+	if got, want := s.pages(t, backends.DefaultTenant, 10), []string{ref.Name}; !slices.Equal(got, want) {
+		t.Errorf("listed %q, want %q", got, want)
+	}
+	if !writes(s) {
+		return
+	}
+	_, err := s.Driver.Publish(t.Context(), ref, s.write(3, ""))
+	wantClass(t, "publishing over what somebody else wrote, expecting nothing", err, backends.ErrConflict)
+	id := s.publish(t, ref, 3, s.describe(t, ref).Current)
+	s.wantValue(t, ref, "", 3, id)
+}
+
+// testDeleted has a guarded write meet another state than it expects, which is a
+// conflict, though there is nothing left to be in conflict with.
+func testDeleted(t *testing.T, s *suite) {
+	ref := secret("payments/stripe")
+	first := s.publish(t, ref, 1, "")
+	second := s.publish(t, ref, 2, first)
+	s.Delete(ref)
+	for _, id := range []backends.VersionID{"", first, second} {
+		_, _, err := s.Driver.Read(t.Context(), ref, id)
+		wantClass(t, fmt.Sprintf("reading version %q of what was deleted", id), err, backends.ErrNotFound)
+	}
+	if desc, err := s.Driver.Describe(t.Context(), ref); err == nil && desc.Current != "" {
+		t.Errorf("what was deleted is described with the current version %q", desc.Current)
+	} else if err != nil {
+		wantClass(t, "describing what was deleted", err, backends.ErrNotFound)
+	}
+	_, err := s.Driver.Publish(t.Context(), ref, s.write(3, second))
+	wantClass(t, "publishing over a version of what was deleted", err, backends.ErrConflict)
+	if s.can().Stages {
+		err := s.stager(t).Promote(t.Context(), ref, first, second)
+		if !oneOf(err, backends.ErrNotFound, backends.ErrConflict) {
+			t.Errorf("promoting a version of what was deleted: %v", err)
+		}
+	}
+	for _, id := range []backends.VersionID{first, second} {
+		s.wantNothingToEnd(t, ref, id)
+	}
+	id := s.publish(t, ref, 4, "")
+	s.wantValue(t, ref, "", 4, id)
+}
+
+func testCancelled(t *testing.T, s *suite) {
+	on := s.set(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for doing, err := range s.everything(ctx, ref) {
+	for doing, err := range s.everything(ctx, s.Driver, on) {
 		if !oneOf(err, context.Canceled, backends.ErrUnavailable) {
 			t.Errorf("%s with a cancelled context: %v", doing, err)
 		}
 		wantQuiet(t, err)
 	}
-}
-
-func testUnreachable(t *testing.T, s *suite) {
-	if s.Cut == nil {
-		t.Skip("this vault cannot be cut off")
-	}
-	ref := secret("payments/stripe")
-	if !s.Driver.Capabilities().ReadOnly {
-		s.publish(t, ref, 1, "")
-	}
-	s.Cut()
-	for doing, err := range s.everything(t.Context(), ref) {
-		wantClass(t, doing+" in an unreachable vault", err, backends.ErrUnavailable)
-	}
-}
-
-// everything makes every call that can be expected to fail for want of a vault.
-func (s *suite) everything(ctx context.Context, ref backends.Ref) map[string]error {
-	errs := map[string]error{"checking": s.Driver.Check(ctx)}
-	_, _, errs["reading"] = s.Driver.Read(ctx, ref, "")
-	_, errs["describing"] = s.Driver.Describe(ctx, ref)
-	_, _, errs["listing"] = s.Driver.List(ctx, ref.Tenant, "", 10)
-	if !s.Driver.Capabilities().ReadOnly {
-		_, errs["publishing"] = s.Driver.Publish(ctx, ref, s.write(2, "1"))
-		errs["destroying"] = s.Driver.Destroy(ctx, ref, "2")
-	}
-	return errs
 }

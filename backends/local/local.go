@@ -18,7 +18,7 @@ const MaxValueSize = 1 << 20
 // column names what AssociatedData binds a sealed value to; see Storage.
 const column = "local_versions.sealed"
 
-// Sealer encrypts with associated data, like seal.Sealer.
+// Sealer encrypts with associated data, like seal.Keyring.
 type Sealer interface {
 	Seal(ctx context.Context, plaintext, ad []byte) ([]byte, error)
 	Open(ctx context.Context, sealed, ad []byte) ([]byte, error)
@@ -167,7 +167,7 @@ func (d *Driver) seal(ctx context.Context, ref backends.Ref, number int, value b
 func (d *Driver) Retire(ctx context.Context, ref backends.Ref, id backends.VersionID) error {
 	n, err := number(id)
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // what was never a version is out of use
 	}
 	current, _, err := d.storage.Describe(ctx, ref)
 	switch {
@@ -185,7 +185,7 @@ func (d *Driver) Retire(ctx context.Context, ref backends.Ref, id backends.Versi
 func (d *Driver) Destroy(ctx context.Context, ref backends.Ref, id backends.VersionID) error {
 	n, err := number(id)
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // what was never a version is gone
 	}
 	return classified(d.storage.Destroy(ctx, ref, n, d.now().UTC()))
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -116,18 +115,7 @@ func (m *memory) Destroy(ctx context.Context, ref backends.Ref, number int, at t
 	return nil
 }
 
-func newSealer(t *testing.T) *seal.Sealer {
-	t.Helper()
-	key, err := seal.CreateFile(filepath.Join(t.TempDir(), "seal.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealer, err := seal.New(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sealer
-}
+func newSealer(testing.TB) *seal.Keyring { return seal.NewKeyring(seal.NewKEK(), nil) }
 
 func TestMemoryStorage(t *testing.T) {
 	localtest.RunStorage(t, func(*testing.T) local.Storage { return newMemory() })
@@ -135,9 +123,37 @@ func TestMemoryStorage(t *testing.T) {
 
 func TestDriver(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
-		broken := &switchedStorage{Storage: newMemory()}
-		return backendtest.Harness{Driver: local.New(newSealer(t), broken), Cut: broken.cut}
+		sealer, broken := newSealer(t), &switchedStorage{Storage: newMemory()}
+		d := local.New(sealer, broken)
+		return backendtest.Harness{
+			Driver: d,
+			Cut:    broken.cut,
+			Seed:   anotherNode(t, local.New(sealer, broken.Storage)),
+			Sized:  sized,
+			Many:   10000,
+		}
 	})
+}
+
+// anotherNode writes as a broker does that shares the storage.
+func anotherNode(t *testing.T, d *local.Driver) func(backends.Ref, backends.Value) {
+	return func(ref backends.Ref, v backends.Value) {
+		desc, err := d.Describe(t.Context(), ref)
+		if err != nil && !errors.Is(err, backends.ErrNotFound) {
+			t.Fatal(err)
+		}
+		if _, err := d.Publish(t.Context(), ref, backends.Write{Value: v, Expect: desc.Current}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// sized is n bytes long as Value.Encode writes it.
+func sized(n int) backends.Value {
+	padded := func(n int) backends.Value {
+		return backends.NewValue(map[string]string{"key": backendtest.Canary + strings.Repeat("x", n)})
+	}
+	return padded(n - len(padded(0).Encode()))
 }
 
 // switchedStorage fails, once cut, as a database does that is away.

@@ -2,10 +2,7 @@ package seal
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,20 +11,58 @@ import (
 	"path/filepath"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/privatefile"
 )
 
-// File is a KEK of 32 random bytes in a file that only its owner can read.
-// Whoever has that file and the sealed values has the secrets: keep it apart.
+// TypeFile is the type of seals that are a file.
+const TypeFile = "file"
+
+// File is a seal of 32 random bytes in a file that only its owner can read. It reads
+// them each time that they are needed, so that a file which is lost or replaced is
+// known before the next start needs it.
+// Whoever has that file and the database has the secrets: keep it apart.
 type File struct {
-	id  string
-	key [keySize]byte
+	id   string
+	path string
 }
 
-var _ KEK = (*File)(nil)
+var _ Seal = (*File)(nil)
 
-// LoadFile reads a key file. ErrNotFound if there is none; ErrInvalid if others
-// than its owner may read or write it, or if it does not hold exactly 32 bytes.
+// LoadFile makes a seal of a key file. ErrNotFound if there is none; ErrInvalid if
+// others than its owner may read or write it, or if it does not hold exactly 32 bytes.
 func LoadFile(path string) (*File, error) {
+	key, err := readKey(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	return &File{id: fileID(key), path: path}, nil
+}
+
+// CreateFile makes a new key file of mode 0600, and its directory, and returns once
+// it is on disk. It never replaces a file: ErrConflict if there is one. Call it only
+// where nothing has been sealed yet; a new key opens nothing old.
+func CreateFile(path string) (*File, error) {
+	key := make([]byte, keySize)
+	_, _ = rand.Read(key) // never fails
+	defer clear(key)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = privatefile.Create(path, func(w io.Writer) error {
+			_, err := w.Write(key)
+			return err
+		})
+	}
+	if errors.Is(err, fs.ErrExist) {
+		err = fmt.Errorf("%w: %w", backends.ErrConflict, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("creating the seal key: %w", err)
+	}
+	return &File{id: fileID(key), path: path}, nil
+}
+
+func readKey(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -36,7 +71,6 @@ func LoadFile(path string) (*File, error) {
 		return nil, fmt.Errorf("opening the seal key: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-
 	info, err := f.Stat() // of what is open, not of what the path names by now
 	if err != nil {
 		return nil, fmt.Errorf("opening the seal key: %w", err)
@@ -50,74 +84,48 @@ func LoadFile(path string) (*File, error) {
 	if info.Size() != keySize {
 		return nil, fmt.Errorf("%w: the seal key %s holds %d bytes, not %d: it is no key, or was cut short", backends.ErrInvalid, path, info.Size(), keySize)
 	}
-	k := &File{}
-	if _, err := io.ReadFull(f, k.key[:]); err != nil {
+	key := make([]byte, keySize)
+	if _, err := io.ReadFull(f, key); err != nil {
 		return nil, fmt.Errorf("reading the seal key: %w", err)
 	}
-	k.identify()
-	return k, nil
+	return key, nil
 }
 
-// CreateFile makes a new key file of mode 0600 and returns once it is on disk.
-// It never replaces a file: ErrConflict if there is one. Call it only where
-// nothing has been sealed yet; a new key opens nothing old.
-func CreateFile(path string) (*File, error) {
-	k := &File{}
-	rand.Read(k.key[:]) // never fails
-	k.identify()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// fileID derives the id from the key, so that the wrong file is told apart from
+// damage. It gives nothing away that would help to find the key.
+func fileID(key []byte) string {
+	return TypeFile + ":" + derivedID(key, "keybroker seal key id")[:idSize]
+}
+
+// ID implements Seal.
+func (f *File) ID() string { return f.id }
+
+// Path is where the key is.
+func (f *File) Path() string { return f.path }
+
+// Wrap implements Seal.
+func (f *File) Wrap(_ context.Context, id string, kek []byte) ([]byte, error) {
+	return f.use(func(key []byte) ([]byte, error) { return encrypt(aead(key), nil, kek, bindKEK(id)), nil })
+}
+
+// Unwrap implements Seal.
+func (f *File) Unwrap(_ context.Context, id string, wrapped []byte) ([]byte, error) {
+	return f.use(func(key []byte) ([]byte, error) { return decrypt(aead(key), wrapped, bindKEK(id)) })
+}
+
+// use calls fn with the key, if the file is still what it was. ErrUnavailable else,
+// whatever became of the file: it may be put back.
+func (f *File) use(fn func(key []byte) ([]byte, error)) ([]byte, error) {
+	key, err := readKey(f.path)
 	if err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			err = fmt.Errorf("%w: %w", backends.ErrConflict, err)
-		}
-		return nil, fmt.Errorf("creating the seal key: %w", err)
+		return nil, fmt.Errorf("%w: the seal key cannot be read any more: %v", backends.ErrUnavailable, err) //nolint:errorlint // of one class only
 	}
-	_, err = f.Write(k.key[:])
-	if err == nil {
-		err = f.Sync()
+	defer clear(key)
+	if id := fileID(key); id != f.id {
+		return nil, fmt.Errorf("%w: %s holds another key by now, %s: put back the one that was there", backends.ErrUnavailable, f.path, id)
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		_ = os.Remove(path) // a short or volatile key is worse than none
-		return nil, fmt.Errorf("creating the seal key: %w", err)
-	}
-	return k, nil
+	return fn(key)
 }
 
-// syncDir makes the new name survive a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// identify derives the id from the key, so that the wrong file is told apart
-// from damage. It gives nothing away that would help to find the key.
-func (k *File) identify() {
-	mac := hmac.New(sha256.New, k.key[:])
-	mac.Write([]byte("keybroker seal key id"))
-	k.id = "file:" + hex.EncodeToString(mac.Sum(nil)[:8])
-}
-
-// ID implements KEK.
-func (k *File) ID() string { return k.id }
-
-// String, and every other way of printing or encoding, gives the id, never the key.
-func (k File) String() string               { return k.id }
-func (k File) GoString() string             { return k.id }
-func (k File) Format(f fmt.State, _ rune)   { _, _ = io.WriteString(f, k.id) }
-func (k File) MarshalText() ([]byte, error) { return []byte(k.id), nil }
-
-// Wrap implements KEK.
-func (k *File) Wrap(_ context.Context, dek, ad []byte) ([]byte, error) {
-	return encrypt(k.key[:], nil, dek, ad), nil
-}
-
-// Unwrap implements KEK.
-func (k *File) Unwrap(_ context.Context, wrapped, ad []byte) ([]byte, error) {
-	return decrypt(k.key[:], wrapped, ad)
-}
+// bindKEK is what a wrapped KEK is bound to.
+func bindKEK(id string) []byte { return []byte("keybroker key-encryption key 1 " + id) }

@@ -44,11 +44,15 @@ func TestKeyFileIsCreatedOnceAndLoaded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if loaded.ID() != created.ID() || loaded.ID() == newKey(t).ID() {
+	if loaded.ID() != created.ID() || loaded.ID() == newFile(t).ID() {
 		t.Errorf("ids: %s when created, %s when loaded", created.ID(), loaded.ID())
 	}
-	sealed := mustSeal(t, newSealer(t, created))
-	if got, err := newSealer(t, loaded).Open(t.Context(), sealed, ad); err != nil || !bytes.Equal(got, plaintext) {
+	kek := seal.NewKEK()
+	wrapped, err := kek.WrapBy(t.Context(), created)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := seal.UnwrapKEK(t.Context(), loaded, kek.ID(), wrapped); err != nil {
 		t.Errorf("opening with the loaded key: %v", err)
 	}
 }
@@ -108,10 +112,54 @@ func TestKeyIsNeverPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, out := range []string{fmt.Sprint(key), fmt.Sprintf("%+v %#v %x %s %d %v", key, key, key, *key, key, *key), string(encoded)} {
+	for _, out := range []string{fmt.Sprint(key), fmt.Sprintf("%+v %#v %x %s %v", key, key, key, *key, *key), string(encoded)} {
 		for _, form := range []string{canary, fmt.Sprintf("%x", canary), strings.Trim(fmt.Sprint([]byte(canary)), "[]")} {
 			if strings.Contains(out, form) {
 				t.Errorf("printed as %q", out)
+			}
+		}
+	}
+}
+
+// A running broker has the seal, whose file is looked at each time: what became of it
+// is known before the next start fails.
+func TestLostOrReplacedKeyFileIsNoticed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "seal.key")
+	s, err := seal.CreateFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kek := seal.NewKEK()
+	wrapped, err := kek.WrapBy(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		what, says string
+		become     func() error
+	}{
+		{"gone", "no such file", func() error { return os.Remove(path) }},
+		{"cut short", "holds 31 bytes", func() error { return os.WriteFile(path, key[:31], 0o600) }},
+		{"replaced", "holds another key", func() error { return os.WriteFile(path, bytes.Repeat([]byte{7}, 32), 0o600) }},
+		{"open to others", "chmod 600", func() error { return errors.Join(os.WriteFile(path, key, 0o600), os.Chmod(path, 0o640)) }},
+		{"put back", "", func() error { return os.Chmod(path, 0o600) }},
+	} {
+		if err := test.become(); err != nil {
+			t.Fatal(err)
+		}
+		_, wrapErr := kek.WrapBy(t.Context(), s)
+		_, unwrapErr := seal.UnwrapKEK(t.Context(), s, kek.ID(), wrapped)
+		for how, err := range map[string]error{"wrapping": wrapErr, "unwrapping": unwrapErr} {
+			switch {
+			case test.says == "" && err != nil:
+				t.Errorf("%s, %s: %v", test.what, how, err)
+			case test.says != "" && (backends.Class(err) != backends.ErrUnavailable || !strings.Contains(err.Error(), test.says)):
+				t.Errorf("%s, %s: %v, want one that is unavailable and says %q", test.what, how, err, test.says)
 			}
 		}
 	}

@@ -12,12 +12,32 @@ import (
 
 // metadata is the answer to GET <mount>/metadata/<path>.
 type metadata struct {
-	CurrentVersion int `json:"current_version"` // the newest, deleted or not
+	CurrentVersion int               `json:"current_version"` // the newest, deleted or not
+	Custom         map[string]string `json:"custom_metadata"`
 	Versions       map[string]struct {
 		CreatedTime  time.Time `json:"created_time"`
 		DeletionTime string    `json:"deletion_time"` // empty, or when it was or will be deleted
 		Destroyed    bool      `json:"destroyed"`
 	} `json:"versions"`
+}
+
+// The keys of the custom metadata that make a backends.Note.
+const (
+	noteOf         = "keybroker_vault_version"
+	noteVersion    = "keybroker_version"
+	noteGeneration = "keybroker_generation"
+)
+
+// note is zero where the keys are missing or somebody else has changed them into
+// what we never write.
+func (m metadata) note() backends.Note {
+	of, err := strconv.Atoi(m.Custom[noteOf])
+	version, versionErr := strconv.Atoi(m.Custom[noteVersion])
+	generation, generationErr := strconv.ParseInt(m.Custom[noteGeneration], 10, 64)
+	if err != nil || versionErr != nil || generationErr != nil {
+		return backends.Note{}
+	}
+	return backends.Note{Of: versionID(of), Version: version, Generation: generation}
 }
 
 // description is ErrNotFound for a path that has metadata but never held a value.
@@ -35,7 +55,7 @@ func (m metadata) description(now time.Time) (backends.Description, error) {
 	}
 	slices.Sort(numbers)
 
-	var desc backends.Description
+	desc := backends.Description{Note: m.note()}
 	for _, n := range numbers {
 		v := m.Versions[strconv.Itoa(n)]
 		gone := v.Destroyed
@@ -61,6 +81,13 @@ func number(id backends.VersionID) (int, error) {
 		return 0, fmt.Errorf("%w: %q is no version of KV v2", backends.ErrNotFound, string(id))
 	}
 	return n, nil
+}
+
+// stored is how many bytes the engine keeps of fields: it keeps JSON.
+func stored(fields map[string]string) int {
+	b, _ := json.Marshal(fields) // strings cannot fail
+	defer clear(b)
+	return len(b)
 }
 
 // decode brings an answer into the form of into. Its errors quote nothing.

@@ -10,17 +10,15 @@ import (
 	"github.com/keybroker/keybroker/backends"
 )
 
-// List implements backends.Driver: the names of all tenants, those included
-// whose versions were all deleted. What is below the prefix under a name that
-// keybroker would refuse is left out.
+// list is List of what is below a path.
 //
 // Vault lists one folder at a time, so that a page costs one request per folder
 // that it touches.
-func (d *Driver) List(ctx context.Context, _, after string, limit int) ([]string, string, error) {
+func (e *engine) list(ctx context.Context, path, after string, limit int) ([]string, string, error) {
 	if limit < 1 {
 		return nil, "", fmt.Errorf("%w: the limit must be positive", backends.ErrInvalid)
 	}
-	w := walk{driver: d, after: after, limit: limit + 1} // one more tells whether there is a next page
+	w := walk{engine: e, path: path, after: after, limit: limit + 1} // one more tells whether there is a next page
 	if err := w.folder(ctx, ""); err != nil {
 		return nil, "", err
 	}
@@ -32,7 +30,8 @@ func (d *Driver) List(ctx context.Context, _, after string, limit int) ([]string
 
 // walk collects the names after one, in byte order, up to a limit.
 type walk struct {
-	driver *Driver
+	engine *engine
+	path   string
 	after  string
 	limit  int
 	names  []string
@@ -43,7 +42,7 @@ type walk struct {
 // A folder's key ends in a slash, so that sorted keys, each folder walked where
 // its key stands, give whole names in byte order.
 func (w *walk) folder(ctx context.Context, dir string) error {
-	keys, err := w.driver.keys(ctx, dir)
+	keys, err := w.keys(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -67,8 +66,9 @@ func (w *walk) folder(ctx context.Context, dir string) error {
 	return nil
 }
 
-func (d *Driver) keys(ctx context.Context, dir string) ([]string, error) {
-	secret, err := d.conn.List(ctx, d.mount+"/metadata/"+d.prefix+dir)
+func (w *walk) keys(ctx context.Context, dir string) ([]string, error) {
+	secret, err := w.engine.conn.List(ctx, w.path+dir)
+	err = w.engine.believed(ctx, err, w.engine.glance)
 	if errors.Is(err, backends.ErrNotFound) {
 		return nil, nil
 	}

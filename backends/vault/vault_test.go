@@ -6,11 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,6 +16,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/backends/backendtest"
+	"github.com/keybroker/keybroker/backends/backendtest/faultproxy"
 	"github.com/keybroker/keybroker/backends/backendtest/vaultserver"
 	"github.com/keybroker/keybroker/backends/vault"
 	"github.com/keybroker/keybroker/backends/vaultconn"
@@ -52,56 +49,6 @@ func open(t *testing.T, cfg vault.Config) *vault.Driver {
 		}
 	})
 	return d
-}
-
-// front stands before the server, until it is closed, and may swallow answers.
-type front struct {
-	*httptest.Server
-	lose atomic.Pointer[func(*http.Request) bool] // whose answer is lost after the server has acted
-}
-
-func newFront(t *testing.T, s *vaultserver.Server) *front {
-	t.Helper()
-	target, err := url.Parse(s.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{}
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = transport
-	proxy.ErrorLog = hclog.NewNullLogger().StandardLogger(nil)
-	f := &front{}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if lose := f.lose.Load(); lose != nil && (*lose)(r) {
-			proxy.ServeHTTP(httptest.NewRecorder(), r)
-			panic(http.ErrAbortHandler) // closes the connection without an answer
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(func() {
-		f.Close()
-		transport.CloseIdleConnections()
-	})
-	return f
-}
-
-func TestDriver(t *testing.T) {
-	s := vaultserver.Shared(t)
-	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
-		f := newFront(t, s)
-		return backendtest.Harness{
-			Driver: open(t, config(f.URL, s.RootToken, s.KV(t))),
-			Cut:    f.Close,
-		}
-	})
-}
-
-func TestMountedDriverPassesToo(t *testing.T) {
-	s := vaultserver.Shared(t)
-	backendtest.Run(t, func(t *testing.T) backendtest.Harness {
-		d := open(t, config(s.Addr, s.RootToken, s.KV(t)))
-		return backendtest.Harness{Driver: backends.NewMount("prod", d, backends.Limits{})}
-	})
 }
 
 func write(n int, expect backends.VersionID) backends.Write {
@@ -269,27 +216,31 @@ func TestListLeavesForeignNamesOut(t *testing.T) {
 
 func TestCheckTellsWhatIsWrong(t *testing.T) {
 	s := vaultserver.Start(t)
-	client := s.Client(t)
-	if err := client.Sys().MountWithContext(t.Context(), "old", &api.MountInput{Type: "kv", Options: map[string]string{"version": "1"}}); err != nil {
-		t.Fatal(err)
+	old, transit := s.KVv1(t), s.Transit(t)
+	check := func(token, mount string, version int) error {
+		cfg := config(s.Addr, token, mount)
+		cfg.KVVersion = version
+		return open(t, cfg).Check(t.Context())
 	}
-	check := func(token, mount string) error { return open(t, config(s.Addr, token, mount)).Check(t.Context()) }
 	for name, tt := range map[string]struct {
 		err, class error
+		says       string
 	}{
-		"version 1":   {check(s.RootToken, "old"), backends.ErrInvalid},
-		"no mount":    {check(s.RootToken, "none"), backends.ErrDenied}, // Vault does not say which of the two
-		"wrong token": {check("hvs."+backendtest.Canary, "secret"), backends.ErrDenied},
+		"version 1":     {check(s.RootToken, old, 0), backends.ErrInvalid, "of version 1, not 2 (see kv_version)"},
+		"not version 1": {check(s.RootToken, "secret", 1), backends.ErrInvalid, "of version 2, not 1"},
+		"no KV":         {check(s.RootToken, transit, 2), backends.ErrInvalid, `of type "transit", not kv`},
+		"no mount":      {check(s.RootToken, "none", 0), backends.ErrDenied, ""}, // Vault does not say which of the two
+		"wrong token":   {check("hvs."+backendtest.Canary, "secret", 0), backends.ErrDenied, ""},
 	} {
-		if !errors.Is(tt.err, tt.class) || strings.Contains(fmt.Sprint(tt.err), backendtest.Canary) {
+		if !errors.Is(tt.err, tt.class) || !strings.Contains(fmt.Sprint(tt.err), tt.says) || strings.Contains(fmt.Sprint(tt.err), backendtest.Canary) {
 			t.Errorf("%s: %v, want %v", name, tt.err, tt.class)
 		}
 	}
-	if err := check(s.RootToken, ""); err != nil {
-		t.Errorf("the default mount: %v", err)
+	if err := errors.Join(check(s.RootToken, "", 0), check(s.RootToken, old, 1)); err != nil {
+		t.Errorf("the right versions: %v", err)
 	}
 	s.Seal(t)
-	if err := check(s.RootToken, ""); !errors.Is(err, backends.ErrUnavailable) {
+	if err := check(s.RootToken, "", 0); !errors.Is(err, backends.ErrUnavailable) {
 		t.Errorf("sealed: %v", err)
 	}
 }
@@ -298,25 +249,24 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 // error, whoever asks again.
 func TestLostAnswerToAPublish(t *testing.T) {
 	s := vaultserver.Shared(t)
-	f, mountPath := newFront(t, s), s.KV(t)
-	driver := open(t, config(f.URL, s.RootToken, mountPath))
+	p, mountPath := faultproxy.New(t, s.Addr), s.KV(t)
+	driver := open(t, config(p.URL, s.RootToken, mountPath))
 	first := publish(t, driver, 1, "")
 
-	var lost atomic.Int32
-	loseOne := func(r *http.Request) bool {
-		return strings.Contains(r.URL.Path, "/data/") && r.Method == http.MethodPut && lost.Add(1) == 1
-	}
-	f.lose.Store(&loseOne)
+	loseOne := faultproxy.Rule{Fault: faultproxy.LostAnswer(), Times: 1, Match: func(r *http.Request) bool {
+		return strings.Contains(r.URL.Path, "/data/") && r.Method == http.MethodPut
+	}}
+	p.Set(loseOne)
 	if _, err := driver.Publish(t.Context(), ref, write(2, first)); !errors.Is(err, backends.ErrUnavailable) {
 		t.Fatalf("the answer was not lost: %v", err)
 	}
-	lost.Store(0)
-	mount := backends.NewMount("prod", driver, backends.Limits{})
+	p.Set(loseOne)
+	mount := backends.NewMount("prod", driver, backends.Options{})
 	second, err := mount.Publish(t.Context(), ref, write(2, first)) // as after a crash
 	if err != nil || second != "2" {
 		t.Errorf("published as %q, %v, want the version that was there", second, err)
 	}
-	lost.Store(0)
+	p.Set(loseOne)
 	third, err := mount.Publish(t.Context(), ref, write(3, second)) // loses the answer, retries
 	if err != nil || third != "3" {
 		t.Errorf("published as %q, %v", third, err)
@@ -336,6 +286,8 @@ func TestConfigIsDecodedFromABlock(t *testing.T) {
 address     = "https://vault.example.com:8200"
 mount       = "kv"
 path_prefix = "keybroker/"
+kv_version     = 2
+max_value_size = 1000000
 auth "approle" {
   role_id        = "r"
   secret_id_file = "/run/secrets/vault-secret-id"
@@ -350,6 +302,9 @@ auth "approle" {
 	}
 	if err := got.Validate(); err != nil {
 		t.Error(err)
+	}
+	if got.KVVersion != 2 || got.Capabilities().MaxValueSize != 1000000 {
+		t.Errorf("decoded as %+v", got)
 	}
 	if got.Mount != "kv" || got.PathPrefix != "keybroker/" || got.Conn.Address != "https://vault.example.com:8200" ||
 		len(got.Conn.Auth) != 1 || got.Conn.Auth[0].SecretIDFile == "" {
@@ -367,6 +322,9 @@ func TestValidate(t *testing.T) {
 		"mount":       func(c *vault.Config) { c.Mount = "/kv" },
 		"path_prefix": func(c *vault.Config) { c.PathPrefix = "../other/" },
 		"address":     func(c *vault.Config) { c.Conn.Address = "" },
+
+		"kv_version":     func(c *vault.Config) { c.KVVersion = 3 },
+		"max_value_size": func(c *vault.Config) { c.MaxValueSize = -1 },
 	} {
 		cfg := good
 		spoil(&cfg)
@@ -379,5 +337,47 @@ func TestValidate(t *testing.T) {
 	}
 	if err := good.Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	at := func(address, namespace, mount, prefix string) string {
+		return vault.Config{Mount: mount, PathPrefix: prefix, Conn: vaultconn.Config{Address: address, Namespace: namespace}}.Place()
+	}
+	base := at("https://vault.example.com", "", "", "team")
+	for name, same := range map[string]string{
+		"case":          at("HTTPS://Vault.Example.COM", "", "", "team"),
+		"port":          at("https://vault.example.com:443", "", "", "team"),
+		"slashes":       at("https://vault.example.com/", "/", "secret/", "team/"),
+		"dot":           at("https://vault.example.com.", "", "", "team"),
+		"default mount": at("https://vault.example.com", "", "secret", "team"),
+	} {
+		if same != base {
+			t.Errorf("%s makes another place: %q, not %q", name, same, base)
+		}
+	}
+	for name, other := range map[string]string{
+		"host":      at("https://vault.example.org", "", "", "team"),
+		"port":      at("https://vault.example.com:8200", "", "", "team"),
+		"namespace": at("https://vault.example.com", "a", "", "team"),
+		"mount":     at("https://vault.example.com", "", "kv", "team"),
+		"prefix":    at("https://vault.example.com", "", "", "teams"),
+		"no prefix": at("https://vault.example.com", "", "", ""),
+	} {
+		if other == base {
+			t.Errorf("another %s makes the same place, %q", name, other)
+		}
+	}
+	if at("https://vault", "", "", "")+"/team/app" != at("https://vault", "", "", "team/")+"/app" {
+		t.Error("a folder is no part of its mount")
+	}
+	if at("https://vault", "a/", "kv", "") != at("https://vault:443", "", "a/kv", "") {
+		t.Error("a namespace in a path is another than in a header")
+	}
+	if at("http://[::1]:8200", "", "", "") != at("http://[0:0:0:0:0:0:0:1]:8200", "", "", "") {
+		t.Error("one IP address makes two places")
+	}
+	if place := (vault.Config{}).Place(); place != "" {
+		t.Errorf("no address makes the place %q", place)
 	}
 }

@@ -44,6 +44,50 @@ auth "approle" {
 	}
 }
 
+func as(auth vaultconn.Auth) vaultconn.Config {
+	return vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{auth}}
+}
+
+func TestEveryMethodIsDecodedFromABlock(t *testing.T) {
+	t.Parallel()
+	for _, auth := range []string{
+		`auth "token" { token = "t" }`,
+		`auth "token" { token_file = "/run/token" }`,
+		`auth "approle" {
+  role_id           = "r"
+  secret_id_file    = "/run/secret-id"
+  secret_id_wrapped = true
+}`,
+		`auth "kubernetes" { role = "broker" }`,
+		`auth "kubernetes" {
+  role     = "broker"
+  jwt_file = "/run/jwt"
+  mount    = "clusters/a"
+}`,
+		`auth "jwt" {
+  role     = "broker"
+  jwt_file = "/run/jwt"
+}`,
+		`auth "jwt" {
+  role  = "broker"
+  jwt   = "j"
+  mount = "ci"
+}`,
+	} {
+		file, diags := hclparse.NewParser().ParseHCL([]byte("address = \"https://vault\"\n"+auth), "config.hcl")
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		var got vaultconn.Config
+		if diags := gohcl.DecodeBody(file.Body, nil, &got); diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		if err := got.Validate(); err != nil {
+			t.Errorf("%s: %v", auth, err)
+		}
+	}
+}
+
 func TestValidateReportsEveryMistake(t *testing.T) {
 	t.Parallel()
 	token := vaultconn.Auth{Method: "token", Token: canary}
@@ -60,10 +104,18 @@ func TestValidateReportsEveryMistake(t *testing.T) {
 		"plain http by name": {tokenConfig("http://localhost.example.com", canary), []string{"over plain HTTP"}},
 		"two logins":         {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{token, token}}, []string{"exactly one auth block"}},
 		"token with a break": {tokenConfig("https://vault", canary+"\n"), []string{"one printable line"}},
-		"unknown method":     {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "ldap"}}}, []string{`no auth method "ldap"`}},
-		"mixed": {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "approle", Token: canary, SecretID: canary, SecretIDFile: "f"}}},
-			[]string{"needs role_id", "either secret_id or secret_id_file", "takes no token"}},
-		"token with more": {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "token", Token: canary, Mount: "m"}}}, []string{"nothing but token"}},
+		"unknown method":     {vaultconn.Config{Address: "https://vault", Auth: []vaultconn.Auth{{Method: "ldap"}}}, []string{`auth "ldap" is no method: use one of approle, jwt, kubernetes, token`}},
+		"mixed": {as(vaultconn.Auth{Method: "approle", Token: canary, SecretID: canary, SecretIDFile: "f"}),
+			[]string{"needs role_id", "either secret_id or secret_id_file", "takes no token but only role_id"}},
+		"token with more":      {as(vaultconn.Auth{Method: "token", Token: canary, Mount: "m"}), []string{"takes no mount"}},
+		"token and file":       {as(vaultconn.Auth{Method: "token", Token: canary, TokenFile: "f"}), []string{"either token = env(...) or token_file"}},
+		"wrapped without file": {as(vaultconn.Auth{Method: "approle", RoleID: canary, SecretID: canary, SecretIDWrapped: true}), []string{"good once"}},
+		"kubernetes":           {as(vaultconn.Auth{Method: "kubernetes", JWT: canary}), []string{"needs role", "takes no jwt"}},
+		"jwt":                  {as(vaultconn.Auth{Method: "jwt"}), []string{"needs role", "either jwt = env(...) or jwt_file"}},
+		"mount":                {as(vaultconn.Auth{Method: "jwt", Role: "r", JWTFile: "f", Mount: "../sys"}), []string{"no path like jwt"}},
+		"half a certificate": {vaultconn.Config{Address: "https://vault", ClientCertFile: "f", Auth: []vaultconn.Auth{token}},
+			[]string{"client_cert_file and client_key_file need each other"}},
+		"namespace": {vaultconn.Config{Address: "https://vault", Namespace: "a\r\nb", Auth: []vaultconn.Auth{token}}, []string{"namespace"}},
 	}
 	for name, tt := range tests {
 		err := tt.cfg.Validate()

@@ -3,10 +3,16 @@ package vaultconn_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -298,23 +304,54 @@ func TestNothingComesFromTheEnvironment(t *testing.T) {
 // request on.
 func before(t *testing.T, s *vaultserver.Server, f func(http.ResponseWriter, *http.Request) bool) string {
 	t.Helper()
+	srv := httptest.NewServer(reverseProxy(t, s, f))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+func reverseProxy(t *testing.T, s *vaultserver.Server, f func(http.ResponseWriter, *http.Request) bool) http.Handler {
+	t.Helper()
 	target, err := url.Parse(s.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.Transport = transport
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	proxy.ErrorLog = hclog.NewNullLogger().StandardLogger(nil)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f(w, r) {
 			proxy.ServeHTTP(w, r)
 		}
-	}))
-	t.Cleanup(func() {
-		srv.Close()
-		transport.CloseIdleConnections()
 	})
-	return srv.URL
+}
+
+// selfSigned makes a certificate that is its own authority.
+func selfSigned(t *testing.T, name string) (cert *x509.Certificate, certPEM, keyPEM []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err = x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 func TestAnswersAreClassified(t *testing.T) {
@@ -405,13 +442,7 @@ func TestCallsEndWithTheirContextAndWithClose(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	s := vaultserver.Shared(t)
-	target, err := url.Parse(s.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{DisableKeepAlives: true}
-	srv := httptest.NewUnstartedServer(proxy)
+	srv := httptest.NewUnstartedServer(reverseProxy(t, s, func(http.ResponseWriter, *http.Request) bool { return true }))
 	srv.Config.ErrorLog = hclog.NewNullLogger().StandardLogger(nil)
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
@@ -439,6 +470,6 @@ func TestTLS(t *testing.T) {
 	wantClass(t, misnamed.Check(t.Context()), backends.ErrUnavailable)
 
 	cfg.CACertFile = filepath.Join(t.TempDir(), "none.pem")
-	_, err = vaultconn.Dial(t.Context(), cfg, hclog.NewNullLogger())
+	_, err := vaultconn.Dial(t.Context(), cfg, hclog.NewNullLogger())
 	wantClass(t, err, backends.ErrInvalid)
 }

@@ -3,12 +3,14 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"reflect"
 	"slices"
 )
 
@@ -41,26 +43,38 @@ func Newest(path string) (int64, error) {
 	}
 }
 
-// After returns the entries of the outbox beyond seq that the log at path has,
-// once each, in their order.
+// After returns the entries of the outbox beyond seq that the log at path has, in
+// their order and once each: a crash repeats lines. Where a store that was put back
+// gave numbers anew, the log has other events of the same number; all are returned.
 func After(path string, seq int64) ([]Entry, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit log: %w", err)
 	}
 	defer f.Close()
-	found := map[int64]Entry{}
+	var entries []Entry
 	err = eachEntry(f, func(e Entry) {
 		if e.Seq > seq {
-			found[e.Seq] = e // a repeated line tells of the same
+			entries = append(entries, e)
 		}
 	})
-	entries := make([]Entry, 0, len(found))
-	for _, e := range found {
-		entries = append(entries, e)
+	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) })
+	return distinct(entries), err
+}
+
+// distinct leaves out of sorted entries what repeats one of the same number.
+func distinct(entries []Entry) []Entry {
+	var out []Entry
+	for _, e := range entries {
+		repeated := false
+		for i := len(out) - 1; i >= 0 && out[i].Seq == e.Seq && !repeated; i-- {
+			repeated = reflect.DeepEqual(out[i].Event, e.Event)
+		}
+		if !repeated {
+			out = append(out, e)
+		}
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return int(a.Seq - b.Seq) })
-	return entries, err
+	return out
 }
 
 // eachEntry calls fn for every line of r that came from the outbox. What is no

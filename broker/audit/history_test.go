@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +65,26 @@ func TestHistory(t *testing.T) {
 	lost, err := audit.After(path, 2)
 	if err != nil || len(lost) != 2 || lost[0].Seq != 3 || lost[1].Seq != 4 {
 		t.Errorf("after 2: %d entries (%v)", len(lost), err)
+	}
+}
+
+// A store that was put back gave numbers a second time, before it was known: nothing
+// that the log tells of is taken for a repetition of something else.
+func TestNumbersThatWereGivenTwice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	write(t, path, 1, 2, 3)
+	log, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{entries: []audit.Entry{{Seq: 2, Event: rotation.AuditEvent{Actor: "keybroker", Action: "b", Path: "p", Outcome: "ok", Detail: map[string]string{"version": "1"}}}}}
+	if err := errors.Join(log.Drain(t.Context(), b), log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, 2, 3)
+	lost, err := audit.After(path, 1)
+	if err != nil || len(lost) != 3 || lost[0].Event.Action != "a" || lost[1].Event.Action != "b" || lost[2].Seq != 3 {
+		t.Errorf("%d entries: %+v (%v)", len(lost), lost, err)
 	}
 }
 

@@ -29,6 +29,7 @@ type Rotation struct {
 	Tenant       string    `json:"tenant,omitempty"`
 	Trigger      string    `json:"trigger"` // schedule, event, manual, emergency
 	Reason       string    `json:"reason,omitempty"`
+	Adopts       string    `json:"adopts,omitempty"` // the backend whose value it makes current, instead of one from the issuer
 	State        string    `json:"state"`
 	WaitingFor   string    `json:"waiting_for,omitempty"`
 	Error        string    `json:"error,omitempty"` // of the last failure

@@ -32,6 +32,7 @@ type Secret struct {
 	Tenant         string            `json:"tenant"`
 	Backend        string            `json:"backend"`
 	Mirrors        []Mirror          `json:"mirrors"`
+	Drift          []Drift           `json:"drift"` // of the backend and the mirrors
 	Labels         map[string]string `json:"labels"`
 	Issuer         string            `json:"issuer"`
 	Probe          string            `json:"probe,omitempty"`
@@ -46,8 +47,8 @@ type Secret struct {
 // Mirror is a second backend that follows the primary one.
 type Mirror struct {
 	Backend string `json:"backend"`
-	State   string `json:"state"`
-	Version int    `json:"version,omitempty"`
+	State   string `json:"state"`             // InStep, Behind, Drifted or StateUnknown
+	Version int    `json:"version,omitempty"` // that it held last
 }
 
 // Version is one credential of a secret.
@@ -58,6 +59,11 @@ type Version struct {
 	PublishedAt  time.Time   `json:"published_at,omitzero"`
 	OverlapUntil time.Time   `json:"overlap_until,omitzero"`
 	Retirement   *Retirement `json:"retirement,omitempty"`
+	// Foreign: the broker did not have it made; it was imported or adopted.
+	Foreign bool `json:"foreign,omitempty"`
+	// HandleMissing: nobody has said what its issuer calls it, so that the broker
+	// cannot have it revoked.
+	HandleMissing bool `json:"handle_missing,omitempty"`
 }
 
 // Current returns the number of the current version, 0 if there is none.
@@ -72,10 +78,13 @@ func (s Secret) Current() int {
 
 // Value is a version of a secret with its fields.
 type Value struct {
-	Name           string         `json:"name"`
-	Version        int            `json:"version"`
-	Generation     int64          `json:"generation"`
-	Fields         Fields         `json:"fields"`
+	Name       string `json:"name"`
+	Version    int    `json:"version"`
+	Generation int64  `json:"generation"`
+	Fields     Fields `json:"fields"`
+	// Encodings is for the JSON alone: it names the fields that are "base64" there,
+	// since they are no UTF-8 text. In Fields they are as they are.
+	Encodings      Encodings      `json:"encodings,omitempty"`
 	PublishedAt    time.Time      `json:"published_at,omitzero"`
 	NextRotationAt time.Time      `json:"next_rotation_at,omitzero"`
 	Previous       *PreviousValue `json:"previous,omitempty"`
@@ -85,9 +94,10 @@ type Value struct {
 
 // PreviousValue is the version that is still valid in the overlap.
 type PreviousValue struct {
-	Version int       `json:"version"`
-	Fields  Fields    `json:"fields"`
-	Until   time.Time `json:"until,omitzero"`
+	Version   int       `json:"version"`
+	Fields    Fields    `json:"fields"`
+	Encodings Encodings `json:"encodings,omitempty"` // as in Value
+	Until     time.Time `json:"until,omitzero"`
 }
 
 // SecretQuery selects secrets.
@@ -152,6 +162,9 @@ type EmergencyRequest struct {
 	Reason   string `json:"reason"`
 	Contain  string `json:"contain,omitempty"`  // RevokeFirst or ReplaceFirst; empty: as the policy says
 	Versions []int  `json:"versions,omitempty"` // compromised; empty: every one that is not known to be dead
+	// Overwrite: the replacement may be written over a value in the vault that is none
+	// of the broker's.
+	Overwrite bool `json:"overwrite,omitempty"`
 }
 
 // PauseRequest stops a secret from rotating, except in an emergency.

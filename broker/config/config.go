@@ -13,12 +13,14 @@ package config
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
@@ -29,7 +31,7 @@ type Config struct {
 	DataDir          string
 	Listener         Listener
 	Storage          Storage
-	Seal             Seal
+	Seals            []Seal // at least one
 	Backends         []*Backend
 	Issuers          []*Issuer
 	Probes           []*Probe
@@ -39,7 +41,8 @@ type Config struct {
 	Secrets          []*Secret
 	Triggers         []*Trigger
 
-	issuers map[string]*Issuer
+	backends map[string]*Backend
+	issuers  map[string]*Issuer
 }
 
 // Listener is where the daemon is called.
@@ -69,17 +72,21 @@ type Storage struct {
 	URL  backends.SecretString // of PostgreSQL
 }
 
-// SealType is a keeper of the key that wraps the broker's own.
-type SealType string
+// SealFile is the type of seals that are a key file.
+const SealFile = "file"
 
-// SealFile keeps it in a file.
-const SealFile SealType = "file"
-
-// Seal is what wraps the broker's own data key.
+// Seal is one of the keys that the broker's own are wrapped by.
 type Seal struct {
-	Type              SealType
-	Path              string // of the key file, created at first start
-	InsecureColocated bool   // it may lie beside the data although the listener is off loopback
+	Type   string
+	File   FileSeal  // of the type "file"
+	Config any       // of any other: what its Type.New made, decoded
+	Range  hcl.Range // of the block's header; empty: the default
+}
+
+// FileSeal is a key file, created at first start.
+type FileSeal struct {
+	Path              string
+	InsecureColocated bool // it may lie beside the data although the listener is off loopback
 }
 
 // Named is what blocks of registered types have in common.
@@ -99,9 +106,12 @@ type Backend struct {
 	Named
 	Environments []string // that its secrets may belong to by their label "environment"; empty: all
 	Limits       backends.Limits
+	ReadOnly     bool          // read_only: nothing is ever written there
+	DriftCheck   time.Duration // how often what it holds is compared with what it was given; 0: never
+	Capabilities backends.Capabilities
 
-	separates bool               // tenants
-	held      map[string]*Secret // by name, unless it separates tenants
+	place     string                  // of BackendType
+	checkName func(name string) error // of BackendType
 }
 
 // Issuer mints and revokes.
@@ -123,10 +133,12 @@ const EnvironmentLabel = "environment"
 // Secret is a secret of the configuration.
 type Secret struct {
 	Ref       backends.Ref
-	Backend   string
-	Issuer    string          // empty: nobody rotates it
-	Settings  json.RawMessage // of its issuer block, a JSON object; nil without an issuer
-	Probe     string          // empty: none
+	Backend   string             // the primary
+	Mirrors   []string           // backends that hold its current version as well
+	OnDrift   rotation.DriftRule // empty: rotation.DriftReport
+	Issuer    string             // empty: nobody rotates it
+	Settings  json.RawMessage    // of its issuer block, a JSON object; nil without an issuer
+	Probe     string             // empty: none
 	Consumers []string
 	Labels    map[string]string
 	Rotation  policy.Settings // its overrides, Proof among them

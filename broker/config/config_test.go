@@ -39,8 +39,8 @@ func TestDefaults(t *testing.T) {
 	if cfg.Storage != (config.Storage{Type: config.SQLite, Path: "data/keybroker.db"}) {
 		t.Errorf("storage %+v", cfg.Storage)
 	}
-	if cfg.Seal != (config.Seal{Type: config.SealFile, Path: "data/seal.key"}) {
-		t.Errorf("seal %+v", cfg.Seal)
+	if want := []config.Seal{{Type: config.SealFile, File: config.FileSeal{Path: "data/seal.key"}}}; !config.SameSeals(cfg.Seals, want) {
+		t.Errorf("seals %+v", cfg.Seals)
 	}
 }
 
@@ -65,6 +65,15 @@ func TestEverythingIsDecoded(t *testing.T) {
 	}
 	if v.Renew != 24*time.Hour || v.DefRange.Start.Line == 0 || vault.Type != "vault" || vault.Name != "prod" {
 		t.Errorf("backend %+v, renew %s", vault.Named, v.Renew)
+	}
+	if vault.ReadOnly || vault.DriftCheck != 15*time.Minute || !vault.Capabilities.CompareSwap || vault.Capabilities.ReadOnly {
+		t.Errorf("by default: %+v", vault)
+	}
+	if us := cfg.Backends[1]; us.DriftCheck != time.Hour || us.ReadOnly {
+		t.Errorf("mirror %+v", us)
+	}
+	if old := cfg.Backends[2]; !old.ReadOnly || !old.Capabilities.ReadOnly || old.DriftCheck != 0 {
+		t.Errorf("read-only backend %+v", old)
 	}
 	probe := cfg.Probes[0].Config.(*probeConfig)
 	if vars := probe.URL.Expr.Variables(); len(vars) != 1 || vars[0].RootName() != "field" {
@@ -101,7 +110,7 @@ func TestDefinition(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := rotation.Definition{
-		Backend: "prod", Issuer: "mailer", Probe: "mailer", Consumers: []string{"newsletter"},
+		Backend: "prod", Mirrors: []string{"us"}, OnDrift: rotation.DriftRestore, Issuer: "mailer", Probe: "mailer", Consumers: []string{"newsletter"},
 		Settings: json.RawMessage(`{"limits":{"daily":5},"scopes":["send"]}`),
 		Labels:   map[string]string{"risk": "high", "environment": "production"},
 		Schedule: "0 3 1 * *", TimeZone: "Europe/Berlin", Jitter: 30 * time.Minute, MinInterval: time.Hour,
@@ -115,20 +124,21 @@ func TestDefinition(t *testing.T) {
 			Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied, Timeout: 12 * time.Hour, Hold: true},
 			Emergency:       rotation.Emergency{RevokeFirst: true, ReplaceWithin: 30 * time.Second},
 			Key:             rotation.KeySpec{Length: 40, Alphabet: "base62", Prefix: "pk", Checksum: true},
-			Approval:        true,
+			Approval:        true, // WaitForMirrors is not: the secret says so
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	static, err := cfg.Definition(cfg.Secrets[1])
-	if err != nil || static.Schedule != "" || static.Issuer != "" || static.Backend != "prod" {
+	if err != nil || static.Schedule != "" || static.Issuer != "" || static.Backend != "prod" || static.OnDrift != rotation.DriftReport || !static.Plan.WaitForMirrors {
 		t.Errorf("without an issuer: %+v, %v", static, err)
 	}
 }
 
 func TestDefinitionOfSecretsThatAreNotConfigured(t *testing.T) {
 	cfg := parse(t, `
+		backend "local" "here" { read_only = true }
 		issuer "api_key" "keys" {}
 		issuer "set" "user" {}
 		issuer "http" "api" { revocation_budget = "1m" }`)
@@ -141,6 +151,9 @@ func TestDefinitionOfSecretsThatAreNotConfigured(t *testing.T) {
 	}{
 		"right":              {config.Secret{Issuer: "keys", Probe: "p"}, ""},
 		"no proof":           {config.Secret{Issuer: "keys", Rotation: noProof}, ""},
+		"read-only":          {config.Secret{Backend: "here", Issuer: "keys", Probe: "p"}, `the backend "here" is read-only`},
+		"served only":        {config.Secret{Backend: "here"}, ""},
+		"adopted blindly":    {config.Secret{OnDrift: rotation.DriftAdopt}, "the secret has no probe"},
 		"no issuer there":    {config.Secret{Issuer: "gone"}, `there is no issuer "gone"`},
 		"no probe":           {config.Secret{Issuer: "keys"}, "rotates without a probe"},
 		"impossible overlap": {config.Secret{Issuer: "user", Probe: "p"}, "cannot give an overlap"},
@@ -150,7 +163,7 @@ func TestDefinitionOfSecretsThatAreNotConfigured(t *testing.T) {
 			c.secret.Ref = ref
 			d, err := cfg.Definition(&c.secret)
 			if c.want == "" {
-				if err != nil || d.Plan.MaxOverlap < d.Plan.Overlap || d.Plan.Confirm.Window != 5*time.Second {
+				if err != nil || d.Plan.MaxOverlap < d.Plan.Overlap || d.Plan.Confirm.Window != 5*time.Second && c.secret.Issuer != "" {
 					t.Errorf("%+v, %v", d, err)
 				}
 				return
@@ -339,7 +352,7 @@ func TestPathsAreOfTheConfigurationsDirectory(t *testing.T) {
 	if err := diags.Err(); err != nil {
 		t.Fatal(err)
 	}
-	got := []string{cfg.DataDir, cfg.Storage.Path, cfg.Listener.TLSCertFile, cfg.Listener.TLSKeyFile, cfg.Seal.Path}
+	got := []string{cfg.DataDir, cfg.Storage.Path, cfg.Listener.TLSCertFile, cfg.Listener.TLSKeyFile, cfg.Seals[0].File.Path}
 	want := []string{"/var/lib/x", "/var/lib/x/keybroker.db", "/etc/keybroker/tls.crt", "/etc/tls.key", "/etc/keybroker/seal.key"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q", got)

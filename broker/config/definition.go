@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -17,6 +18,8 @@ import (
 func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 	d := rotation.Definition{
 		Backend:   s.Backend,
+		Mirrors:   s.Mirrors,
+		OnDrift:   cmp.Or(s.OnDrift, rotation.DriftReport),
 		Issuer:    s.Issuer,
 		Settings:  s.Settings,
 		Probe:     s.Probe,
@@ -24,23 +27,27 @@ func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 		Labels:    s.Labels,
 	}
 	r, _ := policy.Resolve(c.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
-	if s.Issuer == "" {
-		d.Plan = plan(r, issuer.Traits{})
-		return d, nil
-	}
 	i, ok := c.issuers[s.Issuer]
-	if !ok {
+	if !ok && s.Issuer != "" {
 		return rotation.Definition{}, fmt.Errorf("%w: secret %s: there is no issuer %q", backends.ErrInvalid, s.Ref, s.Issuer)
 	}
 	var errs []error
-	for _, text := range settingsProblems(i, s.Settings) {
-		errs = append(errs, fmt.Errorf("%w: secret %s: issuer %s: %s", backends.ErrInvalid, s.Ref, s.Issuer, text))
+	wrong, _ := keepingProblems(r, s, i, c.keepers(s))
+	if i != nil {
+		for _, text := range settingsProblems(i, s.Settings) {
+			errs = append(errs, fmt.Errorf("%w: secret %s: issuer %s: %s", backends.ErrInvalid, s.Ref, s.Issuer, text))
+		}
+		wrong = append(wrong, rotationProblems(r, s, i, timings{})...)
 	}
-	for _, p := range rotationProblems(r, s, i, timings{}) {
+	for _, p := range wrong {
 		errs = append(errs, fmt.Errorf("%w: secret %s: %s", backends.ErrInvalid, s.Ref, p))
 	}
 	if len(errs) > 0 {
 		return rotation.Definition{}, errors.Join(errs...)
+	}
+	if i == nil {
+		d.Plan = plan(r, issuer.Traits{})
+		return d, nil
 	}
 	d.Schedule, d.TimeZone, d.Jitter = r.Schedule, r.TimeZone, r.Jitter
 	d.MinInterval = r.MinInterval
@@ -74,8 +81,9 @@ func plan(r policy.Rotation, traits issuer.Traits) rotation.Plan {
 			RevokeFirst:   r.Emergency.Contain == policy.RevokeFirst,
 			ReplaceWithin: r.Emergency.ReplaceWithin,
 		},
-		Key:      rotation.KeySpec(r.Key),
-		Approval: r.Approval,
+		Key:            rotation.KeySpec(r.Key),
+		WaitForMirrors: r.WaitForMirrors,
+		Approval:       r.Approval,
 	}
 }
 

@@ -49,12 +49,12 @@ func (d *Diagnostics) Err() error {
 	}
 	first := found[0]
 	if first.Subject == nil {
-		return fmt.Errorf("%w configuration: %s%s", backends.ErrInvalid, sentence(first), more)
+		return fmt.Errorf("%w configuration: %s%s", backends.ErrInvalid, inOne(first), more)
 	}
-	return fmt.Errorf("%w configuration: %s: %s%s", backends.ErrInvalid, place(*first.Subject), sentence(first), more)
+	return fmt.Errorf("%w configuration: %s: %s%s", backends.ErrInvalid, place(*first.Subject), inOne(first), more)
 }
 
-func sentence(d *hcl.Diagnostic) string {
+func inOne(d *hcl.Diagnostic) string {
 	if d.Detail == "" {
 		return d.Summary
 	}

@@ -17,7 +17,8 @@ import (
 // Digest writes all that makes the block what it is: its source without comments
 // and layout, what env() and file() gave, and the content of the files that its
 // *_file attributes name. Blocks that write the same do the same. Secrets are
-// among it: w is a keyed hash.
+// among it: w is a keyed hash. Files whose fields are tagged file:"reread" are left
+// out: whoever has the configuration notices by itself that they change.
 func (n Named) Digest(w io.Writer) {
 	_, _ = w.Write(n.source)
 	digest(w, "", reflect.ValueOf(n.Config))
@@ -34,7 +35,8 @@ func digest(w io.Writer, name string, v reflect.Value) {
 		digest(w, name, v.Elem())
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if tag, ok := v.Type().Field(i).Tag.Lookup("hcl"); ok {
+			f := v.Type().Field(i)
+			if tag, ok := f.Tag.Lookup("hcl"); ok && f.Tag.Get("file") != "reread" {
 				name, _, _ := strings.Cut(tag, ",")
 				digest(w, name, v.Field(i))
 			}

@@ -15,7 +15,8 @@ type digested struct {
 	Address string `hcl:"address"`
 	CAFile  string `hcl:"ca_file,optional"`
 	Auth    *struct {
-		Token backends.SecretString `hcl:"token"`
+		Token     backends.SecretString `hcl:"token"`
+		TokenFile string                `hcl:"token_file,optional" file:"reread"`
 	} `hcl:"auth,block"`
 }
 
@@ -24,15 +25,15 @@ func TestDigestOfABlock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	env := map[string]string{"TOKEN": "one"}
-	write := func(content string) {
-		if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(content), 0o600); err != nil {
+	write := func(name, content string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	digest := func(hcl string) string {
 		t.Helper()
 		reg := registry()
-		reg.Backends["digested"] = config.Type{New: func() any { return new(digested) }}
+		reg.Backends["digested"] = config.BackendType{Type: config.Type{New: func() any { return new(digested) }}, Capabilities: able}
 		cfg, diags := config.Parse(map[string][]byte{"x.hcl": []byte(hcl)}, reg, config.Options{Dir: dir,
 			LookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }})
 		if err := diags.Err(); err != nil {
@@ -46,10 +47,12 @@ func TestDigestOfABlock(t *testing.T) {
   address = "https://a"
   ca_file = "ca.pem"
   auth {
-    token = env("TOKEN")
+    token      = env("TOKEN")
+    token_file = "token"
   }
 }`
-	write("certificate")
+	write("ca.pem", "certificate")
+	write("token", "one")
 	first := digest(plain)
 	if got := digest(strings.NewReplacer("  ", "", `"https://a"`, `"https://a" # note`+"\n\n").Replace(plain) + "\n# more"); got != first {
 		t.Errorf("layout and comments change it:\n%s\n%s", first, got)
@@ -62,7 +65,11 @@ func TestDigestOfABlock(t *testing.T) {
 	if second == first {
 		t.Error("another secret does not change it")
 	}
-	write("another")
+	write("token", "two")
+	if got := digest(plain); got != second {
+		t.Error("a file that is read anew by itself changes it")
+	}
+	write("ca.pem", "another")
 	if got := digest(plain); got == second {
 		t.Error("another content of a file does not change it")
 	}

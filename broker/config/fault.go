@@ -45,6 +45,6 @@ func (f *faults) follows(diag *hcl.Diagnostic) bool {
 	}
 	return slices.ContainsFunc(f.attributes, func(bad fault) bool {
 		// A name in two words is no word of a sentence.
-		return strings.Contains(bad.name, "_") && strings.Contains(diag.Detail, bad.name)
+		return strings.Contains(bad.name, "_") && strings.Contains(diag.Summary+" "+diag.Detail, bad.name)
 	})
 }

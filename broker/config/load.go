@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -87,10 +88,11 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 		decoder:   decoder{opts: opts},
 		reg:       reg,
 		sources:   sources,
-		cfg:       &Config{issuers: map[string]*Issuer{}},
+		cfg:       &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}},
 		declared:  map[string]map[string]*hclsyntax.Block{},
 		consumers: map[string]*Consumer{},
 		secrets:   map[string]hcl.Range{},
+		held:      map[string]*Secret{},
 		timings:   timings{},
 	}
 	files := map[string]*hcl.File{}
@@ -162,6 +164,7 @@ type loader struct {
 	declared  map[string]map[string]*hclsyntax.Block // kind of block → name
 	consumers map[string]*Consumer
 	secrets   map[string]hcl.Range // by Ref.String
+	held      map[string]*Secret   // by Backend.where, in vaults that do not keep tenants apart
 	timings   timings
 	obscured  bool // there is a rotation policy of which nobody knows what it matches or sets
 }
@@ -171,7 +174,7 @@ type document struct {
 	DataDir          string             `hcl:"data_dir,optional"`
 	Listener         *hclsyntax.Block   `hcl:"listener,block"`
 	Storage          *hclsyntax.Block   `hcl:"storage,block"`
-	Seal             *hclsyntax.Block   `hcl:"seal,block"`
+	Seals            []*hclsyntax.Block `hcl:"seal,block"`
 	Backends         []*hclsyntax.Block `hcl:"backend,block"`
 	Issuers          []*hclsyntax.Block `hcl:"issuer,block"`
 	Probes           []*hclsyntax.Block `hcl:"probe,block"`
@@ -216,6 +219,7 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 	}
 	if !l.diags.HasErrors() {
 		l.unused(doc, whole.SrcRange)
+		l.unguarded()
 	}
 }
 
@@ -275,11 +279,16 @@ func (l *loader) refer(kind, name string, at hcl.Range) bool {
 	return false
 }
 
-// at returns where in b the attribute with that path ("verify.successes") has its
-// value, or else where the innermost block on the path begins.
+// at returns where in b the attribute with that path ("verify.successes", or
+// "mirrors.0" of a list) has its value, or else where the innermost block on the
+// path begins.
 func at(b *hclsyntax.Block, path string) hcl.Range {
 	head, rest, nested := strings.Cut(path, ".")
 	if attr, ok := b.Body.Attributes[head]; ok {
+		list, ok := attr.Expr.(*hclsyntax.TupleConsExpr)
+		if i, err := strconv.Atoi(rest); ok && err == nil && 0 <= i && i < len(list.Exprs) {
+			return list.Exprs[i].Range()
+		}
 		return attr.Expr.Range()
 	}
 	for _, inner := range b.Body.Blocks {
@@ -294,12 +303,7 @@ func at(b *hclsyntax.Block, path string) hcl.Range {
 	return b.DefRange()
 }
 
-// element returns where the i-th element of the list at path stands.
-func element(b *hclsyntax.Block, path string, i int) hcl.Range {
-	if attr, ok := b.Body.Attributes[path]; ok {
-		if tuple, ok := attr.Expr.(*hclsyntax.TupleConsExpr); ok && i < len(tuple.Exprs) {
-			return tuple.Exprs[i].Range()
-		}
-	}
-	return at(b, path)
+// element returns where the i-th element of the list called name stands.
+func element(b *hclsyntax.Block, name string, i int) hcl.Range {
+	return at(b, fmt.Sprintf("%s.%d", name, i))
 }

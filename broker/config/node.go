@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -24,7 +23,7 @@ func (l *loader) node(doc document, whole *hclsyntax.Body) {
 	}
 	l.listener(doc.Listener)
 	l.storage(doc.Storage)
-	l.seal(doc.Seal, doc.Listener)
+	l.seals(doc.Seals, doc.Listener)
 }
 
 func (l *loader) listener(b *hclsyntax.Block) {
@@ -113,49 +112,6 @@ func (l *loader) storage(b *hclsyntax.Block) {
 			l.oneOf("storage", b, label.Type, string(SQLite), string(PostgreSQL))
 		}
 	}
-}
-
-func (l *loader) seal(b, listener *hclsyntax.Block) {
-	seal := Seal{Type: SealFile, Path: filepath.Join(l.cfg.DataDir, sealKeyFile)}
-	l.cfg.Seal = seal
-	if b != nil {
-		var spec struct {
-			Type              string `hcl:"type,label"`
-			Path              string `hcl:"path,optional"`
-			InsecureColocated bool   `hcl:"insecure_colocated,optional"`
-		}
-		if firstLabel(b) != string(SealFile) {
-			if l.block(b, &spec, anything{}) {
-				l.oneOf("seal", b, spec.Type, string(SealFile))
-			}
-			return
-		}
-		if !l.block(b, &spec) {
-			return
-		}
-		if spec.Path != "" {
-			seal.Path = l.path(spec.Path)
-		}
-		seal.InsecureColocated = spec.InsecureColocated
-		l.cfg.Seal = seal
-	}
-	if loopback(l.cfg.Listener.Address) || seal.InsecureColocated || !inside(seal.Path, l.cfg.DataDir) {
-		return
-	}
-	where := at(listener, "address") // off loopback, so there is a block
-	if b != nil {
-		where = at(b, "path")
-	}
-	l.mistake(where, "Off loopback the seal's key may not lie beside the data: who copies data_dir could open every secret",
-		`Write seal "file" { path = … } with a path outside data_dir, or insist with insecure_colocated = true.`)
-}
-
-func inside(path, dir string) bool {
-	path, err1 := filepath.Abs(path)
-	dir, err2 := filepath.Abs(dir)
-	rel, err3 := filepath.Rel(dir, path)
-	outside := rel == ".." || strings.HasPrefix(rel, ".."+string(filepath.Separator))
-	return err1 != nil || err2 != nil || (err3 == nil && !outside)
 }
 
 // oneOf tells whether the block's type is one of known.

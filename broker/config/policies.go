@@ -13,13 +13,14 @@ import (
 
 // settingsBlock is how matched secrets, or one secret, must rotate.
 type settingsBlock struct {
-	Schedule    *string        `hcl:"schedule"`
-	TimeZone    *string        `hcl:"time_zone"`
-	Jitter      *time.Duration `hcl:"jitter"`
-	Overlap     *time.Duration `hcl:"overlap"`
-	MinInterval *time.Duration `hcl:"min_interval"`
-	Approval    *bool          `hcl:"approval"`
-	Verify      *struct {
+	Schedule       *string        `hcl:"schedule"`
+	TimeZone       *string        `hcl:"time_zone"`
+	Jitter         *time.Duration `hcl:"jitter"`
+	Overlap        *time.Duration `hcl:"overlap"`
+	MinInterval    *time.Duration `hcl:"min_interval"`
+	Approval       *bool          `hcl:"approval"`
+	WaitForMirrors *bool          `hcl:"wait_for_mirrors"`
+	Verify         *struct {
 		Successes *int           `hcl:"successes"`
 		Interval  *time.Duration `hcl:"interval"`
 		Timeout   *time.Duration `hcl:"timeout"`
@@ -49,7 +50,7 @@ type settingsBlock struct {
 func (b settingsBlock) settings() policy.Settings {
 	s := policy.Settings{
 		Schedule: b.Schedule, TimeZone: b.TimeZone, Jitter: b.Jitter, Overlap: b.Overlap, MinInterval: b.MinInterval,
-		Approval: b.Approval,
+		Approval: b.Approval, WaitForMirrors: b.WaitForMirrors,
 	}
 	if v := b.Verify; v != nil {
 		s.Verify = policy.VerifySettings{Successes: v.Successes, Interval: v.Interval, Timeout: v.Timeout}
@@ -139,15 +140,23 @@ func settingAt(b *hclsyntax.Block, setting string) hcl.Range {
 
 // problem reports what package policy found.
 func (l *loader) problem(where hcl.Range, p policy.Problem) {
-	detail := p.Suggestion
-	if detail != "" && !strings.HasSuffix(detail, "?") {
-		detail += "."
+	l.mistake(where, summary(p.Text), sentence(p.Suggestion))
+}
+
+// summary begins a text with a capital, unless it begins with the name of a setting.
+func summary(text string) string {
+	if word, _, _ := strings.Cut(text, " "); strings.ContainsAny(word, "._") {
+		return text
 	}
-	summary := p.Text
-	if word, _, _ := strings.Cut(summary, " "); !strings.ContainsAny(word, "._") {
-		summary = upper(summary) // else it is the name of a setting
+	return upper(text)
+}
+
+// sentence makes a whole one of a text.
+func sentence(text string) string {
+	if text == "" || strings.HasSuffix(text, ".") || strings.HasSuffix(text, "?") {
+		return upper(text)
 	}
-	l.mistake(where, summary, upper(detail))
+	return upper(text) + "."
 }
 
 // accessPolicy decodes who may do what on which paths.

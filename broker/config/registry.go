@@ -4,16 +4,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 // Registry says which types of blocks there are, by the block's first label.
 type Registry struct {
-	Backends map[string]Type
+	Seals    map[string]Type // besides "file"; their blocks have no name
+	Backends map[string]BackendType
 	Issuers  map[string]IssuerType
 	Probes   map[string]Type
 }
@@ -23,7 +26,9 @@ type Type struct {
 	// New returns a pointer to an empty struct with hcl tags, as package gohcl reads
 	// them, that the block is decoded into. In addition, attributes of the type
 	// time.Duration take texts such as "90s" or "7d", and those of the type
-	// backends.SecretString take env() or file().
+	// backends.SecretString take env() or file(). A block is set up anew at a reload
+	// if a file that one of its *_file attributes names has changed, unless the field
+	// has the tag file:"reread".
 	New func() any
 	// Check returns the mistakes that the struct's tags cannot tell, each with its
 	// place. It opens nothing: no connection, no file. It may be nil. Where decoding
@@ -32,9 +37,23 @@ type Type struct {
 	// has a method HidesSource() bool that tells true is about a literal secret: its
 	// source is masked.
 	Check func(cfg any, c CheckContext) hcl.Diagnostics
-	// SeparatesTenants: a backend of this type keeps secrets of the same name apart
-	// that belong to different tenants. Where it does not, a name is used once.
-	SeparatesTenants bool
+}
+
+// BackendType is one type of vault.
+type BackendType struct {
+	Type
+	// Capabilities says what a vault with this configuration can do. It opens
+	// nothing and is called after Check found no mistake.
+	Capabilities func(cfg any) backends.Capabilities
+	// Place names the folder that the block leads to: the same text only where two
+	// blocks would read and write the same secrets. Within one vault it is a path, of
+	// which a secret's place is that text, a slash unless it ends in one, and the
+	// secret's name. Like Capabilities; it may be nil, or give "", where nobody can tell.
+	Place func(cfg any) string
+	// CheckName says why the vault has no place for a secret of that name (ErrInvalid),
+	// or makes none, and only uses one that is there already (ErrUnsupported); in the
+	// form that Mistakes takes. Like Capabilities; it may be nil: any name will do.
+	CheckName func(cfg any, name string) error
 }
 
 // IssuerType is one type of issuer.
@@ -68,6 +87,43 @@ func (c CheckContext) Mistake(path, summary, detail string) *hcl.Diagnostic {
 	return &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail, Subject: &rng}
 }
 
+// Mistakes makes diagnostics of what the struct of a Type found wrong with itself:
+// errors joined by errors.Join, each in one line, "invalid: ATTRIBUTE says what is
+// wrong: and how to mend it". Each stands at the attribute or block that it names
+// first ("auth.token" names an attribute in a block), or else at the whole block.
+func (c CheckContext) Mistakes(cfg any, err error) (diags hcl.Diagnostics) {
+	if err == nil {
+		return nil
+	}
+	known := layoutOf(cfg)
+	for _, text := range strings.Split(err.Error(), "\n") {
+		text = strings.TrimPrefix(text, backends.ErrInvalid.Error()+": ")
+		path := known.named(text)
+		wrong, mend, _ := strings.Cut(text, ": ")
+		if wrong == path {
+			wrong, mend = text, ""
+		}
+		if path == "" || !strings.HasPrefix(wrong, path) {
+			wrong = upper(wrong) // else it begins with a name
+		}
+		diags = append(diags, c.Mistake(path, wrong, sentence(mend)))
+	}
+	return diags
+}
+
+// named returns the first word of a text that is the path of something in the layout.
+func (l layout) named(text string) string {
+	for _, word := range strings.Fields(text) {
+		path := strings.Trim(word, `.,:;"`)
+		head, _, _ := strings.Cut(path, ".")
+		_, attribute := l.attrs[head]
+		if _, block := l.blocks[head]; attribute || block {
+			return path
+		}
+	}
+	return ""
+}
+
 // typed decodes a block with the labels "type" and "name": what all types of the
 // kind have in common into generic, the rest into what the registered type makes.
 func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b *hclsyntax.Block, generic any) (Named, T, bool) {
@@ -97,23 +153,33 @@ func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b
 	if !l.declare(kind, n.Name, b, b.LabelRanges[1]) {
 		return n, known, false
 	}
-	if check := of(known).Check; ok && check != nil {
-		diags := check(cfg, CheckContext{Offline: l.opts.Offline, Dir: l.opts.Dir, block: b})
-		if n.broken {
-			diags = slices.DeleteFunc(diags, l.follows)
-		}
-		for _, diag := range diags {
-			if secret, ok := hcl.DiagnosticExtra[interface{ HidesSource() bool }](diag); ok && secret.HidesSource() && diag.Subject != nil {
-				l.hidden = append(l.hidden, *diag.Subject)
-			}
-			if diag.Subject == nil || diag.Subject.Filename == "" {
-				diag.Subject = &n.Range // of an attribute that is not written
-			}
-		}
-		l.diags = append(l.diags, diags...)
-		n.broken = n.broken || diags.HasErrors()
+	if ok {
+		n.broken = !l.check(of(known), cfg, b, n.broken)
 	}
 	return n, known, true
+}
+
+// check reports what the type finds wrong with a block, and tells whether there is
+// nothing. Of one that is broken already, what follows from that is left out.
+func (l *loader) check(t Type, cfg any, b *hclsyntax.Block, broken bool) (good bool) {
+	if t.Check == nil {
+		return !broken
+	}
+	diags := t.Check(cfg, CheckContext{Offline: l.opts.Offline, Dir: l.opts.Dir, block: b})
+	if broken {
+		diags = slices.DeleteFunc(diags, l.follows)
+	}
+	for _, diag := range diags {
+		if secret, ok := hcl.DiagnosticExtra[interface{ HidesSource() bool }](diag); ok && secret.HidesSource() && diag.Subject != nil {
+			l.hidden = append(l.hidden, *diag.Subject)
+		}
+		if diag.Subject == nil || diag.Subject.Filename == "" {
+			header := b.DefRange()
+			diag.Subject = &header // of an attribute that is not written
+		}
+	}
+	l.diags = append(l.diags, diags...)
+	return !broken && !diags.HasErrors()
 }
 
 func itself(t Type) Type { return t }

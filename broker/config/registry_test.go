@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -30,7 +31,35 @@ type vaultConfig struct {
 	DefRange hcl.Range                        `hcl:",def_range"`
 }
 
+// weakConfig is a vault that lacks what its block says.
+type weakConfig struct {
+	Path         string `hcl:"path"`
+	Field        string `hcl:"field,optional"`
+	MaxValueSize int    `hcl:"max_value_size,optional"`
+	Old          bool   `hcl:"old,optional"` // it cannot be written to
+	Compares     bool   `hcl:"compares,optional"`
+	Binary       bool   `hcl:"binary,optional"`
+}
+
+func (c weakConfig) capabilities() backends.Capabilities {
+	return backends.Capabilities{Field: c.Field, MaxValueSize: c.MaxValueSize, ReadOnly: c.Old, CompareSwap: c.Compares, Binary: c.Binary}
+}
+
+// checkName is of a vault that spells no @, and makes no secret that is called old.
+func (c weakConfig) checkName(name string) error {
+	switch {
+	case strings.Contains(name, "@"):
+		return fmt.Errorf("%w: the name %q has an @ in it", backends.ErrInvalid, name)
+	case strings.HasPrefix(name, "old"):
+		return fmt.Errorf("%w: the name %q is an old one: choose a new one", backends.ErrUnsupported, name)
+	}
+	return nil
+}
+
+func able(any) backends.Capabilities { return backends.Capabilities{CompareSwap: true} }
+
 type mintConfig struct {
+	Fields      []string      `hcl:"fields,optional"`
 	MaxLive     int           `hcl:"max_live,optional"`
 	MaxOverlap  time.Duration `hcl:"max_overlap,optional"`
 	Budget      time.Duration `hcl:"revocation_budget,optional"`
@@ -63,22 +92,38 @@ type probeConfig struct {
 
 func registry() config.Registry {
 	return config.Registry{
-		Backends: map[string]config.Type{
-			"local": {New: func() any { return &struct{}{} }, SeparatesTenants: true},
-			"vault": {New: func() any { return &vaultConfig{} }, Check: checkVault},
+		Seals: sealTypes(),
+		Backends: map[string]config.BackendType{
+			"local": {
+				Type: config.Type{New: func() any { return &struct{}{} }},
+				Capabilities: func(any) backends.Capabilities {
+					return backends.Capabilities{CompareSwap: true, Tenants: true, Binary: true}
+				},
+				Place: func(any) string { return "here" },
+			},
+			"vault": {
+				Type:         config.Type{New: func() any { return &vaultConfig{} }, Check: checkVault},
+				Capabilities: able,
+				Place:        func(cfg any) string { return cfg.(*vaultConfig).Address + "/" + cfg.(*vaultConfig).Mount },
+			},
+			"weak": {
+				Type:         config.Type{New: func() any { return &weakConfig{} }},
+				Capabilities: func(cfg any) backends.Capabilities { return cfg.(*weakConfig).capabilities() },
+				CheckName:    func(cfg any, name string) error { return cfg.(*weakConfig).checkName(name) },
+			},
 		},
 		Issuers: map[string]config.IssuerType{
 			"api_key": {
 				Type: config.Type{New: func() any { return &struct{}{} }},
 				Describe: func(any) (issuer.Traits, issuer.SettingsChecker) {
-					return issuer.Traits{Kind: issuer.Mint, RevocationBudget: 5 * time.Second}, nil
+					return issuer.Traits{Kind: issuer.Mint, Fields: []string{"key"}, RevocationBudget: 5 * time.Second}, nil
 				},
 			},
 			"http": {
 				Type: config.Type{New: func() any { return &mintConfig{} }, Check: checkMint},
 				Describe: func(cfg any) (issuer.Traits, issuer.SettingsChecker) {
 					c := cfg.(*mintConfig)
-					return issuer.Traits{Kind: issuer.Mint, MaxLive: c.MaxLive, MaxOverlap: c.MaxOverlap, RevocationBudget: c.Budget}, scoped{}
+					return issuer.Traits{Kind: issuer.Mint, Fields: c.Fields, MaxLive: c.MaxLive, MaxOverlap: c.MaxOverlap, RevocationBudget: c.Budget}, scoped{}
 				},
 			},
 			"set": {

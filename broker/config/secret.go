@@ -13,19 +13,22 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 // secretSpec is a secret's block.
 type secretSpec struct {
-	Name      string            `hcl:"name,label"`
-	Tenant    string            `hcl:"tenant,optional"`
-	Backend   string            `hcl:"backend"`
-	Probe     string            `hcl:"probe,optional"`
-	Consumers []string          `hcl:"consumers,optional"`
-	Labels    map[string]string `hcl:"labels,optional"`
-	Proof     *policy.Proof     `hcl:"proof"`
-	Issuer    *hclsyntax.Block  `hcl:"issuer,block"`
-	Rotation  *hclsyntax.Block  `hcl:"rotation,block"`
+	Name      string             `hcl:"name,label"`
+	Tenant    string             `hcl:"tenant,optional"`
+	Backend   string             `hcl:"backend"`
+	Mirrors   []string           `hcl:"mirrors,optional"`
+	OnDrift   rotation.DriftRule `hcl:"on_drift,optional"`
+	Probe     string             `hcl:"probe,optional"`
+	Consumers []string           `hcl:"consumers,optional"`
+	Labels    map[string]string  `hcl:"labels,optional"`
+	Proof     *policy.Proof      `hcl:"proof"`
+	Issuer    *hclsyntax.Block   `hcl:"issuer,block"`
+	Rotation  *hclsyntax.Block   `hcl:"rotation,block"`
 }
 
 func (l *loader) secretBlock(b *hclsyntax.Block) {
@@ -36,7 +39,7 @@ func (l *loader) secretBlock(b *hclsyntax.Block) {
 	}
 	s := &Secret{
 		Ref:     backends.Ref{Tenant: spec.Tenant, Name: spec.Name},
-		Backend: spec.Backend, Probe: spec.Probe, Consumers: spec.Consumers, Labels: spec.Labels,
+		Backend: spec.Backend, Mirrors: spec.Mirrors, OnDrift: spec.OnDrift, Probe: spec.Probe, Consumers: spec.Consumers, Labels: spec.Labels,
 		Range: b.DefRange(), block: b,
 	}
 	l.cfg.Secrets = append(l.cfg.Secrets, s)
@@ -50,6 +53,7 @@ func (l *loader) secretBlock(b *hclsyntax.Block) {
 		l.secretIssuer(spec.Issuer, s)
 	}
 	l.references(b, s)
+	l.keeping(s)
 	l.plan(s)
 }
 
@@ -71,10 +75,7 @@ func (l *loader) declareSecret(spec secretSpec, b *hclsyntax.Block) bool {
 
 // references checks the names of other blocks.
 func (l *loader) references(b *hclsyntax.Block, s *Secret) {
-	if s.Backend != "" && l.refer("backend", s.Backend, at(b, "backend")) {
-		l.environment(b, s)
-		l.apart(b, s)
-	}
+	l.vaults(b, s)
 	if s.Probe != "" {
 		l.refer("probe", s.Probe, at(b, "probe"))
 	}
@@ -91,36 +92,6 @@ func (l *loader) references(b *hclsyntax.Block, s *Secret) {
 			l.mistake(where, fmt.Sprintf("The consumer %q belongs to the tenant %q, this secret to %q", name, c.Tenant, s.Ref.Tenant),
 				"Tenants are kept apart: give both the same tenant.")
 		}
-	}
-}
-
-func (l *loader) environment(b *hclsyntax.Block, s *Secret) {
-	if l.unlabelled(s) {
-		return
-	}
-	for _, v := range l.cfg.Backends {
-		env := s.Labels[EnvironmentLabel]
-		if v.Name != s.Backend || v.broken || len(v.Environments) == 0 || slices.Contains(v.Environments, env) {
-			continue
-		}
-		l.mistake(at(b, "backend"), fmt.Sprintf("The backend %q does not hold secrets of the environment %q", v.Name, env),
-			fmt.Sprintf("It is for %s: set the label %q, or name another backend.", strings.Join(v.Environments, ", "), EnvironmentLabel))
-	}
-}
-
-// apart refuses a name that another tenant's secret has in a vault that knows
-// names only: they would be one secret there.
-func (l *loader) apart(b *hclsyntax.Block, s *Secret) {
-	for _, v := range l.cfg.Backends {
-		if v.Name != s.Backend || v.broken || v.separates {
-			continue
-		}
-		if first, ok := v.held[s.Ref.Name]; ok {
-			l.mistake(b.LabelRanges[0], fmt.Sprintf("The backend %q holds a secret %q of the tenant %q already", v.Name, s.Ref.Name, first.Ref.Tenant),
-				fmt.Sprintf("It does not keep tenants apart, so both would be one secret there: rename one, or name another backend; the first is at %s.", place(first.Range)))
-			continue
-		}
-		v.held[s.Ref.Name] = s
 	}
 }
 
@@ -219,7 +190,7 @@ func (l *loader) guessed(s *Secret, origins []policy.Origin, setting string) boo
 	if l.doubtful(setting, func(name string) hcl.Range { return l.origin(s, origins, name) }) {
 		return true
 	}
-	if setting == "probe" || setting == "proof" || setting == "issuer" {
+	if slices.Contains([]string{"backend", "on_drift", "probe", "proof", "issuer"}, setting) || strings.HasPrefix(setting, "mirrors.") {
 		return slices.Contains(l.unknown, s.Range) || l.spoilt(at(s.block, "probe"), at(s.block, "proof"))
 	}
 	rotation := blockOf(s.block, "rotation")

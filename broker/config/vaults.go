@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -8,22 +10,42 @@ import (
 	"github.com/keybroker/keybroker/backends"
 )
 
+const defaultDriftCheck = 15 * time.Minute
+
 // backend decodes a backend: what all vaults have in common, and its own.
 func (l *loader) backend(b *hclsyntax.Block) {
 	var spec struct {
-		Environments []string `hcl:"environments,optional"`
+		Environments []string      `hcl:"environments,optional"`
+		ReadOnly     bool          `hcl:"read_only,optional"`
+		DriftCheck   time.Duration `hcl:"drift_check,optional"`
 		Limits       *struct {
 			RequestsPerSecond float64       `hcl:"requests_per_second,optional"`
 			Timeout           time.Duration `hcl:"timeout,optional"`
 			MaxConcurrent     int           `hcl:"max_concurrent,optional"`
 		} `hcl:"limits,block"`
 	}
-	n, known, ok := typed(l, "backend", l.reg.Backends, itself, b, &spec)
+	spec.DriftCheck = defaultDriftCheck
+	n, known, ok := typed(l, "backend", l.reg.Backends, func(t BackendType) Type { return t.Type }, b, &spec)
 	if !ok {
 		return
 	}
-	vault := &Backend{Named: n, Environments: spec.Environments, separates: known.SeparatesTenants, held: map[string]*Secret{}}
+	vault := &Backend{Named: n, Environments: spec.Environments, ReadOnly: spec.ReadOnly, DriftCheck: spec.DriftCheck}
+	if !n.broken {
+		vault.Capabilities = known.Capabilities(n.Config)
+		if known.Place != nil {
+			vault.place = known.Place(n.Config)
+		}
+		vault.checkName = func(name string) error { return known.CheckName(n.Config, name) }
+		if known.CheckName == nil {
+			vault.checkName = func(string) error { return nil }
+		}
+	}
+	vault.Capabilities.ReadOnly = vault.Capabilities.ReadOnly || vault.ReadOnly
 	l.cfg.Backends = append(l.cfg.Backends, vault)
+	l.cfg.backends[n.Name] = vault
+	if spec.DriftCheck < 0 {
+		l.mistake(at(b, "drift_check"), "drift_check cannot be negative", `Leave it out for the default, "15m"; "0s" is never.`)
+	}
 	if spec.Limits == nil {
 		return
 	}
@@ -41,6 +63,20 @@ func (l *loader) backend(b *hclsyntax.Block) {
 			l.mistake(at(b, "limits."+name), "A limit cannot be negative", "Leave it out for the default.")
 		}
 	}
+}
+
+// same tells whether two blocks certainly lead to the same secrets.
+func (v *Backend) same(other *Backend) bool {
+	return v.place != "" && v.where("") == other.where("")
+}
+
+// where names a secret of that name in the vault: the same text for what certainly is
+// the same secret, whichever block and folder lead to it.
+func (v *Backend) where(name string) string {
+	if v.place == "" {
+		return fmt.Sprintf("block %q %s", v.Name, name)
+	}
+	return fmt.Sprintf("%s %s/%s", v.Type, strings.TrimSuffix(v.place, "/"), name)
 }
 
 // issuer decodes an issuer and asks what it can do.

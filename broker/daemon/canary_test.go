@@ -320,7 +320,7 @@ func (h *hunt) look(when string) {
 	secrets := maps.Clone(h.secrets)
 	h.mu.Unlock()
 	places := map[string]string{"the node's log": h.log.String(), "the API's answers": answers}
-	sealKey := h.config().Seal.Path
+	sealKey := h.config().Seals[0].File.Path
 	raw, err := os.ReadFile(sealKey)
 	if err != nil {
 		h.t.Fatal(err)

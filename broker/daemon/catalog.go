@@ -11,31 +11,28 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/backends/local"
 	"github.com/keybroker/keybroker/backends/seal"
-	"github.com/keybroker/keybroker/backends/vault"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/issuer"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
-	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
 	"github.com/keybroker/keybroker/rotation/keys"
 	"github.com/keybroker/keybroker/rotation/outbound"
 	"github.com/keybroker/keybroker/rotation/probe"
-	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
 // parts are what every configuration's components are made from.
 type parts struct {
 	db     *store.DB
-	sealer *seal.Sealer
+	sealer *seal.Keyring
 	hasher keys.Hasher
 	mac    func(text string) string // keyed
 	logger hclog.Logger
 	now    func() time.Time
 	source string // of events: this broker's URL
+
+	observer backends.Observer // of all mounts
 }
 
 // setup is one configuration in working order. It is never changed once made.
@@ -56,7 +53,7 @@ type setup struct {
 func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_ *setup, err error) {
 	s := &setup{cfg: cfg, digests: map[block]string{}, running: map[block]*running{},
 		catalog: &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
-			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: map[string]string{}}}
+			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: map[string]string{}, DriftEvery: map[string]time.Duration{}}}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -67,9 +64,9 @@ func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_
 	}
 	p.digest(s) // before the components read the same files: what changes in between is seen by the next reload
 	for _, b := range cfg.Backends {
+		s.catalog.DriftEvery[b.Name] = b.DriftCheck
 		err := component(s, before, block{"backend", b.Name}, s.catalog.Backends, before.catalog.Backends, func() (*backends.Mount, func(), error) {
-			driver, stop, err := p.backend(ctx, b)
-			return backends.NewMount(b.Name, driver, b.Limits), stop, err
+			return p.backend(ctx, b)
 		})
 		if err != nil {
 			return nil, err
@@ -180,39 +177,35 @@ func unknownType(kind, name string) error {
 	return fmt.Errorf("%w: there is no %s type %q", backends.ErrUnsupported, kind, name)
 }
 
-// backend makes a driver, and tells what ends it.
-func (p *parts) backend(ctx context.Context, b *config.Backend) (backends.Driver, func(), error) {
-	switch b.Type {
-	case typeLocal:
-		return local.New(p.sealer, p.db.LocalStorage()), nil, nil
-	case typeVault:
-		d, err := vault.Open(ctx, *b.Config.(*vault.Config), p.logger.Named("vault."+b.Name))
-		if err != nil {
-			return nil, nil, err
-		}
-		return d, d.Close, nil
+// backend mounts a vault, and tells what ends it.
+func (p *parts) backend(ctx context.Context, b *config.Backend) (*backends.Mount, func(), error) {
+	t, ok := backendTypes[b.Type]
+	if !ok {
+		return nil, nil, unknownType("backend", b.Type)
 	}
-	return nil, nil, unknownType("backend", b.Type)
+	driver, err := t.open(ctx, p, b.Config, p.logger.Named(b.Type+"."+b.Name))
+	if err != nil {
+		return nil, nil, err
+	}
+	return backends.NewMount(b.Name, driver, backends.Options{Limits: b.Limits, ReadOnly: b.ReadOnly, Observer: p.observer}), closing(driver), nil
 }
 
 func (p *parts) issuer(i *config.Issuer) (issuer.Issuer, func(), error) {
-	switch i.Type {
-	case typeAPIKey:
-		return apikey.New(p.db.APIKeys(), p.hasher, p.now), nil, nil
-	case typeHTTP:
-		is, diags := issuerhttp.New(*i.Config.(*issuerhttp.Config))
-		return is, closing(is), orNil(diags)
+	t, ok := issuerTypes[i.Type]
+	if !ok {
+		return nil, nil, unknownType("issuer", i.Type)
 	}
-	return nil, nil, unknownType("issuer", i.Type)
+	is, err := t.make(p, i.Config)
+	return is, closing(is), err
 }
 
 func (p *parts) probe(b *config.Probe) (probe.Probe, func(), error) {
-	switch b.Type {
-	case typeHTTP:
-		pr, diags := httpprobe.New(*b.Config.(*httpprobe.Config))
-		return pr, closing(pr), orNil(diags)
+	t, ok := probeTypes[b.Type]
+	if !ok {
+		return nil, nil, unknownType("probe", b.Type)
 	}
-	return nil, nil, unknownType("probe", b.Type)
+	pr, err := t.make(b.Config)
+	return pr, closing(pr), err
 }
 
 // closing is what ends a component that keeps connections; nil of one that keeps none.

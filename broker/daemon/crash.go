@@ -225,9 +225,9 @@ func crashCatalog(c *engine.Catalog) *engine.Catalog {
 // crashMount is a mount of the mount: below the points, everything is as it was.
 func crashMount(m *backends.Mount) *backends.Mount {
 	if s, ok := m.Stager(); ok {
-		return backends.NewMount(m.Name(), crashingStager{crashingDriver{m}, s}, backends.Limits{})
+		return backends.NewMount(m.Name(), crashingStager{crashingDriver{m}, s}, backends.Options{})
 	}
-	return backends.NewMount(m.Name(), crashingDriver{m}, backends.Limits{})
+	return backends.NewMount(m.Name(), crashingDriver{m}, backends.Options{})
 }
 
 type crashingDriver struct{ backends.Driver }

@@ -17,7 +17,6 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/backends/seal"
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -41,6 +40,10 @@ type Options struct {
 	// NewRootToken makes another root token, for those who lost all others; those
 	// that exist stay valid. It is logged and audited.
 	NewRootToken bool
+
+	// For tests: who is told of each step of a rotation of the seal, and other times.
+	sealStep  func(step string) error
+	sealTimes sealTimes
 }
 
 // RootTokenFile is the name of the file in data_dir that the first start writes
@@ -58,22 +61,23 @@ const (
 
 // Daemon is one node. Open it, Run it once, and it has closed itself.
 type Daemon struct {
-	opts     Options
-	log      hclog.Logger
-	db       *store.DB
-	sealer   *seal.Sealer
-	audit    *audit.Log
-	engine   *engine.Engine
-	broker   *broker.Broker
-	authn    *authn.Tokens
-	keys     *keys.Checker
-	parts    *parts
-	setup    atomic.Pointer[setup] // in force
-	config   configuration
-	metrics  *metrics
-	health   *health
-	listener net.Listener
-	closers  []func() error
+	opts      Options
+	log       hclog.Logger
+	db        *store.DB
+	seals     *sealing
+	audit     *audit.Log
+	engine    *engine.Engine
+	broker    *broker.Broker
+	authn     *authn.Tokens
+	keys      *keys.Checker
+	parts     *parts
+	setup     atomic.Pointer[setup] // in force
+	config    configuration
+	aftermath aftermath
+	metrics   *metrics
+	health    *health
+	listener  net.Listener
+	closers   []func() error
 
 	reloading    chan struct{}   // one at a time
 	serving      context.Context // ends when the node begins to stop: reloads are cut off
@@ -94,7 +98,7 @@ func Open(ctx context.Context, opts Options) (_ *Daemon, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.reconcile, d.history, d.tellUnmet, d.issueRootToken} {
+	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.beginAftermath, d.reconcile, d.history, d.compareAll, d.tellUnmet, d.issueRootToken} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -118,36 +122,48 @@ func (d *Daemon) openState(ctx context.Context) error {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("making data_dir: %w", err)
 	}
-	sc := store.Config{Logger: d.log.Named("store")}
-	dataExists := false
-	switch cfg.Storage.Type {
-	case config.PostgreSQL:
-		sc.PostgresURL = cfg.Storage.URL
-	default:
-		sc.SQLitePath = cfg.Storage.Path
-		info, err := os.Stat(cfg.Storage.Path)
-		dataExists = err == nil && info.Size() > 0
-		if !dataExists {
+	if cfg.Storage.Type != config.PostgreSQL {
+		if info, err := os.Stat(cfg.Storage.Path); err != nil || info.Size() == 0 {
 			if err := refuseLostData(cfg); err != nil {
 				return err
 			}
 		}
 	}
-	sealer, err := openSeal(cfg, dataExists)
-	if err != nil {
-		return err
-	}
-	d.sealer = sealer
-	if d.db, err = store.Open(ctx, sc); err != nil {
+	var err error
+	if d.db, err = store.Open(ctx, storeConfig(cfg, d.log)); err != nil {
 		return err
 	}
 	d.onClose(func() error { return d.db.Close(context.WithoutCancel(ctx)) })
+	if err := d.openSeals(ctx); err != nil {
+		return err
+	}
 	d.metrics.watchStore(d.db)
 	if d.audit, err = audit.Open(filepath.Join(cfg.DataDir, auditFile)); err != nil {
 		return err
 	}
 	d.onClose(d.audit.Close)
 	return nil
+}
+
+func storeConfig(cfg *config.Config, logger hclog.Logger) store.Config {
+	sc := store.Config{Logger: logger.Named("store")}
+	if cfg.Storage.Type == config.PostgreSQL {
+		sc.PostgresURL = cfg.Storage.URL
+	} else {
+		sc.SQLitePath = cfg.Storage.Path
+	}
+	return sc
+}
+
+func (d *Daemon) openSeals(ctx context.Context) error {
+	d.seals = newSealing(d.db, d.log.Named("seal"))
+	d.onClose(func() error { d.seals.close(); return nil })
+	d.seals.tell(d.metrics.sealUsable, d.metrics.sealForgotten)
+	d.seals.step = d.opts.sealStep
+	if d.opts.sealTimes != (sealTimes{}) {
+		d.seals.times = d.opts.sealTimes
+	}
+	return d.seals.start(ctx, d.opts.Config)
 }
 
 // refuseLostData refuses to begin anew where a broker has been at work: whatever
@@ -164,7 +180,7 @@ func refuseLostData(cfg *config.Config) error {
 func (d *Daemon) openKeys(ctx context.Context) error {
 	own := map[string][]byte{}
 	for _, name := range []string{keyFingerprint, keyTokenPepper, keyAPIKeyPepper} {
-		key, err := ownKey(ctx, d.db, d.sealer, name)
+		key, err := ownKey(ctx, d.db, d.seals.ring, name)
 		if err != nil {
 			return err
 		}
@@ -177,9 +193,9 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
 	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now, d.log.Named("authn"))
 	fingerprint := fingerprinter(own[keyFingerprint])
-	d.parts = &parts{db: d.db, sealer: d.sealer, hasher: hasher, logger: d.log, now: now,
+	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, logger: d.log, now: now, observer: d.metrics,
 		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
-	d.engine = engine.New(engine.Config{Store: crashStore(d.db.Engine()), Sealer: d.sealer, Fingerprint: fingerprint,
+	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint,
 		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
 	return nil
 }
@@ -206,7 +222,7 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	}
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Node: asNode{d},
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
 	d.use(s)
 	return nil
@@ -336,7 +352,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.prune, d.watchHistory, d.followUnmet} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.prune, d.watchHistory, d.seals.run, d.followUnmet} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})

@@ -106,8 +106,7 @@ func fixed(now, next *config.Config) []client.ConfigFinding {
 		"storage":                now.Storage.Type != next.Storage.Type,
 		"storage.path":           now.Storage.Path != next.Storage.Path,
 		"storage.url":            now.Storage.URL != next.Storage.URL,
-		"seal":                   now.Seal.Type != next.Seal.Type,
-		"seal.path":              now.Seal.Path != next.Seal.Path,
+		"seal":                   !config.SameSeals(now.Seals, next.Seals),
 	}
 	var out []client.ConfigFinding
 	for _, attribute := range slices.Sorted(maps.Keys(changed)) {

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,11 +13,19 @@ import (
 
 var hclBlock = regexp.MustCompile("(?s)```hcl\n(.*?)```")
 
-// TestDocumentedConfigurationsAreValid loads config.hcl and every HCL block of
-// the READMEs, as `keybroker validate --offline` would.
+// TestDocumentedConfigurationsAreValid loads config.hcl, the examples, and every HCL
+// block of the READMEs, as `keybroker validate --offline` would.
 func TestDocumentedConfigurationsAreValid(t *testing.T) {
 	sources := map[string]string{}
-	for _, file := range []string{"config.hcl", "README.md", "examples/consumer/README.md"} {
+	documents := []string{"config.hcl", "README.md", "docs/backends.md", "examples/consumer/README.md"}
+	examples, err := filepath.Glob("../../examples/*/*.hcl")
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("examples %v, %v", examples, err)
+	}
+	for _, path := range examples {
+		documents = append(documents, strings.TrimPrefix(filepath.ToSlash(path), "../../"))
+	}
+	for _, file := range documents {
 		b, err := os.ReadFile("../../" + file)
 		if err != nil {
 			t.Fatal(err)

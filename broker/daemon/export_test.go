@@ -1,5 +1,11 @@
 package daemon
 
+import (
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+)
+
 // Replaced gives retire, which takes a setup out of use that closed is told the
 // end of, and end, which ends all reloads.
 func Replaced() (retire func(closed func()), end func()) {
@@ -8,6 +14,17 @@ func Replaced() (retire func(closed func()), end func()) {
 		d.retire(&setup{running: map[block]*running{{"backend", "b"}: {users: 1, stop: closed}}})
 	}, d.endReloads
 }
+
+// QuickSeal makes a node look after its seals every 50 ms, keep a key for as long as
+// grace, and tell step, which may be nil, of each step of a rotation of the seal; an
+// error of it is the end of the work there.
+func (o *Options) QuickSeal(grace time.Duration, step func(string) error) {
+	o.sealStep = step
+	o.sealTimes = sealTimes{look: 50 * time.Millisecond, check: time.Second, retry: 50 * time.Millisecond, grace: grace}
+}
+
+// SlowSealCheck makes a node whose seals are well ask them once an hour only.
+func (o *Options) SlowSealCheck() { o.sealTimes.check = time.Hour }
 
 // CloseAfter is how long a replaced setup stays usable.
 const CloseAfter = closeAfter
@@ -26,3 +43,6 @@ func Rebuilt(changed bool, stopped func()) (closeFirst, closeSecond func()) {
 	_ = component(second, first, at, has, had, fresh)
 	return first.close, second.close
 }
+
+// Mount is the backend of that name in the setup in force.
+func (d *Daemon) Mount(name string) *backends.Mount { return d.setup.Load().catalog.Backends[name] }

@@ -54,6 +54,8 @@ type site struct {
 	token string
 	// newRoot starts the node with NewRootToken.
 	newRoot bool
+	// adjust changes what the node is started with; nil: nothing.
+	adjust func(*daemon.Options)
 }
 
 // newSite makes a site with a configuration in which ADDR stands for its address.
@@ -99,7 +101,11 @@ type node struct {
 func (s *site) start() *node {
 	s.t.Helper()
 	logger := hclog.New(&hclog.LoggerOptions{Output: s.log, Level: hclog.Trace})
-	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Load: s.load, Logger: logger, NewRootToken: s.newRoot})
+	opts := daemon.Options{Config: s.config(), Load: s.load, Logger: logger, NewRootToken: s.newRoot}
+	if s.adjust != nil {
+		s.adjust(&opts)
+	}
+	d, err := daemon.Open(context.Background(), opts)
 	if err != nil {
 		s.t.Fatalf("opening: %v", err)
 	}

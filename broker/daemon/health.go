@@ -43,7 +43,12 @@ func (h *health) watch(mounts map[string]*backends.Mount) {
 	for name := range h.mounts {
 		if mounts[name] == nil {
 			delete(h.problems, name)
-			h.metrics.backendUp.DeleteLabelValues(name)
+			h.metrics.forgetBackend(name)
+		}
+	}
+	for name, m := range mounts {
+		if h.mounts[name] != m { // a new one, whose breaker is closed
+			h.metrics.Breaker(name, false)
 		}
 	}
 	h.mounts = mounts

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
@@ -24,7 +25,8 @@ const historyEvery = 10 * time.Second
 // history finds out whether the store has forgotten what the audit log of this
 // node tells of (rule 21): events are numbered in the order of commits, so a log
 // with higher numbers than the store has ever given shows that the store was
-// restored from a backup, or lost its last commits. Then everything is frozen
+// restored from a backup, or lost its last commits. (Of a snapshot that was put back
+// the number is known; see told.) Then everything is frozen
 // until a person has looked, and what was revoked in the lost time is revoked once
 // more, so that nothing comes back to life. The list of that is committed with the
 // freeze, so that a crash in between loses none of it.
@@ -33,25 +35,25 @@ const historyEvery = 10 * time.Second
 // Nor can it if, within the ten seconds between two looks, a database that failed
 // over was given more events than it has lost.
 func (d *Daemon) history(ctx context.Context) error {
-	newest := d.audit.Newest()
-	if newest == 0 {
-		return nil
-	}
-	var known int64
+	var known toldSeq
 	err := d.db.View(ctx, func(tx *store.Tx) (err error) {
-		known, err = tx.AuditSeq(ctx)
+		known, err = told(ctx, tx)
 		return err
 	})
-	if err != nil || known >= newest {
+	newest := d.audit.Newest()
+	if err != nil || known.seq >= newest && !known.restored {
 		return errors.Join(err, d.recallAll(ctx))
 	}
-	lost, err := audit.After(filepath.Join(d.opts.Config.DataDir, auditFile), known)
-	if err != nil || len(lost) == 0 {
+	lost, err := audit.After(filepath.Join(d.opts.Config.DataDir, auditFile), known.seq)
+	if err != nil || len(lost) == 0 && !known.restored {
 		return err
 	}
 	err = d.db.UpdateLatest(ctx, func(tx *store.Tx) error {
-		if now, err := tx.AuditSeq(ctx); err != nil || now != known {
+		switch now, err := told(ctx, tx); {
+		case err != nil || now != known:
 			return err // it was read from where it lagged behind
+		case len(lost) == 0:
+			return d.noteReplaced(ctx, tx, nil)
 		}
 		return d.forgotten(ctx, tx, lost, newest)
 	})
@@ -59,6 +61,25 @@ func (d *Daemon) history(ctx context.Context) error {
 		return err
 	}
 	return d.recallAll(ctx)
+}
+
+// toldSeq is the number of the newest event that the store knows to be told.
+type toldSeq struct {
+	seq      int64
+	restored bool // it is that of a snapshot, put back and not compared with the log yet
+}
+
+// told reads it. After a restore that is not the number given last: whatever was
+// committed since has taken numbers which lost events have in the log.
+func told(ctx context.Context, tx *store.Tx) (t toldSeq, err error) {
+	switch mark, err := tx.Restored(ctx); {
+	case err == nil && !mark.Recalled:
+		return toldSeq{mark.AuditSeq, true}, nil
+	case err != nil && !errors.Is(err, backends.ErrNotFound):
+		return t, err
+	}
+	t.seq, err = tx.AuditSeq(ctx)
+	return t, err
 }
 
 // forgotten commits that events were lost: a freeze, and what is to be recalled.
@@ -79,7 +100,31 @@ func (d *Daemon) forgotten(ctx context.Context, tx *store.Tx, lost []audit.Entry
 	if err := d.regain(ctx, tx, lost); err != nil {
 		return err
 	}
-	return tx.SetRecalls(ctx, revokedIn(lost))
+	if err := d.noteReplaced(ctx, tx, lost); err != nil {
+		return err
+	}
+	if err := revokeTokens(ctx, tx, lost); err != nil {
+		return err
+	}
+	known, err := tx.Recalls(ctx)
+	if err != nil {
+		return err
+	}
+	return tx.SetRecalls(ctx, revokedIn(lost, known))
+}
+
+// revokeTokens revokes again what was revoked in the lost time.
+func revokeTokens(ctx context.Context, tx *store.Tx, lost []audit.Entry) error {
+	for _, e := range lost {
+		if e.Event.Action != broker.TokenRevoked {
+			continue
+		}
+		err := tx.RevokeToken(ctx, e.Event.Detail["token"], e.Event.At)
+		if err != nil && !errors.Is(err, backends.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // regain raises generations and version numbers above all that were given in the
@@ -103,8 +148,10 @@ func (d *Daemon) regain(ctx context.Context, tx *store.Tx, lost []audit.Entry) e
 		if errors.Is(err, backends.ErrNotFound) {
 			continue
 		}
-		if err == nil {
+		if err == nil && d.aftermath.settled() {
 			err = d.engine.Regain(ctx, tx, s.ID, h.version, h.generation)
+		} else if err == nil { // what is announced is known only when its vault was asked
+			_, err = d.engine.Raise(ctx, tx, s.ID, h.version, h.generation)
 		}
 		if err != nil {
 			return fmt.Errorf("regaining the numbers of %s: %w", ref, err)
@@ -113,10 +160,10 @@ func (d *Daemon) regain(ctx context.Context, tx *store.Tx, lost []audit.Entry) e
 	return nil
 }
 
-// revokedIn lists, once each, the versions that were being revoked: what was only
-// to be revoked later comes to that by itself.
-func revokedIn(lost []audit.Entry) []store.Recall {
-	var out []store.Recall
+// revokedIn adds to the known ones, once each, the versions that were being revoked:
+// what was only to be revoked later comes to that by itself.
+func revokedIn(lost []audit.Entry, known []store.Recall) []store.Recall {
+	out := slices.Clone(known)
 	for _, e := range lost {
 		d := e.Event.Detail
 		number, err := strconv.Atoi(d["version"])
@@ -187,6 +234,9 @@ func (d *Daemon) watchHistory(ctx context.Context) {
 		}
 		if err := d.history(ctx); err != nil && ctx.Err() == nil {
 			d.log.Warn("comparing the store with the audit log failed", "error", err)
+		}
+		if err := d.followAftermath(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("comparing the restored store with the vaults failed", "error", err)
 		}
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/privatefile"
 	"github.com/keybroker/keybroker/backends/seal"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
@@ -21,50 +23,25 @@ import (
 // The broker's own keys: 32 random bytes each, made at the first start, kept
 // sealed in the store.
 const (
-	keyFingerprint  = "key/fingerprint"
-	keyTokenPepper  = "key/token-pepper"
-	keyAPIKeyPepper = "key/api-key-pepper"
+	keyFingerprint  = "fingerprint"
+	keyTokenPepper  = "token-pepper"
+	keyAPIKeyPepper = "api-key-pepper"
 )
 
-// openSeal loads the key-encryption key, or makes it at the first start. With
-// data but without its key, nothing could be opened any more: that is refused,
-// rather than a new key made.
-func openSeal(cfg *config.Config, dataExists bool) (*seal.Sealer, error) {
-	kek, err := seal.LoadFile(cfg.Seal.Path)
-	if errors.Is(err, backends.ErrNotFound) {
-		if dataExists {
-			return nil, fmt.Errorf("%w: there is data in %s, but its seal key %s is missing: put the key back from where it is kept safe", backends.ErrNotFound, cfg.DataDir, cfg.Seal.Path)
-		}
-		if err := os.MkdirAll(filepath.Dir(cfg.Seal.Path), 0o700); err != nil {
-			return nil, fmt.Errorf("making the directory of the seal key: %w", err)
-		}
-		kek, err = seal.CreateFile(cfg.Seal.Path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return seal.New(kek)
-}
-
 // ownKey returns one of the broker's own keys; nodes that start together agree.
-func ownKey(ctx context.Context, db *store.DB, sealer *seal.Sealer, name string) ([]byte, error) {
-	fresh := make([]byte, 32)
-	_, _ = rand.Read(fresh) // never fails
-	ad := []byte("keybroker/settings/" + name)
-	sealed, err := sealer.Seal(ctx, fresh, ad)
-	if err != nil {
-		return nil, fmt.Errorf("making %s: %w", name, err)
-	}
-	err = db.Update(ctx, func(tx *store.Tx) (err error) {
-		sealed, err = tx.PutSettingIfAbsent(ctx, name, sealed)
-		return err
+func ownKey(ctx context.Context, db *store.DB, sealer *seal.Keyring, name string) ([]byte, error) {
+	sealed, err := db.OwnKeyOrAdd(ctx, name, func(ad []byte) ([]byte, error) {
+		fresh := make([]byte, 32)
+		_, _ = rand.Read(fresh) // never fails
+		defer clear(fresh)
+		return sealer.Seal(ctx, fresh, ad)
 	})
 	if err != nil {
 		return nil, err
 	}
-	key, err := sealer.Open(ctx, sealed, ad)
+	key, err := sealer.Open(ctx, sealed.Sealed, sealed.AssociatedData())
 	if err != nil {
-		return nil, fmt.Errorf("opening %s: the seal key is not the one that this data was sealed with: %w", name, err)
+		return nil, fmt.Errorf("opening the broker's own key %s: %w", name, err)
 	}
 	return key, nil
 }
@@ -113,22 +90,13 @@ func trimNewline(b []byte) string {
 	return string(b)
 }
 
-// writePrivate writes a secret to a new file, mode 0600, whole or not at all.
+// writePrivate writes a secret to a private file, in the place of the one that is there.
 func writePrivate(path string, secret backends.SecretString) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
+	return privatefile.Replace(path, func(w io.Writer) error {
+		_, err := io.WriteString(w, secret.Reveal()+"\n")
 		return err
-	}
-	_, err = f.WriteString(secret.Reveal() + "\n")
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,6 +47,9 @@ func (n *needs) add(who, remedy string, blocks ...block) {
 //   - a delivery that did not succeed yet, as long as its rotation may revoke what
 //     the consumer still uses: the consumer. Afterwards it keeps nobody from
 //     removing a consumer that is gone for good: slighted warns of it.
+//
+// A mirror is needed by nothing: what waits for it goes on without it once the
+// configuration names it no more; forsaken warns of what stays in it.
 //
 // Re-checks of a version that is proven dead need nothing in this sense: they go
 // on for a week after every rotation, and a configuration that could never be
@@ -221,7 +225,46 @@ func (n needs) slighted(ctx context.Context, tx *store.Tx, before, next *config.
 		warn(block{"issuer", m.Issuer}, m, "proven dead and to be tried once more: a resurrection could not be ended", later)
 	}
 	unheard, err := n.untold(ctx, tx, before, next)
-	return append(out, unheard...), err
+	return append(append(out, unheard...), forsaken(before, next)...), err
+}
+
+// forsaken warns of the vaults in which secrets are kept no longer: what the broker
+// wrote there stays, and grows old.
+func forsaken(before, next *config.Config) []client.ConfigFinding {
+	was, has := types(before), types(next)
+	kept := map[string]bool{} // secret and backend
+	at := func(s *config.Secret, backend string) string { return s.Ref.String() + " " + backend }
+	for _, s := range next.Secrets {
+		for _, name := range append([]string{s.Backend}, s.Mirrors...) {
+			kept[at(s, name)] = true
+		}
+	}
+	left := map[string][]string{} // backend → secrets
+	for _, s := range before.Secrets {
+		_, managed := has[block{client.KindSecret, s.Ref.String()}]
+		for _, name := range append([]string{s.Backend}, s.Mirrors...) {
+			b := block{"backend", name}
+			moved := managed && !kept[at(s, name)]
+			if moved || name != s.Backend && has[b] != was[b] { // of the versions of a primary is warned above
+				left[name] = append(left[name], s.Ref.String())
+			}
+		}
+	}
+	var out []client.ConfigFinding
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		b, secrets := block{"backend", name}, left[name][0]
+		if n := len(left[name]); n > 1 {
+			secrets = fmt.Sprintf("%d secrets (%s and others)", n, secrets)
+		}
+		finding := client.ConfigFinding{What: fmt.Sprintf("%s is given no new versions of %s any more: what it holds stays there", b, secrets),
+			Remedy: "let nobody read it there; keep the block until its versions are dead"}
+		if has[b] != was[b] {
+			finding.What = fmt.Sprintf("%s leads elsewhere or nowhere now, and it held %s: what it held stays there, also when it is revoked", b, secrets)
+			finding.Remedy = "take it out of mirrors first and keep the block until its versions are dead; or delete them there by hand"
+		}
+		out = append(out, finding)
+	}
+	return out
 }
 
 // untold warns of the pending deliveries to consumers that go away and that

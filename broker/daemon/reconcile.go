@@ -134,29 +134,30 @@ func (r *reconciler) log(changes []change) {
 	}
 }
 
+// one brings one row, and what hangs on it, in line with its definition.
 func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, def rotation.Definition) error {
 	now := r.now()
 	s, err := tx.SecretByRef(ctx, ref)
-	if errors.Is(err, backends.ErrNotFound) {
+	switch {
+	case errors.Is(err, backends.ErrNotFound):
 		s = rotation.Secret{ID: uuid.Must(uuid.NewV7()).String(), Ref: ref, Origin: rotation.OriginConfig, State: rotation.SecretActive,
 			Definition: def, CreatedAt: now, UpdatedAt: now}
 		if def.Schedule != "" {
 			s.NextDueAt = now // its first version is made at once, not months from now
 		}
-		if err := tx.AddSecret(ctx, &s); err != nil {
-			return err
+		err = tx.AddSecret(ctx, &s)
+	case err == nil:
+		changed, adoptErr := adopt(&s, def, now)
+		if adoptErr != nil || !changed {
+			return adoptErr
 		}
-		return r.engine.Schedule(ctx, tx, s)
+		s.UpdatedAt = now
+		err = tx.SaveSecret(ctx, &s)
 	}
 	if err != nil {
 		return err
 	}
-	changed, err := adopt(&s, def, now)
-	if err != nil || !changed {
-		return err
-	}
-	s.UpdatedAt = now
-	if err := tx.SaveSecret(ctx, &s); err != nil {
+	if err := r.engine.Place(ctx, tx, &s, now); err != nil {
 		return err
 	}
 	return r.engine.Schedule(ctx, tx, s)

@@ -14,6 +14,9 @@ import (
 // not do that) and no secret. What has no class is reported as an internal error.
 type Broker interface {
 	Operations
+	Storage
+	Drifts
+	Seals
 
 	Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error)
 	Secret(ctx context.Context, p authn.Principal, name string) (client.Secret, error)

@@ -32,6 +32,7 @@ var then = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 type memory struct {
 	mu       sync.Mutex
 	secret   client.Secret
+	store    string   // path of a database to make snapshots of
 	calls    []string // "rotate payments/stripe leak"
 	adjust   func(*client.Value)
 	fail     error          // of every call

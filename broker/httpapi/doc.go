@@ -16,6 +16,11 @@
 //	POST   secrets/{name}/resume                                    200 secret
 //	GET    secrets/{name}/plan                                      what would happen, when, and why not
 //	POST   secrets/{name}/repair        {reason, dry_run, overwrite} 200 findings
+//	POST   secrets/{name}/import        {handle, version_handles, version, reason, dry_run} 200 what was taken over
+//	POST   secrets/{name}/drift/check   {reason}                    202 list of placements
+//	POST   secrets/{name}/drift/restore {backend, reason, dry_run}  200 intervention
+//	POST   secrets/{name}/drift/adopt   {backend, reason, dry_run}  200 intervention
+//	GET    drift                        ?secret= &backend= &all= &limit= &after=
 //	GET    rotations                    ?secret= &state= &live= &limit= &after=
 //	GET    rotations/{id}
 //	GET    rotations/{id}/events        server-sent events
@@ -41,6 +46,11 @@
 //	POST   sys/unfreeze                 {reason, dry_run}           200 intervention
 //	POST   sys/reload                   {dry_run}                   200 what changed
 //	GET    sys/config                                               200 what the node works by
+//	GET    storage                                                  200 what is out of step since a restore
+//	GET    storage/snapshot                                         200 the state, as one file
+//	GET    seal                                                     200 the seals and their keys
+//	POST   seal/rotate                  {reason, force}             202 the new key
+//	POST   seal/verify                  {after}                     200 what opens, and what does not
 //	POST   keys/check                   {key}, or the key as bearer 200 or 401
 //	GET    /healthz  /readyz  /metrics
 //
@@ -48,9 +58,14 @@
 //
 // A secret's name contains slashes. As one percent-encoded segment it is never
 // ambiguous: secrets/payments%2Fstripe/value. Raw slashes are accepted too:
-// secrets/payments/stripe/value. Then the last segment is the sub-resource if it
-// is one of the words above (value, rotate, …) and not the only segment; a secret
+// secrets/payments/stripe/value. Then the end is the sub-resource if it is one of
+// the words above (value, rotate, drift/check, …) and not all there is; a secret
 // whose own name ends in such a word is reached in the encoded form.
+//
+// # Values
+//
+// Fields are text. One that is no UTF-8 text is base64, and named with that in
+// encodings, which stands beside fields.
 //
 // # Interventions
 //

@@ -40,6 +40,7 @@ type Config struct {
 
 	MaxRequestSize int64         // bytes of a body; 0 = DefaultMaxRequestSize
 	Heartbeat      time.Duration // between two comments in an event stream; 0 = 15 s
+	SnapshotWithin time.Duration // for a snapshot to be made and read; 0 = 1 h
 }
 
 // server answers the native API.
@@ -58,6 +59,9 @@ func New(c Config) http.Handler {
 	if c.Heartbeat <= 0 {
 		c.Heartbeat = defaultHeartbeat
 	}
+	if c.SnapshotWithin <= 0 {
+		c.SnapshotWithin = snapshotWithin
+	}
 	if c.Observe == nil {
 		c.Observe = func(string, int, time.Duration) {}
 	}
@@ -72,7 +76,7 @@ const root = "/api/v1/"
 func (s *server) routes() {
 	b := s.Broker
 	s.mux.Handle(root+"secrets", s.methods(endpoints{"GET": list(s, secretQuery, b.Secrets)}))
-	s.mux.Handle(root+"secrets/{path...}", s.secrets(map[string]endpoints{
+	s.mux.Handle(root+"secrets/{path...}", s.secrets(s.drifts(map[string]endpoints{
 		"":          {"GET": one(s, "name", b.Secret)},
 		"value":     {"GET": s.authenticated(s.value)},
 		"rotate":    {"POST": submit(s, http.StatusAccepted, "name", b.Rotate)},
@@ -82,7 +86,8 @@ func (s *server) routes() {
 		"resume":    {"POST": one(s, "name", b.Resume)},
 		"plan":      {"GET": one(s, "name", b.Plan)},
 		"repair":    {"POST": submit(s, http.StatusOK, "name", b.Repair)},
-	}))
+	})))
+	s.mux.Handle(root+"drift", s.methods(endpoints{"GET": list(s, driftQuery, b.Placements)}))
 
 	s.mux.Handle(root+"rotations", s.methods(endpoints{"GET": list(s, rotationQuery, b.Rotations)}))
 	s.mux.Handle(root+"rotations/{id}", s.methods(endpoints{"GET": one(s, "id", b.Rotation)}))
@@ -96,6 +101,8 @@ func (s *server) routes() {
 	s.mux.Handle(root+"tokens", s.methods(endpoints{"GET": list(s, page, b.Tokens), "POST": create(s, b.CreateToken)}))
 	s.mux.Handle(root+"tokens/{id}", s.methods(endpoints{"DELETE": one(s, "id", b.RevokeToken)}))
 	s.operations()
+	s.storage()
+	s.seals()
 	s.mux.Handle(root+"sys/reload", s.methods(endpoints{"POST": s.reload()}))
 	s.mux.Handle(root+"sys/config", s.methods(endpoints{"GET": s.configuration()}))
 	s.mux.Handle(root+"keys/check", s.methods(endpoints{"POST": s.checkKey}))

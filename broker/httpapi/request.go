@@ -22,8 +22,11 @@ const maxLimit = 1000
 // documentation has the rule.
 func splitName(escaped string, subs map[string]endpoints) (name, sub string, ok bool) {
 	segments := strings.Split(escaped, "/")
-	if last := segments[len(segments)-1]; len(segments) > 1 && last != "" && subs[last] != nil {
-		sub, segments = last, segments[:len(segments)-1]
+	for n := min(2, len(segments)-1); n > 0; n-- { // "drift/check" before "check"
+		if tail := strings.Join(segments[len(segments)-n:], "/"); tail != "" && subs[tail] != nil {
+			sub, segments = tail, segments[:len(segments)-n]
+			break
+		}
 	}
 	for i, s := range segments {
 		plain, err := url.PathUnescape(s)

@@ -14,6 +14,7 @@ const (
 	ChangeRotation   = "rotation"
 	ChangeRetirement = "retirement"
 	ChangeDelivery   = "delivery"
+	ChangePlacement  = "placement"
 )
 
 // changePoll is how often a watcher looks for commits of other nodes.

@@ -55,6 +55,8 @@ type driver interface {
 	// exclusive tells whether no other process can have the data open.
 	exclusive() bool
 	stats() Stats
+	// checkpoint has what was deleted leave the database's files.
+	checkpoint(ctx context.Context) error
 	close() error
 }
 
@@ -249,6 +251,16 @@ type Stats struct {
 
 // Stats returns what was committed so far.
 func (db *DB) Stats() Stats { return db.driver.stats() }
+
+// Checkpoint has what was deleted so far leave the files of SQLite, whose log keeps it
+// a while otherwise. ErrUnavailable if somebody reads so long that it was not waited
+// for: call it again. PostgreSQL does so by its own VACUUM and log: nothing happens.
+func (db *DB) Checkpoint(ctx context.Context) error {
+	if err := db.driver.checkpoint(ctx); err != nil {
+		return fmt.Errorf("cutting the log of the database: %w", err)
+	}
+	return nil
+}
 
 // Engine returns the store as the engine sees it.
 func (db *DB) Engine() engine.Store { return engineStore{db} }

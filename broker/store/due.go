@@ -21,12 +21,14 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 		deliveries = `SELECT id FROM deliveries WHERE next_attempt_at <= $1 AND state = 'pending'
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_attempt_at, id`
+		placements = `SELECT id FROM placements WHERE next_at <= $1
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 	)
 	var due engine.Due
 	for _, of := range []struct {
 		ids   *[]string
 		query string
-	}{{&due.Secrets, secrets}, {&due.Rotations, rotations}, {&due.Retirements, retirements}, {&due.Deliveries, deliveries}} {
+	}{{&due.Secrets, secrets}, {&due.Rotations, rotations}, {&due.Retirements, retirements}, {&due.Deliveries, deliveries}, {&due.Placements, placements}} {
 		ids, err := all(ctx, tx, scanString, of.query+atMost("$2"), micros(now), limit)
 		if err != nil {
 			return engine.Due{}, fmt.Errorf("looking for what is due: %w", err)

@@ -170,6 +170,7 @@ func (db *DB) ReleaseLeases(ctx context.Context, owner string) error {
 		return errors.Join(
 			tx.releaseRotations(ctx, owner),
 			tx.releaseRetirements(ctx, owner),
+			tx.releasePlacements(ctx, owner),
 			tx.execOnly(ctx, "UPDATE deliveries SET lease_until = NULL, revision = revision + 1 WHERE lease_until IS NOT NULL"),
 			tx.execOnly(ctx, "UPDATE river_job SET state = 'available' WHERE state = 'running'"),
 		)

@@ -25,8 +25,8 @@ func (l LocalStorage) Put(ctx context.Context, ref backends.Ref, expect int, v l
 		if err := tx.swapLocal(ctx, ref, expect, v.Number); err != nil {
 			return err
 		}
-		return tx.insert(ctx, `INSERT INTO local_versions (tenant, name, number, sealed, created_at)
-			VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, ref.Tenant, ref.Name, v.Number, v.Sealed, micros(v.CreatedAt))
+		return keyGone(tx.insert(ctx, `INSERT INTO local_versions (tenant, name, number, sealed, created_at)
+			VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, ref.Tenant, ref.Name, v.Number, v.Sealed, micros(v.CreatedAt)), v.Sealed)
 	})
 	if err != nil {
 		return fmt.Errorf("storing version %d of %s: %w", v.Number, ref, err)

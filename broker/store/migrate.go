@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"path"
 
 	"github.com/pressly/goose/v3"
 	"github.com/riverqueue/river"
@@ -33,6 +35,16 @@ func gooseUp(ctx context.Context, dialect goose.Dialect, db *sql.DB) error {
 		return fmt.Errorf("applying migrations: %w", err)
 	}
 	return nil
+}
+
+// newestMigration is the number of the newest migration that this version knows.
+func newestMigration() (newest int64, err error) {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	for _, name := range files {
+		n, numberErr := goose.NumericComponent(path.Base(name))
+		newest, err = max(newest, n), errors.Join(err, numberErr)
+	}
+	return newest, err
 }
 
 // insertOnly is the configuration of the client that Enqueue uses: it knows no

@@ -89,6 +89,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 				return err
 			}},
 			{"tries of a retirement", "tries_by_retirement", func(tx *store.Tx) error { _, _, err := tx.TriesOfRetirement(ctx, "ret", page); return err }},
+			{"values by key", "versions_sealed_by local_versions_sealed_by", func(tx *store.Tx) error { _, err := tx.SealedBy(ctx); return err }},
 			{"tokens", "tokens_by_creation", func(tx *store.Tx) error { _, _, err := tx.Tokens(ctx, "", page); return err }},
 		} {
 			t.Run(tt.name, func(t *testing.T) { checkPlans(t, db, setting, strings.Fields(tt.indexes), tt.query) })

@@ -141,6 +141,8 @@ func (d *postgresDriver) stats() Stats {
 	return Stats{Transactions: n, Commits: n}
 }
 
+func (d *postgresDriver) checkpoint(context.Context) error { return nil }
+
 func (d *postgresDriver) close() error {
 	d.pool.Close()
 	return nil

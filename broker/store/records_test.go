@@ -500,7 +500,7 @@ func TestWhatWasPurgedStaysPurged(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()
 		s := addSecret(t, db, "a")
-		v := rotation.Version{SecretID: s.ID, Stage: rotation.StagePending, CreatedAt: now}
+		v := rotation.Version{SecretID: s.ID, Stage: rotation.StagePending, Tag: "kb-purged", CreatedAt: now}
 		update(t, db, func(tx *store.Tx) error { return tx.AddVersion(ctx, &v) })
 		v.Handle, v.Sealed = map[string]string{"id": "key"}, []byte("sealed") // both are known once it is minted
 		save := func(sealed []byte, stage rotation.VersionStage) {

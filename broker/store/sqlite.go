@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -29,18 +30,21 @@ const (
 	sqlitePoll    = 200 * time.Millisecond
 	sqliteReaders = 8
 	sqliteCache   = "cache_size(-16384)" // KiB at most, of each connection
-	sqliteMembers = 64                   // users of the writer's connection that are kept for the next
+	sqliteBusy    = "busy_timeout(10000)"
+	sqliteMembers = 64 // users of the writer's connection that are kept for the next
 )
 
 // sqliteDriver keeps one connection that writes and a pool that only reads. The
 // lock file makes sure that no other process writes: River's leader, our leases
 // and the change notifications rely on it.
 type sqliteDriver struct {
-	lock   *flock.Flock
-	writer *writer
-	write  *sql.DB // over writer
-	read   *sql.DB
-	jobs   *river.Client[*sql.Tx] // inserts only
+	path    string
+	copying sync.Mutex // of whoever makes a snapshot
+	lock    *flock.Flock
+	writer  *writer
+	write   *sql.DB // over writer
+	read    *sql.DB
+	jobs    *river.Client[*sql.Tx] // inserts only
 }
 
 func openSQLite(ctx context.Context, path string, log *slog.Logger) (driver, error) {
@@ -55,7 +59,10 @@ func openSQLite(ctx context.Context, path string, log *slog.Logger) (driver, err
 	if err != nil {
 		return nil, err
 	}
-	d := &sqliteDriver{lock: lock}
+	if err := unfinishedRestore(path); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	d := &sqliteDriver{path: path, lock: lock}
 	if err := d.connect(ctx, path, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), d.close())
 	}
@@ -91,9 +98,10 @@ func (d *sqliteDriver) connect(ctx context.Context, path string, log *slog.Logge
 	if err := file.Close(); err != nil {
 		return fmt.Errorf("%w: %w", backends.ErrInvalid, err)
 	}
-	// Savepoints keep in memory what they might have to restore.
-	connector, err := sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)",
-		"foreign_keys(1)", "temp_store(MEMORY)", sqliteCache))
+	// Savepoints keep in memory what they might have to restore. What is deleted is
+	// overwritten: a removed key, as a seal once wrapped it, opens older copies.
+	connector, err := sqlite.NewConnector(sqliteURI(path, sqliteBusy, "journal_mode(WAL)", "synchronous(FULL)",
+		"foreign_keys(1)", "secure_delete(ON)", "temp_store(MEMORY)", sqliteCache))
 	if err != nil {
 		return sqliteError(err)
 	}
@@ -103,7 +111,7 @@ func (d *sqliteDriver) connect(ctx context.Context, path string, log *slog.Logge
 	if _, err := d.write.ExecContext(ctx, "SELECT 1"); err != nil {
 		return sqliteError(err)
 	}
-	if connector, err = sqlite.NewConnector(sqliteURI(path, "busy_timeout(10000)", "query_only(1)", sqliteCache)); err != nil {
+	if connector, err = sqlite.NewConnector(sqliteURI(path, sqliteBusy, "query_only(1)", sqliteCache)); err != nil {
 		return sqliteError(err)
 	}
 	d.read = sql.OpenDB(readers{connector})
@@ -153,6 +161,8 @@ func (d *sqliteDriver) exclusive() bool { return true }
 func (d *sqliteDriver) stats() Stats {
 	return Stats{Transactions: d.writer.transactions.Load(), Commits: d.writer.commits.Load()}
 }
+
+func (d *sqliteDriver) checkpoint(ctx context.Context) error { return d.writer.checkpoint(ctx) }
 
 func (d *sqliteDriver) close() error {
 	var errs []error

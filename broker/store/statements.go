@@ -123,6 +123,19 @@ func (c *sqliteConn) do(query string) error {
 	return err
 }
 
+// number runs a statement and returns the first column of its first row.
+func (c *sqliteConn) number(query string) (n int64, err error) {
+	rows, err := c.QueryContext(context.Background(), query, nil)
+	if err != nil {
+		return 0, err
+	}
+	values := make([]sqldriver.Value, len(rows.Columns()))
+	if err = rows.Next(values); err == nil {
+		n, _ = values[0].(int64)
+	}
+	return n, errors.Join(err, rows.Close())
+}
+
 // BeginTx implements driver.ConnBeginTx, for readers.
 func (c *sqliteConn) BeginTx(ctx context.Context, _ sqldriver.TxOptions) (sqldriver.Tx, error) {
 	if err := ctx.Err(); err != nil {

@@ -25,9 +25,11 @@ func scanVersion(r row) (v rotation.Version, err error) {
 }
 
 // openVersions are the numbers of the versions of secret $1 that may be alive or
-// are in use: not retired, or with a retirement that goes on. Each half is the
+// are in use: not retired, imported as no longer current, or with a retirement that
+// goes on. Each part is the
 // condition of an index of its own, so that the cost does not grow with the past.
 const openVersions = `SELECT number FROM versions WHERE secret_id = $1 AND stage <> 'retired'
+	UNION SELECT number FROM versions WHERE secret_id = $1 AND stage = 'retired' AND tag = '' AND sealed IS NOT NULL
 	UNION SELECT version FROM retirements WHERE secret_id = $1
 		AND state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL`
 
@@ -52,6 +54,16 @@ func (tx *Tx) RecentVersions(ctx context.Context, secretID string, limit int) ([
 	}
 	slices.Reverse(versions)
 	return versions, nil
+}
+
+// VersionByHandle returns a version of any tenant that the issuer calls by this
+// handle, or ErrNotFound. It reads all of them: it is for imports.
+func (tx *Tx) VersionByHandle(ctx context.Context, issuer string, handle map[string]string) (rotation.Version, error) {
+	v, err := scanVersion(tx.q.queryRow(ctx, "SELECT "+versionColumns+versionTables+"WHERE v.issuer = $1 AND v.handle = $2 LIMIT 1", issuer, asJSON{handle}))
+	if err != nil {
+		return rotation.Version{}, fmt.Errorf("looking for a handle at issuer %s: %w", issuer, err)
+	}
+	return v, nil
 }
 
 // SkipVersions lets the versions of a secret that are to come be numbered beyond number.
@@ -116,21 +128,22 @@ func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
 		v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
 		micros(v.CreatedAt), nullMicros(v.PublishedAt), nullMicros(v.OverlapUntil), nullMicros(v.NotAfter))
 	if err != nil {
-		return fmt.Errorf("adding version %d to %s: %w", number, v.SecretID, err)
+		return fmt.Errorf("adding version %d to %s: %w", number, v.SecretID, keyGone(err, v.Sealed))
 	}
 	v.Number, v.Ref.Tenant = number, tenant
 	return tx.saveFingerprints(ctx, v)
 }
 
 // SaveVersion writes v over what is there, except that a sealed value which was
-// purged stays so: once the row has a handle, its value is only ever taken away.
+// purged stays so: once the row has a handle, or was made by somebody else, its value is only ever
+// taken away.
 // Stage changes that make another version current save the old one as previous
 // first: at any moment at most one version is current, and a second one is
 // ErrConflict.
 func (tx *Tx) SaveVersion(ctx context.Context, v *rotation.Version) error {
 	n, err := tx.t.exec(ctx, `UPDATE versions SET stage = $1, rotation_id = $2, attempt = $3, tag = $4,
 			backend = $5, issuer = $6, probe = $7, settings = $8, handle = $9, backend_version = $10,
-			sealed = CASE WHEN sealed IS NULL AND handle <> 'null' THEN sealed ELSE $11 END,
+			sealed = CASE WHEN sealed IS NULL AND (handle <> 'null' OR tag = '') THEN sealed ELSE $11 END,
 			published_at = $12, overlap_until = $13, not_after = $14
 		WHERE secret_id = $15 AND number = $16`,
 		v.Stage, v.RotationID, v.Attempt, v.Tag,
@@ -140,7 +153,7 @@ func (tx *Tx) SaveVersion(ctx context.Context, v *rotation.Version) error {
 		err = errMissing
 	}
 	if err != nil {
-		return fmt.Errorf("saving version %d of %s: %w", v.Number, v.SecretID, err)
+		return fmt.Errorf("saving version %d of %s: %w", v.Number, v.SecretID, keyGone(err, v.Sealed))
 	}
 	return tx.saveFingerprints(ctx, v)
 }
@@ -160,7 +173,8 @@ func (tx *Tx) saveFingerprints(ctx context.Context, v *rotation.Version) error {
 }
 
 // VersionWith returns the newest version of a secret, of any stage, whose fields
-// have exactly these keyed fingerprints, or ErrNotFound.
+// have exactly these keyed fingerprints, or ErrNotFound. A stranger's value that was
+// not adopted after all is none.
 func (tx *Tx) VersionWith(ctx context.Context, s rotation.Secret, fingerprints map[string]string) (rotation.Version, error) {
 	for field, fingerprint := range fingerprints { // one field finds the candidates
 		candidates, err := tx.numbersWith(ctx, s, field, fingerprint)
@@ -172,8 +186,11 @@ func (tx *Tx) VersionWith(ctx context.Context, s rotation.Secret, fingerprints m
 			if err != nil {
 				return rotation.Version{}, err
 			}
-			if maps.Equal(have, fingerprints) {
-				return tx.Version(ctx, s.ID, number)
+			if !maps.Equal(have, fingerprints) {
+				continue
+			}
+			if v, err := tx.Version(ctx, s.ID, number); err != nil || !v.NotAdopted() {
+				return v, err
 			}
 		}
 		break

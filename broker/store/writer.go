@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	sqldriver "database/sql/driver"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -174,17 +175,23 @@ func (w *writer) begin(ctx context.Context) error {
 	return nil
 }
 
-func (w *writer) beginGroup(ctx context.Context) (err error) {
-	if w.group != nil {
-		return nil
-	}
+// open makes sure that there is a connection.
+func (w *writer) open(ctx context.Context) (err error) {
 	if w.closed {
 		return errClosed
 	}
 	if w.conn == nil {
-		if w.conn, err = openSQLiteConn(ctx, w.connector); err != nil {
-			return err
-		}
+		w.conn, err = openSQLiteConn(ctx, w.connector)
+	}
+	return err
+}
+
+func (w *writer) beginGroup(ctx context.Context) error {
+	if w.group != nil {
+		return nil
+	}
+	if err := w.open(ctx); err != nil {
+		return err
 	}
 	if err := w.conn.do("BEGIN IMMEDIATE"); err != nil {
 		return err
@@ -225,6 +232,29 @@ func (w *writer) undo() error {
 func (w *writer) giveUp() {
 	w.end(errGivenUp)
 	w.leave()
+}
+
+// checkpoint copies the log into the database and cuts it to nothing. All writers
+// wait meanwhile, so it waits only a moment for readers.
+func (w *writer) checkpoint(ctx context.Context) error {
+	if err := w.take(ctx); err != nil {
+		return err
+	}
+	defer w.leave()
+	if w.group != nil {
+		w.commit()
+	}
+	if err := w.open(ctx); err != nil {
+		return sqliteError(err)
+	}
+	if err := w.conn.do("PRAGMA busy_timeout(200)"); err != nil { // ms
+		return sqliteError(err)
+	}
+	busy, err := w.conn.number("PRAGMA wal_checkpoint(TRUNCATE)")
+	if err == nil && busy != 0 {
+		err = fmt.Errorf("%w: somebody reads", backends.ErrUnavailable)
+	}
+	return errors.Join(sqliteError(err), sqliteError(w.conn.do("PRAGMA "+sqliteBusy)))
 }
 
 // Connect implements driver.Connector: the connection is one in name only.

@@ -52,6 +52,7 @@ func (a *app) emergencyCommand() *cobra.Command {
 	f.StringVar(&request.Reason, "reason", "", "what happened, for the record")
 	f.IntSliceVar(&request.Versions, "version", nil, "compromised version; can be repeated; default: every one that may be alive")
 	f.BoolVar(&revokeFirst, "revoke-first", false, "do not wait for the replacement, whatever the policy says")
+	f.BoolVar(&request.Overwrite, "overwrite", false, "write the replacement also over a value in the vault that somebody else put there")
 	f.BoolVar(&wait, "wait", false, "follow it; exit 1 unless everything is proven dead")
 	return cmd
 }

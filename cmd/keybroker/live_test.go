@@ -39,8 +39,13 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 		s, addr := startLive(ts, dir)
 		select {
 		case <-s.ready:
-			ts.Defer(func() { s.stop(tb) })
-			*ts.Value(theServer{}).(**liveServer) = s
+			running := ts.Value(theServer{}).(**liveServer)
+			*running = s
+			ts.Defer(func() {
+				if *running == s {
+					s.stop(tb)
+				}
+			})
 			ts.Setenv("KEYBROKER_ADDR", "http://"+addr)
 			ts.Setenv("KEYBROKER_TOKEN_FILE", filepath.Join(dir, "data", "root-token"))
 			return
@@ -106,6 +111,17 @@ func (s *liveServer) stop(tb testing.TB) {
 	if s.err != nil || tb.Failed() {
 		tb.Errorf("the server has ended: %v\n%s", s.err, anyCredential.ReplaceAllString(s.log.String(), "REDACTED"))
 	}
+}
+
+// halt is the command `halt` of the scripts: it ends the server, which `serve` may
+// start again.
+func halt(ts *testscript.TestScript, neg bool, args []string) {
+	running := ts.Value(theServer{}).(**liveServer)
+	if neg || len(args) > 0 || *running == nil {
+		ts.Fatalf("usage: halt, after serve")
+	}
+	(*running).stop(ts.Value(theTest{}).(testing.TB))
+	*running = nil
 }
 
 // remember is the command `remember NAME REGEXP` of the scripts: it sets the

@@ -22,15 +22,19 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve":    serveScript,
+			"halt":     halt,
 			"remember": remember,
 			"hangup":   hangup,
 			"logged":   logged,
+			"vault":    startVault,
+			"somebody": somebody,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KEYBROKER_ADDR", "http://127.0.0.1:1") // nobody listens there
 			env.Setenv("TMPDIR", env.WorkDir)
 			env.Values[theTest{}] = env.T()
 			env.Values[theServer{}] = new(*liveServer)
+			env.Values[theVault{}] = new(*mailerSite)
 			return nil
 		},
 	})

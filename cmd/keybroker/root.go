@@ -68,10 +68,13 @@ func (a *app) root() *cobra.Command {
 		a.rotationCommand(),
 		a.retirementCommand(),
 		a.deliveryCommand(),
+		a.driftCommand(),
 		a.emergencyCommand(),
 		a.freezeCommand(),
 		a.unfreezeCommand(),
+		a.sealCommand(),
 		a.tokenCommand(),
+		a.storageCommand(),
 		a.versionCommand(),
 	)
 	return root

@@ -79,6 +79,9 @@ func (a *app) rotationShowCommand() *cobra.Command {
 				t.pair("Trigger", r.Trigger)
 				t.pair("Reason", r.Reason)
 				t.pair("Asked by", r.Actor)
+				if r.Adopts != "" {
+					t.pair("Adopts", "what "+r.Adopts+" holds")
+				}
 				t.pair("Approved by", r.ApprovedBy)
 				t.moment("Approved", r.ApprovedAt)
 				rollback := "Rollback asked by"

@@ -16,7 +16,7 @@ func (a *app) secretCommand() *cobra.Command {
 	return group("secret", "Read, rotate and revoke secrets",
 		a.secretListCommand(), a.secretShowCommand(), a.secretGetCommand(), a.secretRotateCommand(),
 		a.secretRevokeCommand(), a.secretPauseCommand(), a.secretResumeCommand(),
-		a.secretPlanCommand(), a.secretRepairCommand())
+		a.secretPlanCommand(), a.secretRepairCommand(), a.secretImportCommand())
 }
 
 func (a *app) secretListCommand() *cobra.Command {
@@ -34,9 +34,20 @@ func (a *app) secretListCommand() *cobra.Command {
 				return err
 			}
 			return a.show(secrets, func(t *table) {
-				t.row("NAME", "TENANT", "STATE", "VERSION", "BACKEND", "ISSUER", "NEXT ROTATION")
+				header, wide := []any{"NAME", "TENANT", "STATE", "VERSION", "BACKEND", "ISSUER", "NEXT ROTATION"}, false
 				for _, s := range secrets {
-					t.row(s.Name, s.Tenant, s.State, s.Current(), s.Backend, s.Issuer, s.NextRotationAt)
+					wide = wide || len(outOfStepIn(s)) > 0
+				}
+				if wide {
+					header = append(header, "OUT OF STEP")
+				}
+				t.row(header...)
+				for _, s := range secrets {
+					cells := []any{s.Name, s.Tenant, s.State, s.Current(), s.Backend, s.Issuer, s.NextRotationAt}
+					if wide {
+						cells = append(cells, outOfStepIn(s))
+					}
+					t.row(cells...)
 				}
 			})
 		}),
@@ -68,7 +79,11 @@ func (a *app) showSecret(s client.Secret) error {
 		t.pair("State", s.State)
 		t.pair("Backend", s.Backend)
 		for _, m := range s.Mirrors {
-			t.pair("Mirror", fmt.Sprintf("%s (%s, version %d)", m.Backend, m.State, m.Version))
+			t.pair("Mirror", mirror(m, s.Current()))
+		}
+		for _, d := range s.Drift {
+			t.pair("Drift", fmt.Sprintf("%s, found %s", d.Detail, relative(d.FoundAt, t.now)))
+			t.pair("Resolved by", resolvesDrift(s, d))
 		}
 		t.pair("Issuer", s.Issuer)
 		t.pair("Probe", s.Probe)
@@ -77,6 +92,11 @@ func (a *app) showSecret(s client.Secret) error {
 		t.pair("Schedule", s.Schedule)
 		t.pair("Generation", s.Generation)
 		t.pair("Next rotation", s.NextRotationAt)
+		for _, v := range s.Versions {
+			if v.HandleMissing && v.Stage != client.StageRetired {
+				t.pair("Handle", fmt.Sprintf("missing of version %d: the broker cannot have it revoked; %s", v.Number, givesHandle(qualified(s.Tenant, s.Name), v.Number)))
+			}
+		}
 		if len(s.Versions) == 0 {
 			return
 		}
@@ -89,6 +109,33 @@ func (a *app) showSecret(s client.Secret) error {
 			t.row(v.Number, v.Stage, v.PublishedAt, v.OverlapUntil, r.State, r.RequestedAt, r.ContainedAt, r.ProvenAt)
 		}
 	})
+}
+
+// mirror says how a mirror stands.
+func mirror(m client.Mirror, current int) string {
+	switch {
+	case m.State == client.Behind && m.Version == 0:
+		return fmt.Sprintf("%s (behind: it holds nothing yet, and should hold version %d)", m.Backend, current)
+	case m.State == client.Behind:
+		return fmt.Sprintf("%s (behind: it holds version %d, and should hold version %d)", m.Backend, m.Version, current)
+	case m.Version == 0:
+		return fmt.Sprintf("%s (%s)", m.Backend, m.State)
+	}
+	return fmt.Sprintf("%s (%s, version %d)", m.Backend, m.State, m.Version)
+}
+
+// outOfStepIn names the vaults that do not hold what they should.
+func outOfStepIn(s client.Secret) []string {
+	var names []string
+	for _, d := range s.Drift {
+		names = append(names, d.Backend+" "+client.Drifted)
+	}
+	for _, m := range s.Mirrors {
+		if m.State == client.Behind {
+			names = append(names, m.Backend+" "+m.State)
+		}
+	}
+	return names
 }
 
 func labels(m map[string]string) string {

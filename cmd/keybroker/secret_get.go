@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -56,6 +57,9 @@ func (a *app) printField(v client.Value, field string) error {
 		}
 	}
 	if a.json() {
+		if !utf8.ValidString(text) {
+			return &hintError{fmt.Errorf("the field %q is no text, for which JSON has no place", field), "without --format json its bytes are printed as they are; without --field it is printed as base64"}
+		}
 		return a.showJSON(text)
 	}
 	if _, ok := terminal(a.out); ok {

@@ -73,6 +73,9 @@ func stageOf(s client.Secret, version int) string {
 			if v.Stage == client.StagePrevious && len(s.Consumers) > 0 {
 				text += ", and may still be used by " + strings.Join(s.Consumers, ", ")
 			}
+			if v.HandleMissing {
+				text += "; its handle is missing, so that it can only be turned off at its issuer by hand, or after " + givesHandle(qualified(s.Tenant, s.Name), version)
+			}
 			return text
 		}
 	}

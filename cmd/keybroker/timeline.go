@@ -128,6 +128,7 @@ func (t *timeline) take(e client.Event) error {
 		}
 		t.retirements[e.Retirement.ID] = e.Retirement
 		t.add(proofFacts(*e.Retirement)...)
+		t.add(handleFact(*e.Retirement, t.now())...)
 		if e.Retirement.RotationID == "" || t.rotation == nil { // else the rotation's own steps say it
 			t.add(retirementFacts(*e.Retirement)...)
 		}
@@ -187,10 +188,11 @@ func (t *timeline) verdict() error {
 	for _, id := range slices.Sorted(maps.Keys(t.retirements)) {
 		r := t.retirements[id]
 		if waived := r.NeverMade || r.State == client.Acknowledged && r.Settled(); r.State != client.ProvenDead && !waived {
-			return &hintError{
-				fmt.Errorf("version %d is not proven dead: it is %s", r.Version, r.State),
-				"keybroker retirement show " + r.ID,
+			hint := "keybroker retirement show " + r.ID
+			if r.WaitingFor == waitHandle {
+				hint = resolvesRetirement(*r)
 			}
+			return &hintError{fmt.Errorf("version %d is not proven dead: it is %s", r.Version, r.State), hint}
 		}
 	}
 	return nil

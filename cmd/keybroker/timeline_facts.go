@@ -144,6 +144,15 @@ func retirementFacts(r client.Retirement) []fact {
 	return facts
 }
 
+// handleFact is the line of a retirement that its issuer cannot be asked for.
+func handleFact(r client.Retirement, now time.Time) []fact {
+	if r.WaitingFor != waitHandle {
+		return nil
+	}
+	return []fact{{key: r.ID + " handle", at: now, label: "NOT REVOKED", tone: bad,
+		detail: fmt.Sprintf("version %d: %s; resolved by: %s", r.Version, waitingWords[waitHandle], resolvesRetirement(r))}}
+}
+
 // proofFacts are the rounds of a proof, and the try before it.
 func proofFacts(r client.Retirement) []fact {
 	rounds := map[int][]client.Try{}

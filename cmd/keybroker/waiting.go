@@ -22,6 +22,8 @@ const (
 	waitAcknowledgment = "acknowledgment"
 	waitProof          = "proof"
 	waitReplacement    = "replacement"
+	waitMirror         = "mirror"
+	waitHandle         = "handle"
 )
 
 // waitingWords say in words what something waits for.
@@ -39,6 +41,8 @@ var waitingWords = map[string]string{
 	waitAcknowledgment: "consumers have not acknowledged the new version",
 	waitProof:          "the old version has to be proven dead",
 	waitReplacement:    "an emergency's new version, at most replace_within",
+	waitMirror:         "a mirror does not hold the new version yet",
+	waitHandle:         "nobody has said what its issuer calls it: it can only be turned off there by hand",
 }
 
 func inWords(waitingFor string) string {
@@ -68,6 +72,8 @@ func resolves(r client.Rotation) string {
 		return "keybroker delivery list --secret " + name
 	case waitProof:
 		return "keybroker retirement list --secret " + name
+	case waitMirror:
+		return "it goes on when the mirrors hold it, or at the policy's max_overlap; which: keybroker drift list --secret " + name
 	}
 	return ""
 }
@@ -81,8 +87,30 @@ func resolvesRetirement(r client.Retirement) string {
 		return fmt.Sprintf("it begins by itself; at once: keybroker secret revoke %s --version %d", qualified(r.Tenant, r.Secret), r.Version)
 	case waitProbe, waitProof:
 		return "it is tried again by itself; now: keybroker retirement probe " + r.ID
+	case waitHandle:
+		return givesHandle(qualified(r.Tenant, r.Secret), r.Version) + "; or turn it off at its issuer by hand, which is then proven"
 	}
 	return ""
+}
+
+// givesHandle is the command that tells the broker what an issuer calls a version.
+func givesHandle(name string, version int) string {
+	return fmt.Sprintf("keybroker secret import %s --version %d --handle NAME=VALUE", name, version)
+}
+
+// resolvesDrift tells which command puts right what has drifted.
+func resolvesDrift(s client.Secret, d client.Drift) string {
+	name := qualified(s.Tenant, s.Name)
+	restore := fmt.Sprintf("keybroker drift restore %s --backend %s", name, d.Backend)
+	switch {
+	case d.Kind == client.DriftDestroyed:
+		return "nothing has to be done: reads are served from the broker's sealed copy until its overlap is over"
+	case d.RotationID != "":
+		return fmt.Sprintf("keybroker rotation show %s, which is to adopt it; or %s", d.RotationID, restore)
+	case d.Kind == client.DriftChanged:
+		return fmt.Sprintf("%s; or keybroker drift adopt %s --backend %s", restore, name, d.Backend)
+	}
+	return restore
 }
 
 // controlWords say what showed that the probe itself works.

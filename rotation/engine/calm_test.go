@@ -229,7 +229,7 @@ func (w *world) alive(version int) bool {
 // writeBehind lets the vault hold a version's value again, under an id of which
 // the store knows nothing.
 func (w *world) writeBehind(value backends.Value) {
-	w.vault.values, w.vault.tokens = append(w.vault.values, value), append(w.vault.tokens, "unknown")
+	w.vault.add(value, "unknown")
 	w.vault.current = len(w.vault.values)
 }
 

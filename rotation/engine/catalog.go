@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -20,6 +21,9 @@ type Catalog struct {
 	// ProbeDigests tell configurations of a probe apart: rounds made by two of them
 	// are no series. They hold no secret.
 	ProbeDigests map[string]string
+	// DriftEvery is how often what a backend holds is compared with what it was given;
+	// 0: only when somebody asks.
+	DriftEvery map[string]time.Duration
 }
 
 func lookUp[T any](m map[string]T, kind, name string) (T, error) {
@@ -61,11 +65,12 @@ func (e *Engine) seal(ctx context.Context, v *rotation.Version, value backends.V
 	return nil
 }
 
-// fingerprints are the keyed fingerprints of a value's fields.
+// fingerprints are the keyed fingerprints of a value's fields. The names of the fields
+// are keyed as well: they say what a value is good for.
 func (e *Engine) fingerprints(tenant string, fields map[string]string) map[string]string {
 	out := make(map[string]string, len(fields))
 	for name, text := range fields {
-		out[name] = e.Fingerprint(tenant, text)
+		out[e.Fingerprint(tenant, "field "+name)] = e.Fingerprint(tenant, text)
 	}
 	return out
 }

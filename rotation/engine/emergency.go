@@ -16,6 +16,8 @@ type Emergency struct {
 	Asked
 	Versions []int  // pinned as compromised; empty: every version that is not known to be dead
 	Contain  string // "revoke_first" or "replace_first"; empty: as the secret's policy says
+	// Overwrite: the replacement may be written over a stranger's value in the vault.
+	Overwrite bool
 }
 
 // repeatWithin is how long after it was published an emergency's replacement is
@@ -44,7 +46,7 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 		plan.Emergency.RevokeFirst = em.Contain == "revoke_first"
 	}
 	r := rotation.Rotation{ID: newID(), SecretID: secretID, Trigger: rotation.TriggerEmergency, Reason: em.Reason, Actor: em.By,
-		Plan: plan, Under: d.secret.Definition.Pinned(), State: rotation.Queued, From: d.secret.Current, Compromised: numbers(d.hit), CreatedAt: now, StepSince: now, NextAt: now}
+		Plan: plan, Under: d.secret.Definition.Pinned(), Overwrite: em.Overwrite, State: rotation.Queued, From: d.secret.Current, Compromised: numbers(d.hit), CreatedAt: now, StepSince: now, NextAt: now}
 	containBy := now.Add(plan.Emergency.ReplaceWithin)
 	if plan.Emergency.RevokeFirst {
 		containBy = now
@@ -191,6 +193,12 @@ func (e *Engine) widen(ctx context.Context, tx Tx, d *declaring, r *rotation.Rot
 
 // again does what a repeated declaration asks for beyond the first one.
 func (e *Engine) again(ctx context.Context, tx Tx, r rotation.Rotation, em Emergency) error {
+	if em.Overwrite && !r.Overwrite && r.State.Occupies() {
+		r.Overwrite = true
+		if err := tx.SaveRotation(ctx, &r); err != nil {
+			return err
+		}
+	}
 	if em.Contain != "revoke_first" {
 		return nil
 	}
@@ -239,7 +247,8 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 	var hit []rotation.Version
 	for _, v := range versions {
 		t := retirements[v.Number]
-		live := v.Stage != rotation.StageRetired // a retired one without a retirement was never made
+		// A retired one without a retirement was never made, unless it was imported so.
+		live := v.Stage != rotation.StageRetired || v.Foreign() && v.Sealed != nil
 		if t != nil {
 			live = t.MayLive()
 		}

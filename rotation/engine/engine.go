@@ -25,6 +25,12 @@ type Sealer interface {
 	Open(ctx context.Context, sealed, ad []byte) ([]byte, error)
 }
 
+// Readier is a Sealer that can tell beforehand whether what it seals will be kept; its
+// error says what is waited for.
+type Readier interface {
+	Ready(ctx context.Context) error
+}
+
 // Config is what an Engine is made of; every field is required unless it says otherwise.
 type Config struct {
 	Store       Store
@@ -34,6 +40,9 @@ type Config struct {
 	Now         func() time.Time
 	Logger      hclog.Logger
 	Observer    Observer // may be nil
+	// Doubts tells whether a version may have been replaced in a time that the store has
+	// lost: it is written over nothing by itself. It may be nil.
+	Doubts func(ref backends.Ref, version int) bool
 }
 
 // Observer is told of what metrics count. Its methods return at once.
@@ -42,6 +51,7 @@ type Observer interface {
 	RetirementProven(latency time.Duration)
 	RetirementState(state rotation.RetirementState)
 	DeliveryAttempted(outcome string)
+	DriftFound(backend string, kind rotation.DriftKind)
 }
 
 // Engine drives what the store holds. Its methods are safe for concurrent use.
@@ -51,6 +61,7 @@ type Engine struct {
 	catalog  atomic.Pointer[Catalog]
 	breakers breakers
 	runs     runs
+	held     atomic.Bool   // see Hold
 	rest     chan struct{} // closed by Rest
 	resting  sync.Once
 }
@@ -105,6 +116,9 @@ type (
 	scheduleJob struct {
 		ID string `json:"id"`
 	}
+	placementJob struct {
+		ID string `json:"id"`
+	}
 )
 
 // Kind names the job in River's table.
@@ -112,6 +126,7 @@ func (rotationJob) Kind() string   { return "rotation" }
 func (retirementJob) Kind() string { return "retirement" }
 func (deliveryJob) Kind() string   { return "delivery" }
 func (scheduleJob) Kind() string   { return "schedule" }
+func (placementJob) Kind() string  { return "placement" }
 
 // AddWorkers registers the engine's workers; call it once, before the store starts.
 func (e *Engine) AddWorkers(w *river.Workers) {
@@ -119,6 +134,7 @@ func (e *Engine) AddWorkers(w *river.Workers) {
 	addWorker[retirementJob](e, w)
 	addWorker[deliveryJob](e, w)
 	addWorker[scheduleJob](e, w)
+	addWorker[placementJob](e, w)
 }
 
 func addWorker[T river.JobArgs](e *Engine, w *river.Workers) {
@@ -130,6 +146,9 @@ func addWorker[T river.JobArgs](e *Engine, w *river.Workers) {
 
 // Work does what a job is for.
 func (e *Engine) Work(ctx context.Context, args river.JobArgs) {
+	if e.heldBack(ctx, args) {
+		return
+	}
 	switch j := args.(type) {
 	case rotationJob:
 		e.work(ctx, j.Kind(), j.ID, e.stepRotation)
@@ -139,6 +158,8 @@ func (e *Engine) Work(ctx context.Context, args river.JobArgs) {
 		e.work(ctx, j.Kind(), j.ID, e.stepDelivery)
 	case scheduleJob:
 		e.work(ctx, j.Kind(), j.ID, e.stepSchedule)
+	case placementJob:
+		e.work(ctx, j.Kind(), j.ID, e.stepPlacement)
 	}
 }
 
@@ -296,6 +317,7 @@ func (e *Engine) Sweep(ctx context.Context) error {
 	add("rotation", due.Rotations, false, func(id string) river.JobArgs { return rotationJob{id} })
 	add("retirement", due.Retirements, true, func(id string) river.JobArgs { return retirementJob{id} })
 	add("delivery", due.Deliveries, false, func(id string) river.JobArgs { return deliveryJob{id} })
+	add("placement", due.Placements, false, func(id string) river.JobArgs { return placementJob{id} })
 	if len(jobs) == 0 {
 		return nil
 	}

@@ -2,7 +2,7 @@ package engine
 
 import "context"
 
-// StepRotation, StepRetirement and StepDelivery take one step as a worker would;
+// StepRotation, StepRetirement, StepDelivery and StepPlacement take one step as a worker would;
 // again tells that another one is due at once.
 func (e *Engine) StepRotation(ctx context.Context, id string) (again bool, err error) {
 	res, err := e.stepRotation(ctx, id)
@@ -16,5 +16,10 @@ func (e *Engine) StepRetirement(ctx context.Context, id string) (again bool, err
 
 func (e *Engine) StepDelivery(ctx context.Context, id string) (again bool, err error) {
 	res, err := e.stepDelivery(ctx, id)
+	return res.again, err
+}
+
+func (e *Engine) StepPlacement(ctx context.Context, id string) (again bool, err error) {
+	res, err := e.stepPlacement(ctx, id)
 	return res.again, err
 }

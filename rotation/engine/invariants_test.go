@@ -43,7 +43,11 @@ func (w *world) secretChanges(tx *memTx, before, s rotation.Secret) {
 	w.counts["published"]++
 	w.logf(tx.ctx, "  current %d → %d, generation %d", before.Current, s.Current, s.Generation)
 	v, ok := look(&tx.own.versions, &w.store.state.versions, versionKey{s.ID, s.Current})
-	c := w.credentialOf(v.Tag)
+	tag := v.Tag
+	if v.Foreign() {
+		tag = "theirs"
+	}
+	c := w.credentialOf(tag)
 	if !ok || c == nil || !c.revokedAt.IsZero() {
 		w.violated("version %d is published and is not alive", s.Current)
 	}
@@ -169,11 +173,14 @@ func (w *world) revoking(issuerName, id string) {
 }
 
 // vaultVersion is the number of the version whose value the vault serves.
-func (w *world) vaultVersion() int {
-	if w.vault.current == 0 {
+func (w *world) vaultVersion() int { return w.holds(w.vault) }
+
+// holds is the same of any vault; -1: none of ours, 0: nothing.
+func (w *world) holds(v *vault) int {
+	if v.current == 0 {
 		return 0
 	}
-	text := w.vault.values[w.vault.current-1].Reveal()[valueField]
+	text := v.values[v.current-1].Reveal()[valueField]
 	for _, i := range w.issuers {
 		for _, c := range i.made {
 			if v, ok := w.versionOfTag(c.tag); ok && c.value == text {
@@ -200,9 +207,39 @@ func (w *world) ending() {
 	if held := w.vaultVersion(); held != s.Current && !w.notReplaced(held) {
 		w.violated("version %d is current and the vault holds %d", s.Current, held)
 	}
+	for _, id := range w.store.state.placements.order {
+		if p := w.store.state.placements.rows[id]; p.Revision > 0 {
+			w.placementEnded(s, p)
+		}
+	}
 	w.credentialsEnded(s)
 	for _, name := range s.Definition.Consumers {
 		w.consumerEnded(s, name)
+	}
+}
+
+// placementEnded: a mirror holds the current version, or its drift is known and the
+// secret says that it is only to be told of; and it keeps nothing that is proven dead.
+func (w *world) placementEnded(s rotation.Secret, p rotation.Placement) {
+	_, dying := w.retirementOf(s.Current)
+	if p.Role == rotation.RoleMirror && !dying {
+		held := w.holds(w.mirror)
+		told := p.Drift != nil && s.Definition.OnDrift != rotation.DriftRestore
+		if held != s.Current && !told {
+			w.violated("version %d is current and the mirror holds %d; it is %s, wants %d, drift %+v: %s", s.Current, held, p.State(), p.Want, p.Drift, p.Error)
+		}
+		if told && held == s.Current && p.Drift.Kind != rotation.DriftDestroyed {
+			w.violated("the mirror is in step, and drift is told of: %+v", p.Drift)
+		}
+	}
+	if p.Intent != nil {
+		w.violated("the placement in %s keeps an intent", p.Backend)
+	}
+	for _, h := range p.Held {
+		t, ok := w.retirementOf(h.Version)
+		if ok && h.ID != p.HaveID && (p.Drift == nil || h.ID != p.Drift.ID) && h.Version != s.Current && t.Fate() != rotation.FateNone && (t.Fate() != rotation.FateRetire || !h.Retired) {
+			w.violated("%s keeps version %d as %s, which is %s", p.Backend, h.Version, h.ID, t.State)
+		}
 	}
 }
 

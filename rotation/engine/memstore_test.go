@@ -40,6 +40,7 @@ type tables struct {
 	rotations   table[string, rotation.Rotation]
 	retirements table[string, rotation.Retirement]
 	deliveries  table[string, rotation.Delivery]
+	placements  table[string, rotation.Placement]    // a removed one has revision 0
 	prints      table[versionKey, map[string]string] // fingerprints, kept for ever
 	freeze      table[freezeRow, *rotation.Freeze]
 }
@@ -147,6 +148,9 @@ func (s *memStore) commit(tx *memTx) {
 	}
 	for _, k := range tx.own.deliveries.order {
 		s.state.deliveries.put(k, tx.own.deliveries.rows[k])
+	}
+	for _, k := range tx.own.placements.order {
+		s.state.placements.put(k, tx.own.placements.rows[k])
 	}
 	for _, k := range tx.own.prints.order {
 		s.state.prints.put(k, tx.own.prints.rows[k])

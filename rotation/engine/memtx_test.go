@@ -46,6 +46,9 @@ func (tx *memTx) open(v rotation.Version) bool {
 		return true
 	}
 	t, ok := tx.retirementOf(v.SecretID, v.Number)
+	if v.Foreign() && v.Sealed != nil {
+		return true
+	}
 	return ok && t.State != rotation.ProvenDead && t.State != rotation.Unprovable && !t.NextAt.IsZero()
 }
 
@@ -91,6 +94,10 @@ func (tx *memTx) AddVersion(_ context.Context, v *rotation.Version) error {
 }
 
 func (tx *memTx) writeVersion(v *rotation.Version) error {
+	if tx.s.w.refused > 0 && v.Sealed != nil {
+		tx.s.w.refused--
+		return fmt.Errorf("version %d: %w", v.Number, engine.ErrKeyGone)
+	}
 	row := *v
 	row.Fingerprints = nil
 	if k := (versionKey{v.SecretID, v.Number}); len(v.Fingerprints) > 0 {
@@ -125,11 +132,19 @@ func (tx *memTx) VersionWith(_ context.Context, s rotation.Secret, fingerprints 
 	tx.pause()
 	all := tx.rowsOfVersions(s.ID)
 	for _, v := range slices.Backward(all) {
-		if have, _ := look(&tx.own.prints, &tx.s.state.prints, versionKey{s.ID, v.Number}); maps.Equal(have, fingerprints) {
+		if have, _ := look(&tx.own.prints, &tx.s.state.prints, versionKey{s.ID, v.Number}); maps.Equal(have, fingerprints) && !v.NotAdopted() {
 			return v, nil
 		}
 	}
 	return rotation.Version{}, fmt.Errorf("looking for fingerprints: %w", backends.ErrNotFound)
+}
+
+func (tx *memTx) VersionByHandle(_ context.Context, issuer string, handle map[string]string) (rotation.Version, error) {
+	tx.pause()
+	for _, v := range every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool { return v.Issuer == issuer && maps.Equal(v.Handle, handle) }) {
+		return v, nil
+	}
+	return rotation.Version{}, fmt.Errorf("looking for a handle: %w", backends.ErrNotFound)
 }
 
 func readRotation(r rotation.Rotation) rotation.Rotation {
@@ -319,6 +334,65 @@ func (tx *memTx) SaveRetirement(_ context.Context, t *rotation.Retirement) error
 		func(rotation.Retirement) rotation.Retirement { return readRetirement(*t) })
 }
 
+func readPlacement(p rotation.Placement) rotation.Placement {
+	if p.Intent != nil {
+		i := *p.Intent
+		p.Intent = &i
+	}
+	if p.Drift != nil {
+		d := *p.Drift
+		p.Drift = &d
+	}
+	p.Held, p.Stages = slices.Clone(p.Held), maps.Clone(p.Stages)
+	return p
+}
+
+func (tx *memTx) Placements(_ context.Context, secretID string) ([]rotation.Placement, error) {
+	tx.pause()
+	out := every(&tx.own.placements, &tx.s.state.placements, func(p rotation.Placement) bool { return p.SecretID == secretID && p.Revision > 0 })
+	for i := range out {
+		out[i] = readPlacement(out[i])
+	}
+	return out, nil
+}
+
+func (tx *memTx) Placement(_ context.Context, id string) (rotation.Placement, error) {
+	tx.pause()
+	p, err := find(&tx.own.placements, &tx.s.state.placements, id)
+	if err == nil && p.Revision == 0 {
+		err = fmt.Errorf("reading placement %s: %w", id, backends.ErrNotFound)
+	}
+	return readPlacement(p), err
+}
+
+type placedIn struct{ secret, backend string } // the lock that the unique index takes
+
+func (tx *memTx) AddPlacement(ctx context.Context, p *rotation.Placement) error {
+	if err := tx.lock(placedIn{p.SecretID, p.Backend}); err != nil {
+		return err
+	}
+	have, _ := tx.Placements(ctx, p.SecretID)
+	if slices.ContainsFunc(have, func(o rotation.Placement) bool { return o.Backend == p.Backend }) {
+		return fmt.Errorf("adding a placement: %w", errTaken)
+	}
+	p.Revision = 1
+	tx.own.placements.put(p.ID, readPlacement(*p))
+	return nil
+}
+
+func (tx *memTx) SavePlacement(_ context.Context, p *rotation.Placement) error {
+	return swap(tx, &tx.own.placements, &tx.s.state.placements, p.ID, &p.Revision, func(h rotation.Placement) int64 { return h.Revision },
+		func(rotation.Placement) rotation.Placement { return readPlacement(*p) })
+}
+
+func (tx *memTx) RemovePlacement(ctx context.Context, p *rotation.Placement) error {
+	if err := tx.SavePlacement(ctx, p); err != nil {
+		return err
+	}
+	tx.own.placements.put(p.ID, rotation.Placement{ID: p.ID})
+	return nil
+}
+
 func (tx *memTx) StartStep(context.Context, string, string, time.Time) error { return nil }
 
 func (tx *memTx) EndStep(context.Context, string, string, string, string, time.Time) error {
@@ -392,6 +466,11 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 		return due(o.NextAttemptAt, now) && o.State == rotation.DeliveryPending && !o.Lease.After(now)
 	}) {
 		d.Deliveries = append(d.Deliveries, o.ID)
+	}
+	for _, p := range every(&tx.own.placements, &tx.s.state.placements, func(p rotation.Placement) bool {
+		return p.Revision > 0 && due(p.NextAt, now) && !leased(p.Intent, now)
+	}) {
+		d.Placements = append(d.Placements, p.ID)
 	}
 	return d, nil
 }

@@ -17,10 +17,16 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	if v := x.version(x.r.To); v != nil && v.Stage == rotation.StagePending && v.Handle == nil && x.r.State == rotation.Minting {
 		return e.mintAgain(ctx, x, v)
 	}
+	if x.r.Adopts != nil {
+		return e.mintAdopted(ctx, x)
+	}
 	def := x.secret.Definition
 	is, err := e.issuer(def.Issuer)
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
+	if err := e.canSeal(ctx); err != nil {
+		return e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
 	attempt := x.r.Attempt + 1
 	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: x.secret.LastVersion + 1, Stage: rotation.StagePending,
@@ -55,6 +61,9 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 		x.r.Begin(rotation.Mint, v.Number, e.owner, lease, e.Now())
 		return tx.StartStep(ctx, x.r.ID, "mint", e.Now())
 	})
+	if errors.Is(err, ErrKeyGone) {
+		return e.unheard(ctx, x, rotation.WaitSeal, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -68,10 +77,22 @@ func (e *Engine) mintAgain(ctx context.Context, x *rotating, v *rotation.Version
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	}
+	if err := e.canSeal(ctx); err != nil {
+		return e.unheard(ctx, x, rotation.WaitSeal, err)
+	}
 	if err := e.begin(ctx, x, rotation.Mint); err != nil {
 		return err
 	}
 	return e.issue(ctx, x, is, v, false)
+}
+
+// canSeal tells whether a value that is sealed now will be kept. It is asked before an
+// issuer makes a credential: one that cannot be kept would be alive, and lost.
+func (e *Engine) canSeal(ctx context.Context) error {
+	if s, ok := e.Sealer.(Readier); ok {
+		return s.Ready(ctx)
+	}
+	return nil
 }
 
 func (e *Engine) request(x *rotating, v *rotation.Version, prepared backends.Value) issuer.Request {
@@ -136,11 +157,29 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 	v.Handle, v.NotAfter = cred.Handle, cred.NotAfter
 	if v.Sealed == nil {
 		if err := e.seal(ctx, v, cred.Value); err != nil {
-			e.Logger.Error("sealing a fresh credential failed; it is retired, and another is minted", "secret", v.Ref, "handle", handleText(v.Handle), "error", err)
-			return errors.Join(err, e.adoptOrphan(ctx, x, v))
+			return e.notKept(ctx, x, v, err)
 		}
 	}
-	err := e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
+	err := e.saveMinted(ctx, x, v)
+	if errors.Is(err, ErrKeyGone) {
+		if err := e.reseal(ctx, v); err != nil {
+			return e.notKept(ctx, x, v, err)
+		}
+		err = e.saveMinted(ctx, x, v)
+	}
+	switch {
+	case errors.Is(err, ErrKeyGone):
+		return e.notKept(ctx, x, v, err)
+	case errors.Is(err, backends.ErrConflict):
+		return e.adoptOrphan(ctx, x, v)
+	case err != nil: // its recovery looks for it; where that cannot be, this line is what is left
+		e.Logger.Error("a credential was minted and could not be recorded", "secret", v.Ref, "issuer", v.Issuer, "tag", v.Tag, "handle", handleText(v.Handle), "error", err)
+	}
+	return err
+}
+
+func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Version) error {
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		if err := tx.SaveVersion(ctx, v); err != nil {
 			return err
 		}
@@ -155,19 +194,45 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 		}
 		return e.audit(ctx, tx, v.Ref, "rotation.mint", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "handle": handleText(v.Handle)})
 	})
-	switch {
-	case errors.Is(err, backends.ErrConflict):
-		return e.adoptOrphan(ctx, x, v)
-	case err != nil: // its recovery looks for it; where that cannot be, this line is what is left
-		e.Logger.Error("a credential was minted and could not be recorded", "secret", v.Ref, "issuer", v.Issuer, "tag", v.Tag, "handle", handleText(v.Handle), "error", err)
+}
+
+// reseal seals a version's value by the key that seals now. The old one has been
+// removed from the store, but not from this node's memory.
+func (e *Engine) reseal(ctx context.Context, v *rotation.Version) error {
+	if err := e.canSeal(ctx); err != nil {
+		return err
 	}
-	return err
+	value, err := e.Open(ctx, *v)
+	if err != nil {
+		return err
+	}
+	return e.seal(ctx, v, value)
+}
+
+// notKept records the handle of a credential whose value cannot be sealed, so that it
+// is revoked.
+func (e *Engine) notKept(ctx context.Context, x *rotating, v *rotation.Version, cause error) error {
+	e.Logger.Error("a fresh credential cannot be sealed; it is retired, and another is minted", "secret", v.Ref, "handle", handleText(v.Handle), "error", cause)
+	v.Sealed = nil
+	return errors.Join(cause, e.adoptOrphan(ctx, x, v))
 }
 
 // adoptOrphan records a credential whose rotation has moved on without it, so
 // that it is retired (rule 7). ErrConflict tells the caller to read again.
 func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Version) error {
-	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
+	err := e.saveOrphan(ctx, x, v)
+	if errors.Is(err, ErrKeyGone) && v.Sealed != nil { // the handle is worth more than the value
+		v.Sealed = nil
+		err = e.saveOrphan(ctx, x, v)
+	}
+	if err != nil {
+		return fmt.Errorf("recording the orphan %s at issuer %s: %w", handleText(v.Handle), v.Issuer, err)
+	}
+	return fmt.Errorf("%w: rotation %s moved on while its credential was minted", backends.ErrConflict, x.r.ID)
+}
+
+func (e *Engine) saveOrphan(ctx context.Context, x *rotating, v *rotation.Version) error {
+	return e.keep(ctx, func(ctx context.Context, tx Tx) error {
 		have, err := tx.Version(ctx, v.SecretID, v.Number)
 		if err != nil {
 			return err
@@ -196,10 +261,6 @@ func (e *Engine) adoptOrphan(ctx context.Context, x *rotating, v *rotation.Versi
 		}
 		return e.discard(ctx, tx, x.r, have, rotation.CauseOrphan, e.Now())
 	})
-	if err != nil {
-		return fmt.Errorf("recording the orphan %s at issuer %s: %w", handleText(v.Handle), v.Issuer, err)
-	}
-	return fmt.Errorf("%w: rotation %s moved on while its credential was minted", backends.ErrConflict, x.r.ID)
 }
 
 // mintLost gives up the present attempt. Where the issuer may have made
@@ -234,6 +295,9 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	v := x.version(x.r.To)
 	if v.Handle != nil && v.Sealed != nil { // whoever minted it lost the row, and has kept what it got
 		return e.minted(ctx, x, v, issuer.Credential{Handle: v.Handle, NotAfter: v.NotAfter})
+	}
+	if v.Handle != nil {
+		return e.mintLost(ctx, x, fmt.Errorf("%w: the credential %s was minted and its value could not be sealed", backends.ErrUnavailable, handleText(v.Handle)), true)
 	}
 	if err := e.begin(ctx, x, rotation.RecoverMint); err != nil {
 		return err

@@ -91,6 +91,10 @@ func (e *Engine) Retry(ctx context.Context, tx Tx, id string, asked Asked) (rota
 	}
 	switch r.State {
 	case rotation.Failed, rotation.Cancelled, rotation.RolledBack:
+		if r.Adopts != nil {
+			next, err := e.adopt(ctx, tx, r.SecretID, *r.Adopts, Asked{By: asked.By, Lineage: asked.Lineage, Reason: retryReason(r, asked)})
+			return next, []string{"another adoption of the same value waits until somebody else approves it"}, err
+		}
 		next, err := e.Rotate(ctx, tx, r.SecretID, rotation.TriggerManual, Asked{By: asked.By, Lineage: asked.Lineage, Reason: retryReason(r, asked)})
 		return next, []string{"another rotation of the same secret begins"}, err
 	case rotation.Retiring:

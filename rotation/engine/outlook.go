@@ -41,6 +41,9 @@ func (e *Engine) look(ctx context.Context, secretID string) (*rotating, rotation
 		if seen.Retirements, err = tx.Retirements(ctx, secretID); err != nil {
 			return err
 		}
+		if seen.Placements, err = tx.Placements(ctx, secretID); err != nil {
+			return err
+		}
 		if x.retirements, err = retirementsByVersion(ctx, tx, secretID); err != nil {
 			return err
 		}
@@ -111,5 +114,21 @@ func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
 	add(r.State == rotation.Queued && r.Plan.Approval && r.ApprovedBy == "" && !r.Emergency(), rotation.WaitApproval,
 		"rotation "+r.ID+" waits for an approval", "`keybroker rotation approve "+r.ID+"`, by somebody else than "+r.Actor)
 	add(r.WaitingFor == rotation.WaitAcknowledgment, r.WaitingFor, "consumers have not acknowledged the new version", "`keybroker delivery list --secret "+name+"`")
+	for i := range seen.Placements {
+		p := &seen.Placements[i]
+		add(r.WaitingFor == rotation.WaitMirror && p.Lags(), rotation.WaitMirror, lagging(p), "`keybroker drift list --secret "+name+"`")
+	}
 	return out
+}
+
+// lagging says how a mirror is behind.
+func lagging(p *rotation.Placement) string {
+	text := fmt.Sprintf("mirror %s is behind: it should hold version %d", p.Backend, p.Want)
+	switch {
+	case p.Drift != nil:
+		text = fmt.Sprintf("mirror %s has drifted: %s", p.Backend, p.Drift.Detail)
+	case p.Error != "":
+		text += ": " + p.Error
+	}
+	return text
 }

@@ -46,6 +46,9 @@ func (e *Engine) publish(ctx context.Context, x *rotating) error {
 		return e.awaitArrival(ctx, x, err)
 	case errors.Is(err, backends.ErrConflict):
 		err = fmt.Errorf("%w; the vault was written by somebody else, or by a broker whose data was lost: nothing was overwritten", err)
+		if x.r.Emergency() {
+			err = fmt.Errorf("%w; `keybroker emergency %s --overwrite` writes the replacement over it", err, qualified(x.secret.Ref))
+		}
 	}
 	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 		x.r.Fail(err.Error(), e.Now())
@@ -76,7 +79,7 @@ func (e *Engine) refused(ctx context.Context, m *backends.Mount, v *rotation.Ver
 	switch {
 	case err == nil && held.Equal(w.Value):
 		return id, nil
-	case err == nil || notFound(err):
+	case err == nil || notFound(err) || errors.Is(err, backends.ErrInvalid):
 		return "", refusal
 	}
 	return "", fmt.Errorf("%w: it cannot be told what the vault holds: %v, after: %v", backends.ErrUnavailable, err, refusal)
@@ -97,7 +100,9 @@ func (e *Engine) guardedWrite(ctx context.Context, m *backends.Mount, x *rotatin
 		return id, err
 	}
 	ours, heldErr := e.heldVersion(ctx, m, x.secret)
+	overwrites := x.r.Emergency() && (x.r.Overwrite || x.secret.Definition.OnDrift == rotation.DriftRestore)
 	switch {
+	case errors.Is(heldErr, errOutOfStep) && overwrites && ours.BackendVersion != "":
 	case errors.Is(heldErr, errOutOfStep), heldErr != nil && !backends.Retryable(heldErr):
 		return "", err
 	case heldErr != nil:
@@ -171,6 +176,9 @@ func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, number int
 	}
 	s.Current, s.Generation, s.UpdatedAt = number, s.Generation+1, now
 	if err := tx.SaveSecret(ctx, &s); err != nil {
+		return err
+	}
+	if err := e.Place(ctx, tx, &s, now); err != nil {
 		return err
 	}
 	x.secret.Current, x.secret.Generation, x.secret.Revision = s.Current, s.Generation, s.Revision

@@ -210,14 +210,14 @@ func TestRepairMovesNoVault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, p := calmWorld(calmPlan(), 0)
 		w.rotateTwice(t)
-		other := &vault{w: w}
+		other := &vault{w: w, name: "new", gone: map[backends.VersionID]bool{}}
 		s := w.secret()
 		s.Definition.Backend = "new"
 		w.store.state.secrets.put(s.ID, s)
 		e := w.nodes[0].engine
 		e.SetCatalog(&engine.Catalog{
 			Backends: map[string]*backends.Mount{
-				"vault": backends.NewMount("vault", w.vault, backends.Limits{}), "new": backends.NewMount("new", other, backends.Limits{})},
+				"vault": backends.NewMount("vault", w.vault, backends.Options{}), "new": backends.NewMount("new", other, backends.Options{})},
 			Issuers: map[string]issuer.Issuer{"finding": showOnce{w.issuers["finding"]}},
 			Probes:  map[string]probe.Probe{"probe": p}})
 		found, err := e.Repair(context.Background(), secretID, engine.RepairRequest{Asked: someone, Overwrite: true})

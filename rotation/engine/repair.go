@@ -72,6 +72,10 @@ func (e *Engine) discardStuck(ctx context.Context, tx Tx, s rotation.Secret, v r
 	if _, err := tx.RetirementOf(ctx, v.SecretID, v.Number); !notFound(err) {
 		return err
 	}
+	if have.Foreign() {
+		have.Stage, have.Sealed = rotation.StageRetired, nil
+		return tx.SaveVersion(ctx, &have)
+	}
 	have.Stage = rotation.StageRetired
 	if err := tx.SaveVersion(ctx, &have); err != nil {
 		return err
@@ -133,7 +137,7 @@ func (e *Engine) repairVault(ctx context.Context, x *rotating, seen rotation.See
 		return []rotation.Finding{{Kind: findVault, Version: f.Version, Detail: err.Error(), Mend: "make the vault usable; until then reads are served from the broker's sealed copy"}}, nil
 	case current == nil:
 		return []rotation.Finding{{Kind: findVault, Detail: fmt.Sprintf("%q holds a value of %s, of which the broker has no version", m.Name(), x.secret.Ref),
-			Mend: "remove it from the vault if nobody uses it any more; the first rotation does not overwrite it"}}, nil
+			Mend: fmt.Sprintf("`keybroker secret import %s` takes it over; or remove it from the vault if nobody uses it any more: the first rotation does not overwrite it", qualified(x.secret.Ref))}}, nil
 	default:
 		same, detail, err := e.compare(ctx, m, x, current, value)
 		if err != nil || same {
@@ -142,7 +146,8 @@ func (e *Engine) repairVault(ctx context.Context, x *rotating, seen rotation.See
 		f.Detail, f.Mend = detail, "write the current version over it"
 		if !e.isOurs(ctx, m, x.secret) {
 			f.Mendable = req.Overwrite
-			f.Mend += "; with --overwrite only, since somebody may be using what is there"
+			f.Mend += fmt.Sprintf("; with --overwrite only, since somebody may be using what is there: `keybroker drift adopt %s` takes it over instead, and `keybroker drift restore %s --backend %s` writes over it, too",
+				qualified(x.secret.Ref), qualified(x.secret.Ref), m.Name())
 		}
 	}
 	if r := seen.Rotation; f.Mendable && r != nil && (r.State == rotation.Publishing || r.RollBackBy != "") {
@@ -199,7 +204,7 @@ func (e *Engine) writeCurrent(ctx context.Context, m *backends.Mount, x *rotatin
 	if err != nil {
 		return err
 	}
-	w := backends.Write{Value: value, Expect: id, Token: fmt.Sprintf("%s-repair-%s", current.Tag, newID()), Version: current.Number, Generation: x.secret.Generation}
+	w := backends.Write{Value: value, Expect: id, Token: fmt.Sprintf("%s-repair-%s", writeToken(*current), newID()), Version: current.Number, Generation: x.secret.Generation}
 	written, err := m.Publish(ctx, x.secret.Ref, w)
 	if err != nil {
 		return err
@@ -215,6 +220,9 @@ func (e *Engine) writeCurrent(ctx context.Context, m *backends.Mount, x *rotatin
 		}
 		v.BackendVersion = written
 		if err := tx.SaveVersion(ctx, &v); err != nil {
+			return err
+		}
+		if err := e.Place(ctx, tx, &s, e.Now()); err != nil {
 			return err
 		}
 		r, err := tx.Occupying(ctx, s.ID)

@@ -34,7 +34,11 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 	if s.Definition.Issuer == "" {
 		return rotation.Rotation{}, fmt.Errorf("%w: %s has no issuer: nobody can rotate it", backends.ErrInvalid, s.Ref)
 	}
-	if at, err := tx.Occupying(ctx, secretID); err == nil {
+	if at, err := tx.Occupying(ctx, secretID); err == nil && proposed(at) {
+		if _, _, err := e.Cancel(ctx, tx, at.ID, Asked{By: asked.By, Reason: "a rotation was asked for"}); err != nil {
+			return rotation.Rotation{}, err
+		}
+	} else if err == nil {
 		return rotation.Rotation{}, fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at))
 	} else if !errors.Is(err, backends.ErrNotFound) {
 		return rotation.Rotation{}, err
@@ -105,6 +109,9 @@ func (e *Engine) begun(ctx context.Context, tx Tx, s rotation.Secret, r rotation
 }
 
 func occupied(r rotation.Rotation) string {
+	if r.Adopts != nil && r.State == rotation.Queued && r.ApprovedBy == "" {
+		return fmt.Sprintf("rotation %s is to adopt what %s holds, and waits for an approval: `keybroker rotation approve %s`, or `keybroker rotation cancel %s`", r.ID, r.Adopts.Backend, r.ID, r.ID)
+	}
 	if r.State == rotation.Overlap {
 		return fmt.Sprintf("rotation %s is in its overlap until %s; an emergency does not wait for it", r.ID, r.OverlapUntil.UTC().Format(time.RFC3339))
 	}
@@ -166,6 +173,9 @@ func (e *Engine) Revoke(ctx context.Context, tx Tx, secretID string, number int,
 		return rotation.Retirement{}, fmt.Errorf("%w: version %d is the current one of %s, which applications are using; rotate it first, or declare an emergency", backends.ErrConflict, number, s.Ref)
 	case v.Stage == rotation.StagePending:
 		return rotation.Retirement{}, fmt.Errorf("%w: version %d of %s is pending in a rotation that is under way", backends.ErrConflict, number, s.Ref)
+	case v.Stage == rotation.StageRetired && v.Foreign() && v.Sealed != nil: // an older one, imported with the current one
+	case v.Stage == rotation.StageRetired && v.Foreign():
+		return rotation.Retirement{}, fmt.Errorf("%w: version %d of %s is a value of somebody else's that was not adopted: the broker revokes it nowhere", backends.ErrConflict, number, s.Ref)
 	case v.Stage == rotation.StageRetired:
 		return rotation.Retirement{}, fmt.Errorf("%w: version %d of %s never came into being", backends.ErrConflict, number, s.Ref)
 	}

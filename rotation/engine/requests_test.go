@@ -79,6 +79,10 @@ func (w *world) request(what string) {
 			_, _, err := n.engine.Redeliver(ctx, tx, order[choice%len(order)], someone)
 			return "", err
 		},
+		"check": func(ctx context.Context, tx engine.Tx) (string, error) {
+			_, err := n.engine.CheckDrift(ctx, tx, secretID)
+			return "", err
+		},
 		"pause": func(ctx context.Context, tx engine.Tx) (string, error) {
 			_, err := n.engine.SetPaused(ctx, tx, secretID, true, someone)
 			return "", err
@@ -126,7 +130,7 @@ func (w *world) request(what string) {
 }
 
 // requests are what somebody asks for at random, the frequent ones several times.
-var requests = []string{"rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate",
+var requests = []string{"check", "check", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate",
 	"revoke", "revoke", "emergency", "emergency", "emergency", "pause", "resume", "resume", "resume", "reconfigure", "acknowledge", "acknowledge",
 	"freeze", "unfreeze", "unfreeze", "unfreeze", "approve", "approve", "cancel", "retry", "roll back", "roll back", "roll back", "roll back",
 	"probe", "redeliver", "repair"}

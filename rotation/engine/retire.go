@@ -154,6 +154,11 @@ func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, 
 			return err
 		}
 	}
+	if t.Fate() != before.Fate() {
+		if err := e.relieve(ctx, tx, t.SecretID, t.Version); err != nil {
+			return err
+		}
+	}
 	if !t.ContainedAt.Equal(before.ContainedAt) && !t.ContainedAt.IsZero() {
 		if err := line("contain", "ok", " is rejected"); err != nil {
 			return err
@@ -236,6 +241,15 @@ func (e *Engine) beginRetirement(ctx context.Context, x *retiring, effect rotati
 // revoke asks the issuer to turn the credential off; from the intent on, nobody
 // is given this version any more.
 func (e *Engine) revoke(ctx context.Context, x *retiring) error {
+	if why, err := e.servedByMirror(ctx, x); err != nil || why != "" {
+		if err != nil {
+			return err
+		}
+		return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
+			x.t.HeldUp(rotation.WaitMirror, why, e.Now())
+			return nil
+		})
+	}
 	if why := e.inUse(ctx, x); why != nil {
 		waitingFor := rotation.WaitBackend
 		if errors.Is(why, errOutOfStep) {
@@ -284,6 +298,8 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
 		switch {
 		case errors.Is(err, errNothingFound) && x.t.FoundNothing(e.Now()):
+		case errors.Is(err, errForeign):
+			x.t.NotRevocable(err.Error(), e.Now())
 		case errors.Is(err, errNoHandle):
 			x.t.CannotRevoke(err.Error(), e.Now())
 		case err != nil:
@@ -322,6 +338,10 @@ func (e *Engine) inUse(ctx context.Context, x *retiring) error {
 	}
 	ours, err := e.heldVersion(ctx, m, x.secret)
 	switch {
+	case errors.Is(err, errOutOfStep) && x.version.Handle == nil && x.version.Sealed == nil:
+		return err // the answer to its mint was never heard: what the vault holds may be it
+	case errors.Is(err, errOutOfStep): // what somebody else wrote does not keep this one alive
+		return nil
 	case backends.Retryable(err):
 		return err
 	case err == nil && ours.Number == x.version.Number:
@@ -329,6 +349,26 @@ func (e *Engine) inUse(ctx context.Context, x *retiring) error {
 			errOutOfStep, m.Name(), x.version.Number, qualified(x.version.Ref))
 	}
 	return nil
+}
+
+// servedByMirror tells whether a version that was rolled back is to live on for a
+// mirror that still serves it: as the overlap of what is replaced does, to the
+// maximum overlap at most.
+func (e *Engine) servedByMirror(ctx context.Context, x *retiring) (why string, err error) {
+	plan := x.secret.Definition.Plan
+	if x.t.Cause != rotation.CauseRolledBack || x.t.Hastened || !x.t.RevokeBegunAt.IsZero() || !plan.WaitForMirrors || !e.Now().Before(x.t.RequestedAt.Add(plan.MaxOverlap)) {
+		return "", nil
+	}
+	err = e.Store.View(ctx, func(tx Tx) error {
+		ps, err := tx.Placements(ctx, x.secret.ID)
+		for i := range ps {
+			if ps[i].Lags() && ps[i].Have == x.t.Version {
+				why = fmt.Sprintf("the mirror %s serves version %d", ps[i].Backend, x.t.Version)
+			}
+		}
+		return err
+	})
+	return why, err
 }
 
 // currentOf reads the version that the store takes for current; nil if there is none.
@@ -358,9 +398,17 @@ var errNothingFound = errors.New("the issuer has nothing under this tag")
 // errNoHandle: what the issuer may have made cannot be named to it.
 var errNoHandle = errors.New("suspected orphan: nobody knows the handle")
 
+// errForeign: the version was not minted by the broker, and nobody has said what
+// its issuer calls it (rule 6).
+var errForeign = errors.New("nobody has given the handle of this version at its issuer")
+
 // revokeAtIssuer revokes by handle; a version whose handle nobody heard of is
 // looked up by its tag first, again and again until its mint cannot arrive late.
 func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
+	if x.version.Foreign() && x.version.Handle == nil {
+		return fmt.Errorf("%w: turn it off there by hand, which is then proven, or give it with `keybroker secret import %s --version %d --handle NAME=VALUE`",
+			errForeign, qualified(x.version.Ref), x.version.Number)
+	}
 	is, err := e.issuer(x.version.Issuer)
 	if err != nil {
 		return err

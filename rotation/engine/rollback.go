@@ -49,7 +49,7 @@ func (e *Engine) writeBack(ctx context.Context, x *rotating, m *backends.Mount, 
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
-	w.Token = fmt.Sprintf("%s-back-%d", v.Tag, w.Generation) // another write of the same version
+	w.Token = fmt.Sprintf("%s-back-%d", writeToken(*v), w.Generation) // another write of the same version
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	id, err := e.guardedWrite(cctx, m, x, v, w)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -51,6 +52,9 @@ func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error)
 			return err
 		}
 		if x.r.State == rotation.Overlap && x.r.RollBackBy == "" {
+			if err := e.mirrorsBehind(ctx, tx, x); err != nil {
+				return err
+			}
 			return e.missingAcks(ctx, tx, x)
 		}
 		if x.versions, err = tx.Versions(ctx, x.r.SecretID); err != nil {
@@ -100,6 +104,22 @@ func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
 		}
 	}
 	return nil
+}
+
+// mirrorsBehind counts the mirrors that do not hold the new version yet, where the
+// plan asks for that.
+func (e *Engine) mirrorsBehind(ctx context.Context, tx Tx, x *rotating) error {
+	x.facts.MirrorsBehind = 0
+	if !x.r.Plan.WaitForMirrors || len(x.secret.Definition.Mirrors) == 0 {
+		return nil
+	}
+	ps, err := tx.Placements(ctx, x.r.SecretID)
+	for i := range ps {
+		if ps[i].Lags() {
+			x.facts.MirrorsBehind++
+		}
+	}
+	return err
 }
 
 // stepRotation takes one rotation one step forward.
@@ -182,6 +202,9 @@ func (e *Engine) lookOutside(ctx context.Context, x *rotating) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	x.r.Error = ""
+	if x.r.Adopts != nil { // it is what brings them in step, and asks no issuer
+		return
+	}
 	switch err := e.inStep(ctx, x.secret, x.version(x.secret.Current)); {
 	case errors.Is(err, errOutOfStep):
 		x.facts.OutOfStep, x.r.Error = true, err.Error()
@@ -233,16 +256,19 @@ func (e *Engine) inStep(ctx context.Context, s rotation.Secret, current *rotatio
 // errOutOfStep if none.
 func (e *Engine) heldVersion(ctx context.Context, m *backends.Mount, s rotation.Secret) (rotation.Version, error) {
 	value, id, err := m.Read(ctx, s.Ref, "")
+	if errors.Is(err, backends.ErrInvalid) { // not even in the layout: nothing of ours
+		d, descErr := m.Describe(ctx, s.Ref)
+		if descErr != nil {
+			return rotation.Version{}, descErr
+		}
+		return rotation.Version{BackendVersion: d.Current}, fmt.Errorf("%w: %q holds what is no value of %s: %w", errOutOfStep, m.Name(), s.Ref, err)
+	}
 	if err != nil {
 		return rotation.Version{}, err
 	}
-	var ours rotation.Version // also one that is dead: it may have been written without our hearing of it
-	err = e.Store.View(ctx, func(tx Tx) (err error) {
-		ours, err = tx.VersionWith(ctx, s, e.fingerprints(s.Ref.Tenant, value.Reveal()))
-		return err
-	})
+	ours, err := e.recognise(ctx, s, value)
 	if notFound(err) {
-		return rotation.Version{}, fmt.Errorf("%w: %q holds a value of %s that was never one of its versions; `keybroker secret repair %s` tells what can be done",
+		return rotation.Version{BackendVersion: id}, fmt.Errorf("%w: %q holds a value of %s that was never one of its versions; `keybroker secret repair %s` tells what can be done",
 			errOutOfStep, m.Name(), s.Ref, qualified(s.Ref))
 	}
 	if err != nil {
@@ -250,6 +276,16 @@ func (e *Engine) heldVersion(ctx context.Context, m *backends.Mount, s rotation.
 	}
 	ours.BackendVersion = id
 	return ours, nil
+}
+
+// recognise returns the version of the secret that has this value, also one that
+// is dead: it may have been written without our hearing of it. ErrNotFound if none.
+func (e *Engine) recognise(ctx context.Context, s rotation.Secret, value backends.Value) (ours rotation.Version, err error) {
+	err = e.Store.View(ctx, func(tx Tx) (err error) {
+		ours, err = tx.VersionWith(ctx, s, e.fingerprints(s.Ref.Tenant, value.Reveal()))
+		return err
+	})
+	return ours, err
 }
 
 func isFrozen(ctx context.Context, tx Tx) (bool, error) {
@@ -270,6 +306,22 @@ func hasThawed(ctx context.Context, tx Tx, act rotation.Action) (bool, error) {
 	return !frozen && err == nil, err
 }
 
+// wasLetGo tells whether the mirrors or consumers that an overlap is to wait for are
+// not waited for any more: whoever let it go before the wait is recorded wakes nobody.
+func (e *Engine) wasLetGo(ctx context.Context, tx Tx, x *rotating, act rotation.Action) (bool, error) {
+	now := *x
+	var err error
+	switch act.WaitingFor {
+	case rotation.WaitMirror:
+		err = e.mirrorsBehind(ctx, tx, &now)
+		return err == nil && now.facts.MirrorsBehind < x.facts.MirrorsBehind, err
+	case rotation.WaitAcknowledgment:
+		err = e.missingAcks(ctx, tx, &now)
+		return err == nil && now.facts.MissingAcks < x.facts.MissingAcks, err
+	}
+	return false, nil
+}
+
 // restRotation records a wait, unless the row says so already.
 func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Action) (stepResult, error) {
 	if x.r.State.Ended() {
@@ -280,6 +332,9 @@ func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Act
 		var thawed bool
 		err := e.Store.Update(ctx, func(tx Tx) (err error) {
 			if thawed, err = hasThawed(ctx, tx, act); err != nil || thawed {
+				return err
+			}
+			if thawed, err = e.wasLetGo(ctx, tx, x, act); err != nil || thawed {
 				return err
 			}
 			r := x.r // Update may run this again
@@ -306,7 +361,7 @@ func (e *Engine) keep(ctx context.Context, fn func(context.Context, Tx) error) e
 	defer cancel()
 	for n := 1; ; n++ {
 		err := e.Store.Update(ctx, func(tx Tx) error { return fn(ctx, tx) })
-		if !errors.Is(err, backends.ErrUnavailable) || n == keepTries || ctx.Err() != nil {
+		if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, ErrKeyGone) || n == keepTries || ctx.Err() != nil {
 			return err
 		}
 		select {
@@ -370,6 +425,10 @@ func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.Sta
 // discard retires a version that was, or may have been, minted in vain.
 func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, cause rotation.Cause, at time.Time) error {
 	v.Stage = rotation.StageRetired
+	if v.Foreign() { // a stranger's value that was to be adopted: it stays theirs
+		v.Sealed = nil
+		return tx.SaveVersion(ctx, &v)
+	}
 	if err := tx.SaveVersion(ctx, &v); err != nil {
 		return err
 	}
@@ -430,7 +489,10 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	id, err := stager.Stage(cctx, v.Ref, w)
-	if err != nil {
+	switch {
+	case errors.Is(err, backends.ErrUnsupported): // AWS makes the first version of a secret current at once
+		return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error { return e.stagedHere(ctx, tx, x) })
+	case err != nil:
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	}
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
@@ -442,8 +504,24 @@ func (e *Engine) stage(ctx context.Context, x *rotating) error {
 		if err := tx.SaveVersion(ctx, &staged); err != nil {
 			return err
 		}
+		if err := keeps(ctx, tx, staged); err != nil {
+			return err
+		}
 		return e.staged(ctx, tx, x, "")
 	})
+}
+
+// keeps records that the vault was given a pending version, so that it is relieved
+// of it if it comes to nothing.
+func keeps(ctx context.Context, tx Tx, v rotation.Version) error {
+	ps, err := tx.Placements(ctx, v.SecretID)
+	for i := range ps {
+		if ps[i].Backend == v.Backend {
+			ps[i].Keeps(v.Number, v.BackendVersion)
+			return tx.SavePlacement(ctx, &ps[i])
+		}
+	}
+	return err
 }
 
 func stages(m *backends.Mount) bool {
@@ -454,7 +532,7 @@ func stages(m *backends.Mount) bool {
 // stagedHere records that the pending value is where it has to be: minting has
 // put it into our own store, and the vault holds no pending versions.
 func (e *Engine) stagedHere(ctx context.Context, tx Tx, x *rotating) error {
-	return e.staged(ctx, tx, x, "kept sealed by the broker: the vault has no pending stage")
+	return e.staged(ctx, tx, x, "kept sealed by the broker: the vault cannot hold it as pending")
 }
 
 func (e *Engine) staged(ctx context.Context, tx Tx, x *rotating, detail string) error {
@@ -471,7 +549,7 @@ func (e *Engine) write(ctx context.Context, x *rotating, v *rotation.Version) (b
 	if err != nil {
 		return backends.Write{}, err
 	}
-	w := backends.Write{Value: value, Token: v.Tag, Version: v.Number, Generation: x.secret.Generation + 1}
+	w := backends.Write{Value: value, Token: writeToken(*v), Version: v.Number, Generation: x.secret.Generation + 1, Urgent: x.r.Emergency()}
 	if current := x.version(x.secret.Current); current != nil && current.Backend == v.Backend {
 		w.Expect = current.BackendVersion
 	}
@@ -551,6 +629,14 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 			detail = fmt.Sprintf("%d consumers have not acknowledged", x.facts.MissingAcks)
 			e.Logger.Warn("revoking although consumers have not acknowledged", "secret", x.secret.Ref, "missing", x.facts.MissingAcks)
 			err := e.audit(ctx, tx, x.secret.Ref, "rotation.unacknowledged", "failed", map[string]string{"rotation": x.r.ID, "missing": fmt.Sprint(x.facts.MissingAcks)})
+			if err != nil {
+				return err
+			}
+		}
+		if x.facts.MirrorsBehind > 0 {
+			detail = strings.TrimPrefix(detail+fmt.Sprintf("; %s not brought to the new version", counted(x.facts.MirrorsBehind, "mirror")), "; ")
+			e.Logger.Warn("revoking although mirrors are behind", "secret", x.secret.Ref, "behind", x.facts.MirrorsBehind)
+			err := e.audit(ctx, tx, x.secret.Ref, "rotation.mirrors_behind", "failed", map[string]string{"rotation": x.r.ID, "behind": fmt.Sprint(x.facts.MirrorsBehind)})
 			if err != nil {
 				return err
 			}

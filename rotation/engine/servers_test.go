@@ -190,8 +190,11 @@ func (i prepared) Find(ctx context.Context, _ issuer.Subject, tag string) ([]iss
 // vault is a driver whose writes are guarded; staging is one with native stages.
 type vault struct {
 	w       *world
-	values  []backends.Value // version n is values[n-1]
+	name    string
+	gone    map[backends.VersionID]bool // destroyed
+	values  []backends.Value            // version n is values[n-1]
 	tokens  []string
+	made    []time.Time
 	current int // 0: none
 }
 
@@ -205,12 +208,12 @@ func vaultID(n int) backends.VersionID {
 }
 
 func (v *vault) Read(ctx context.Context, _ backends.Ref, id backends.VersionID) (value backends.Value, at backends.VersionID, err error) {
-	err = v.w.remote(ctx, "vault", "reading the vault", func() error {
+	err = v.w.remote(ctx, v.name, "reading the "+v.name, func() error {
 		if id == "" {
 			id = vaultID(v.current)
 		}
 		for n := range v.values {
-			if vaultID(n+1) == id {
+			if vaultID(n+1) == id && !v.gone[id] {
 				value, at = v.values[n], id
 				return nil
 			}
@@ -221,22 +224,25 @@ func (v *vault) Read(ctx context.Context, _ backends.Ref, id backends.VersionID)
 }
 
 func (v *vault) Describe(ctx context.Context, _ backends.Ref) (d backends.Description, err error) {
-	err = v.w.remote(ctx, "vault", "describing the vault", func() error {
+	err = v.w.remote(ctx, v.name, "describing the "+v.name, func() error {
 		if len(v.values) == 0 {
 			return fmt.Errorf("%w: no secret", backends.ErrNotFound)
 		}
 		d.Current = vaultID(v.current)
+		for n := range v.values {
+			d.Versions = append(d.Versions, backends.VersionMeta{ID: vaultID(n + 1), CreatedAt: v.made[n], Gone: v.gone[vaultID(n+1)]})
+		}
 		return nil
 	})
 	return d, err
 }
 
 func (v *vault) Publish(ctx context.Context, _ backends.Ref, w backends.Write) (id backends.VersionID, err error) {
-	err = v.w.remote(ctx, "vault", fmt.Sprintf("writing version %d over %q", w.Version, w.Expect), func() error {
+	err = v.w.remote(ctx, v.name, fmt.Sprintf("writing version %d over %q in the %s", w.Version, w.Expect, v.name), func() error {
 		if vaultID(v.current) != w.Expect {
 			return fmt.Errorf("%w: it holds %d", backends.ErrConflict, v.current)
 		}
-		v.values, v.tokens = append(v.values, w.Value), append(v.tokens, w.Token)
+		v.add(w.Value, w.Token)
 		v.current = len(v.values)
 		id = vaultID(v.current)
 		return nil
@@ -244,30 +250,56 @@ func (v *vault) Publish(ctx context.Context, _ backends.Ref, w backends.Write) (
 	return id, err
 }
 
-func (v *vault) Retire(context.Context, backends.Ref, backends.VersionID) error  { return nil }
-func (v *vault) Destroy(context.Context, backends.Ref, backends.VersionID) error { return nil }
+func (v *vault) Retire(ctx context.Context, _ backends.Ref, id backends.VersionID) error {
+	return v.w.remote(ctx, v.name, fmt.Sprintf("retiring %q in the %s", id, v.name), func() error { return v.unserved(id) })
+}
+
+func (v *vault) Destroy(ctx context.Context, _ backends.Ref, id backends.VersionID) error {
+	return v.w.remote(ctx, v.name, fmt.Sprintf("destroying %q in the %s", id, v.name), func() error {
+		if err := v.unserved(id); err != nil {
+			return err
+		}
+		for n := range v.values {
+			if vaultID(n+1) == id {
+				v.gone[id] = true
+			}
+		}
+		return nil
+	})
+}
+
+func (v *vault) add(value backends.Value, token string) {
+	v.values, v.tokens, v.made = append(v.values, value), append(v.tokens, token), append(v.made, time.Now())
+}
+
+func (v *vault) unserved(id backends.VersionID) error {
+	if vaultID(v.current) == id {
+		return fmt.Errorf("%w: it is current", backends.ErrConflict)
+	}
+	return nil
+}
 
 func (v *vault) List(context.Context, string, string, int) ([]string, string, error) {
 	return nil, "", nil
 }
 
 func (v *vault) Check(ctx context.Context) error {
-	return v.w.remote(ctx, "vault", "checking the vault", func() error { return nil })
+	return v.w.remote(ctx, v.name, "checking the "+v.name, func() error { return nil })
 }
 
 func (v *vault) Capabilities() backends.Capabilities {
-	return backends.Capabilities{Versions: true, CompareSwap: true}
+	return backends.Capabilities{Versions: true, CompareSwap: true, Destroy: true}
 }
 
 func (v staging) Stage(ctx context.Context, _ backends.Ref, w backends.Write) (id backends.VersionID, err error) {
-	err = v.w.remote(ctx, "vault", fmt.Sprintf("staging version %d", w.Version), func() error {
+	err = v.w.remote(ctx, v.name, fmt.Sprintf("staging version %d", w.Version), func() error {
 		for n, token := range v.tokens {
 			if token == w.Token && v.values[n].Equal(w.Value) {
 				id = vaultID(n + 1)
 				return nil
 			}
 		}
-		v.values, v.tokens = append(v.values, w.Value), append(v.tokens, w.Token)
+		v.add(w.Value, w.Token)
 		id = vaultID(len(v.values))
 		return nil
 	})
@@ -275,7 +307,7 @@ func (v staging) Stage(ctx context.Context, _ backends.Ref, w backends.Write) (i
 }
 
 func (v staging) Promote(ctx context.Context, _ backends.Ref, id, expect backends.VersionID) error {
-	return v.w.remote(ctx, "vault", fmt.Sprintf("promoting %q over %q", id, expect), func() error {
+	return v.w.remote(ctx, v.name, fmt.Sprintf("promoting %q over %q", id, expect), func() error {
 		switch {
 		case vaultID(v.current) == id:
 			return nil
@@ -408,6 +440,14 @@ func (s sealer) call(ctx context.Context) error {
 	s.w.point(ctx, "the sealer")
 	if s.w.fails(ctx, "seal") {
 		return fmt.Errorf("%w: the sealing key is out of reach", backends.ErrUnavailable)
+	}
+	return nil
+}
+
+// Ready implements engine.Readier.
+func (s sealer) Ready(context.Context) error {
+	if s.w.keyless {
+		return fmt.Errorf("%w: no key that the store knows can be opened", backends.ErrUnavailable)
 	}
 	return nil
 }

@@ -133,6 +133,11 @@ func (w *world) definition(window time.Duration) rotation.Definition {
 				Timeout: w.duration(time.Minute, 2*time.Hour), Hold: w.intn(2) == 0},
 			Emergency: rotation.Emergency{RevokeFirst: w.intn(3) == 0, ReplaceWithin: time.Minute},
 		}}
+	if w.intn(2) == 0 {
+		d.Mirrors = []string{"mirror"}
+		d.OnDrift = []rotation.DriftRule{rotation.DriftReport, rotation.DriftRestore, rotation.DriftRestore, rotation.DriftAdopt}[w.intn(4)]
+		d.Plan.WaitForMirrors = w.intn(2) == 0
+	}
 	d.Plan.Approval = w.intn(12) == 0
 	d.Plan.MaxOverlap = d.Plan.Overlap + w.duration(0, 3*time.Hour)
 	if w.intn(6) == 0 {
@@ -151,20 +156,29 @@ func (w *world) boot(i int, name string, stages bool) {
 	e := engine.New(engine.Config{Store: w.store, Sealer: sealer{w}, Fingerprint: func(_, value string) string { return value },
 		Node: name, Now: time.Now, Logger: logger})
 	var driver backends.Driver = w.vault
+	var mirror backends.Driver = w.mirror
 	if stages {
 		driver = staging{w.vault}
+	} else if w.seed%2 == 0 {
+		mirror = staging{w.mirror}
 	}
 	// The timeout leaves no time for the mount to try again, which it does at random moments.
-	mount := backends.NewMount("vault", driver, backends.Limits{Timeout: 20 * time.Millisecond})
+	mount := backends.NewMount("vault", driver, backends.Options{Limits: backends.Limits{Timeout: 20 * time.Millisecond}})
+	second := backends.NewMount("mirror", mirror, backends.Options{Limits: backends.Limits{Timeout: 20 * time.Millisecond}})
 	e.SetCatalog(&engine.Catalog{
-		Backends:  map[string]*backends.Mount{"vault": mount},
-		Issuers:   map[string]issuer.Issuer{"finding": showOnce{w.issuers["finding"]}, "blind": blind{w.issuers["blind"]}, "prepared": prepared{w.issuers["prepared"]}},
-		Probes:    map[string]probe.Probe{"probe": w.probe},
-		Consumers: map[string]engine.Deliverer{"one": w.inboxes["one"], "two": w.inboxes["two"]},
+		Backends:   map[string]*backends.Mount{"vault": mount, "mirror": second},
+		DriftEvery: map[string]time.Duration{"vault": time.Duration(w.seed%3) * 90 * time.Hour, "mirror": time.Duration(20+160*(w.seed%2)) * time.Hour},
+		Issuers:    map[string]issuer.Issuer{"finding": showOnce{w.issuers["finding"]}, "blind": blind{w.issuers["blind"]}, "prepared": prepared{w.issuers["prepared"]}},
+		Probes:     map[string]probe.Probe{"probe": w.probe},
+		Consumers:  map[string]engine.Deliverer{"one": w.inboxes["one"], "two": w.inboxes["two"]},
 	})
 	w.nodes[i] = &node{name: name, engine: e, ctx: ctx, cancel: cancel, busy: map[string]bool{}}
 	w.nodes[i].stages = stages
 }
+
+// longestSleep is how long nobody looks at anything at most: after a week without
+// the broker a re-check is given up.
+const longestSleep = 24 * time.Hour
 
 // misbehave lets things happen, at random.
 func (w *world) misbehave() {
@@ -181,15 +195,17 @@ func (w *world) misbehave() {
 		case n < 82:
 			w.pass(w.duration(100*time.Millisecond, time.Second, 5*time.Second, 30*time.Second, 2*time.Minute))
 		case n < 90:
-			w.pass(w.untilNext())
+			w.pass(min(w.untilNext(), longestSleep))
 		case n < 96:
 			w.request(requests[w.intn(len(requests))])
 		case n < 98:
 			w.end(w.intn(2), w.intn(2) == 0)
-		case n == 98:
+		case n == 98 && w.intn(2) == 0:
 			w.resurrect()
+		case n == 98:
+			w.meddle()
 		default:
-			what := []string{"vault", "probe", "issuer finding", "issuer blind", "issuer prepared"}[w.intn(5)]
+			what := []string{"vault", "probe", "issuer finding", "issuer blind", "issuer prepared", "mirror"}[w.intn(6)]
 			w.down[what] = !w.down[what]
 			w.logf(context.Background(), "%s is down: %v", what, w.down[what])
 		}
@@ -235,6 +251,24 @@ func (w *world) resurrect() {
 	}
 }
 
+// meddle lets somebody else change what the mirror holds: another value, an older
+// version, nothing at all.
+func (w *world) meddle() {
+	m := w.mirror
+	w.counts["meddled"]++
+	switch choice := w.intn(3); {
+	case choice == 0:
+		text := fmt.Sprintf("stranger-%d", len(m.values))
+		m.add(backends.NewValue(map[string]string{valueField: text}), text)
+		m.current = len(m.values)
+	case choice == 1 && m.current > 1 && !m.gone[vaultID(m.current-1)]:
+		m.current--
+	default:
+		m.values, m.tokens, m.made, m.current, m.gone = nil, nil, nil, 0, map[backends.VersionID]bool{}
+	}
+	w.logf(context.Background(), "somebody lets the mirror hold %d of %d", m.current, len(m.values))
+}
+
 // step lets one of the nodes take a step of something that is due, or now and
 // then of something that is not: a wake-up may come at any time.
 func (w *world) step() {
@@ -253,6 +287,9 @@ func (w *world) step() {
 	for _, id := range due.Deliveries {
 		records = append(records, record{"delivery", id})
 	}
+	for _, id := range due.Placements {
+		records = append(records, record{"placement", id})
+	}
 	if w.faulty && w.intn(8) == 0 {
 		records = nil
 		for _, id := range w.store.state.rotations.order {
@@ -264,10 +301,15 @@ func (w *world) step() {
 		for _, id := range w.store.state.deliveries.order {
 			records = append(records, record{"delivery", id})
 		}
+		for _, id := range w.store.state.placements.order {
+			if w.store.state.placements.rows[id].Revision > 0 {
+				records = append(records, record{"placement", id})
+			}
+		}
 	}
 	if len(records) == 0 {
 		if w.faulty && len(w.parked) == 0 {
-			w.pass(w.untilNext())
+			w.pass(min(w.untilNext(), longestSleep))
 		}
 		return
 	}
@@ -276,11 +318,11 @@ func (w *world) step() {
 		return
 	}
 	take := map[string]func(context.Context, string) (bool, error){
-		"rotation": n.engine.StepRotation, "retirement": n.engine.StepRetirement, "delivery": n.engine.StepDelivery}[r.kind]
+		"rotation": n.engine.StepRotation, "retirement": n.engine.StepRetirement, "delivery": n.engine.StepDelivery, "placement": n.engine.StepPlacement}[r.kind]
 	w.counts["steps"]++
 	name := ""
 	if w.verbose {
-		name = w.short(map[string]string{"rotation": "r", "retirement": "t", "delivery": "d"}[r.kind], r.id)
+		name = w.short(map[string]string{"rotation": "r", "retirement": "t", "delivery": "d", "placement": "p"}[r.kind], r.id)
 	}
 	w.start(n, name, r.kind+r.id, func(ctx context.Context) error {
 		again, err := take(ctx, r.id)
@@ -325,6 +367,14 @@ func (w *world) untilNext() time.Duration {
 		if d.State == rotation.DeliveryPending {
 			see(d.NextAttemptAt)
 			see(d.Lease)
+		}
+	}
+	for _, p := range w.store.state.placements.rows {
+		if p.Revision > 0 {
+			see(p.NextAt)
+			if p.Intent != nil {
+				see(p.Intent.Lease)
+			}
 		}
 	}
 	if next.IsZero() {

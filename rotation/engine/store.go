@@ -2,12 +2,18 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/riverqueue/river"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
 )
+
+// ErrKeyGone: AddVersion and SaveVersion refuse a sealed value whose key the store has
+// forgotten, since nobody could open it any more. It is to be sealed anew.
+var ErrKeyGone = fmt.Errorf("%w: the key that it was sealed by is gone", backends.ErrUnavailable)
 
 // Store is the durable state that the engine needs. Errors carry a class of
 // package backends: ErrNotFound, ErrConflict (a compare-and-swap lost, or a
@@ -30,7 +36,7 @@ type Tx interface {
 	SaveSecret(ctx context.Context, s *rotation.Secret) error
 
 	// Versions returns a secret's open versions, the oldest first: those that are
-	// not retired, and those with a retirement that goes on (neither proven_dead nor
+	// not retired, those imported as no longer current, and those with a retirement that goes on (neither proven_dead nor
 	// unprovable, with a NextAt). Version returns any; neither reads Fingerprints back.
 	Versions(ctx context.Context, secretID string) ([]rotation.Version, error)
 	Version(ctx context.Context, secretID string, number int) (rotation.Version, error)
@@ -42,8 +48,11 @@ type Tx interface {
 	// AddVersion allocates v.Number (the highest ever used + 1) and inserts v.
 	AddVersion(ctx context.Context, v *rotation.Version) error
 	SaveVersion(ctx context.Context, v *rotation.Version) error // last write wins; guarded by its rotation's or retirement's revision
+	// VersionByHandle returns a version of any secret that the issuer calls by this
+	// handle, or ErrNotFound.
+	VersionByHandle(ctx context.Context, issuer string, handle map[string]string) (rotation.Version, error)
 	// VersionWith returns the newest version of the secret, of any stage, that has
-	// exactly these keyed fingerprints (field → fingerprint), or ErrNotFound.
+	// exactly these keyed fingerprints (as Version.Fingerprints has them), or ErrNotFound.
 	VersionWith(ctx context.Context, s rotation.Secret, fingerprints map[string]string) (rotation.Version, error)
 
 	Rotation(ctx context.Context, id string) (rotation.Rotation, error)
@@ -65,6 +74,15 @@ type Tx interface {
 	Retirements(ctx context.Context, secretID string) ([]rotation.Retirement, error)
 	AddRetirement(ctx context.Context, t *rotation.Retirement) error
 	SaveRetirement(ctx context.Context, t *rotation.Retirement) error
+
+	// Placements returns what the vaults hold of a secret, ordered by backend.
+	Placements(ctx context.Context, secretID string) ([]rotation.Placement, error)
+	Placement(ctx context.Context, id string) (rotation.Placement, error)
+	// AddPlacement inserts p; ErrConflict if the secret has one in that backend.
+	AddPlacement(ctx context.Context, p *rotation.Placement) error
+	SavePlacement(ctx context.Context, p *rotation.Placement) error
+	// RemovePlacement deletes the row, as it was read.
+	RemovePlacement(ctx context.Context, p *rotation.Placement) error
 
 	// StartStep opens a line of the rotation's timeline, unless the same step is
 	// open already. EndStep closes the open line of that step, or inserts a line
@@ -107,4 +125,5 @@ type Due struct {
 	Rotations   []string // NextAt has come
 	Retirements []string
 	Deliveries  []string
+	Placements  []string
 }

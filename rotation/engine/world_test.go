@@ -30,6 +30,9 @@ type world struct {
 	faulty bool
 	down   map[string]bool // components that do not answer at all
 
+	keyless bool // the sealer knows that what it seals would not be kept
+	refused int  // sealed values that the store is still to refuse, since their key is gone
+
 	workers int
 	running *worker
 	parked  []*worker
@@ -39,6 +42,7 @@ type world struct {
 	nodes   []*node
 	issuers map[string]*issuerOf
 	vault   *vault
+	mirror  *vault
 	probe   probe.Probe
 	inboxes map[string]*inbox
 	late    []arrival
@@ -91,7 +95,8 @@ func newWorld(seed uint64, verbose bool) *world {
 	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), rates: map[string]float64{}, faulty: true, down: map[string]bool{},
 		issuers: map[string]*issuerOf{}, inboxes: map[string]*inbox{}, verbose: verbose, names: map[string]string{}, counts: map[string]int{}}
 	w.store = &memStore{w: w, locks: map[any]*memTx{}, exclusive: w.rng.IntN(2) == 0}
-	w.vault = &vault{w: w}
+	w.vault = &vault{w: w, name: "vault", gone: map[backends.VersionID]bool{}}
+	w.mirror = &vault{w: w, name: "mirror", gone: map[backends.VersionID]bool{}}
 	// Every run has its own mixture: many faults of few kinds find what few faults
 	// of all kinds hide.
 	for _, kind := range faultKinds {
@@ -103,6 +108,7 @@ func newWorld(seed uint64, verbose bool) *world {
 var faultKinds = []string{"park", "store", "seal", "noise", "flap", "skew",
 	"issuer lost", "issuer unanswered", "issuer late", "issuer refused",
 	"vault lost", "vault unanswered", "vault late", "vault refused",
+	"mirror lost", "mirror unanswered", "mirror late", "mirror refused",
 	"consumer lost", "consumer unanswered", "consumer refused"}
 
 // chance draws whether something of this kind goes wrong now.

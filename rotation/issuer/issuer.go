@@ -27,6 +27,8 @@ const (
 // Traits declares what an issuer can do; constant over its life.
 type Traits struct {
 	Kind             Kind
+	Fields           []string      // names of the fields that every value has, sorted; nil: not known
+	Handle           []string      // names of the parts of every handle, sorted; nil: not known
 	MaxLive          int           // credentials that can be live at once; 0 = no limit known
 	ShowOnce         bool          // the value is shown at creation only: a found one must be retired
 	MaxOverlap       time.Duration // longest overlap it can give; 0 = any, negative = none

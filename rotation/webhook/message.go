@@ -2,10 +2,12 @@ package webhook
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/url"
 	"time"
+	"unicode/utf8"
 
 	"github.com/keybroker/keybroker/backends"
 )
@@ -68,6 +70,7 @@ type rotated struct {
 	PublishedAt time.Time         `json:"published_at"`
 	Payload     Payload           `json:"payload"`
 	Fields      map[string]string `json:"fields,omitempty"`
+	Encodings   map[string]string `json:"encodings,omitempty"` // fields that are base64, since they are no UTF-8 text
 	Href        string            `json:"href,omitempty"`
 	Previous    *previous         `json:"previous,omitempty"`
 }
@@ -110,11 +113,26 @@ func (m Message) Body() ([]byte, error) {
 		e.Data.Previous = &previous{Version: m.Previous.Version, Until: m.Previous.Until.UTC()}
 	}
 	if m.Payload == Plain {
-		e.Data.Fields = m.Value.Reveal()
+		e.Data.Fields, e.Data.Encodings = encoded(m.Value.Reveal())
 	} else {
 		e.Data.Href = href(m.Ref.Name)
 	}
 	return encode(e)
+}
+
+// encoded puts fields that are no UTF-8 text into base64 (RFC 4648, section 4), in
+// place, and names them: JSON has no place for their bytes.
+func encoded(fields map[string]string) (_, encodings map[string]string) {
+	for name, text := range fields {
+		if utf8.ValidString(text) {
+			continue
+		}
+		if encodings == nil {
+			encodings = map[string]string{}
+		}
+		fields[name], encodings[name] = base64.StdEncoding.EncodeToString([]byte(text)), "base64"
+	}
+	return fields, encodings
 }
 
 func (m Message) check() error {

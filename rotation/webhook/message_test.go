@@ -51,6 +51,22 @@ func TestPlainBody(t *testing.T) {
 	}
 }
 
+// TestFieldsThatAreNoText: JSON would put other bytes in their place.
+func TestFieldsThatAreNoText(t *testing.T) {
+	m := message()
+	m.Value = backends.NewValue(map[string]string{"user": "sender", "key": "\xff\x00\xfe"})
+	body, err := m.Body()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"fields":{"key":"/wD+","user":"sender"},"encodings":{"key":"base64"},`; !strings.Contains(string(body), want) {
+		t.Errorf("%s, want %s", body, want)
+	}
+	if again, err := m.Body(); err != nil || !bytes.Equal(again, body) {
+		t.Errorf("a repetition differs: %v", err)
+	}
+}
+
 func TestReferenceBodyCarriesNoValue(t *testing.T) {
 	m := message()
 	m.Payload, m.Value, m.Previous = webhook.Reference, backends.Value{}, nil

@@ -2,13 +2,11 @@
 package vaultserver
 
 import (
-	"bufio"
+	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,15 +15,16 @@ import (
 )
 
 // Server is an unsealed Vault with KV v2 mounted at secret/ and AppRole at
-// auth/approle/, all in memory.
+// auth/approle/.
 type Server struct {
 	Addr      string // "http://127.0.0.1:…"
 	RootToken string
 
+	data      string // directory of a durable server, else everything is in memory
+	pair      bool   // there is a second node, at:
+	standby   string
 	unsealKey string
-	process   *exec.Cmd
-	stdin     io.Closer
-	stop      sync.Once
+	process   *process
 	names     counter
 }
 
@@ -33,15 +32,37 @@ type Server struct {
 // with the test. A core that cannot be built or started fails the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s, err := start(t.Context())
-	if err != nil {
+	return started(t, &Server{})
+}
+
+// StartDurable is Start for a server that keeps its data in files, so that Kill
+// and Restart may be called.
+func StartDurable(t testing.TB) *Server {
+	t.Helper()
+	return started(t, &Server{data: t.TempDir()})
+}
+
+// StartPair is Start for a server with a second node, whose address is returned:
+// a standby, which answers nothing itself and redirects to the first.
+func StartPair(t testing.TB) (s *Server, standby string) {
+	t.Helper()
+	s = started(t, &Server{pair: true})
+	return s, s.standby
+}
+
+func started(t testing.TB, s *Server) *Server {
+	t.Helper()
+	if err := s.start(t.Context()); err != nil {
 		t.Fatalf("starting a Vault core: %v", err)
 	}
 	t.Cleanup(s.Stop)
 	return s
 }
 
-var shared = sync.OnceValues(func() (*Server, error) { return start(context.Background()) })
+var shared = sync.OnceValues(func() (*Server, error) {
+	s := &Server{}
+	return s, s.start(context.Background())
+})
 
 // Shared returns the one server of this test binary, for tests that neither
 // seal nor stop it; KV gives each of them a mount of its own. It ends with the
@@ -55,57 +76,45 @@ func Shared(t testing.TB) *Server {
 	return s
 }
 
-func start(ctx context.Context) (*Server, error) {
-	binary, err := Build(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := launch(binary)
-	if err != nil {
-		return nil, err
+func (s *Server) start(ctx context.Context) error {
+	if err := s.launch(ctx); err != nil {
+		return err
 	}
 	if err := s.prepare(ctx); err != nil {
 		s.Stop()
-		return nil, err
+		return err
 	}
-	return s, nil
+	return nil
 }
 
-// launch starts the process and learns its address. The process ends when its
-// standard input is closed, by Stop or by our own end.
-func launch(binary string) (*Server, error) {
-	cmd := exec.Command(binary, "-listen", "127.0.0.1:0", "-log-level", "off")
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
+// launch starts the process and learns its addresses; a server that had one before
+// gets the same again.
+func (s *Server) launch(ctx context.Context) error {
+	binary, err := Build(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	stdout, err := cmd.StdoutPipe()
+	args := []string{"-log-level", "off", "-listen", cmp.Or(strings.TrimPrefix(s.Addr, "http://"), "127.0.0.1:0")}
+	if s.data != "" {
+		args = append(args, "-data", s.data)
+	}
+	if s.pair {
+		args = append(args, "-standby")
+	}
+	p, addresses, err := begin(binary, args)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
+	s.process, s.Addr = p, addresses[0]
+	if s.pair {
+		s.standby = addresses[1]
 	}
-	s := &Server{process: cmd, stdin: stdin}
-	var hello struct {
-		Address string `json:"address"`
-	}
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &hello)
-	}
-	if err != nil {
-		s.Stop()
-		return nil, fmt.Errorf("reading the core's address: %w", err)
-	}
-	s.Addr = hello.Address
-	return s, nil
+	return nil
 }
 
 // prepare initialises and unseals the core and mounts what Server promises.
 func (s *Server) prepare(ctx context.Context) error {
-	client, err := s.client()
+	client, err := newClient(s.Addr)
 	if err != nil {
 		return err
 	}
@@ -115,7 +124,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 	s.RootToken, s.unsealKey = keys.RootToken, keys.Keys[0]
 	client.SetToken(s.RootToken)
-	if err := s.unseal(ctx, client); err != nil {
+	if err := s.unseal(ctx); err != nil {
 		return err
 	}
 	if err := client.Sys().EnableAuthWithOptionsWithContext(ctx, "approle", &api.EnableAuthOptions{Type: "approle"}); err != nil {
@@ -124,15 +133,59 @@ func (s *Server) prepare(ctx context.Context) error {
 	return mountKV(ctx, client, "secret")
 }
 
-func (s *Server) unseal(ctx context.Context, client *api.Client) error {
-	status, err := client.Sys().UnsealWithContext(ctx, s.unsealKey)
-	if err != nil {
-		return fmt.Errorf("unsealing: %w", err)
-	}
-	if status.Sealed {
-		return fmt.Errorf("unsealing: still sealed")
+// unseal unseals the node at Addr until it is the active one, then the standby.
+func (s *Server) unseal(ctx context.Context) error {
+	for _, address := range []string{s.Addr, s.standby} {
+		if address == "" {
+			continue
+		}
+		client, err := newClient(address)
+		if err != nil {
+			return err
+		}
+		status, err := client.Sys().UnsealWithContext(ctx, s.unsealKey)
+		switch {
+		case err != nil:
+			return fmt.Errorf("unsealing: %w", err)
+		case status.Sealed:
+			return errors.New("unsealing: still sealed")
+		case address != s.Addr:
+			return nil // never active as long as the first is
+		}
+		if err := awaitActive(ctx, client); err != nil {
+			return fmt.Errorf("unsealing: %w", err)
+		}
 	}
 	return nil
+}
+
+// awaitActive waits for a node to serve: one in a cluster takes a moment to find
+// itself the active one.
+func awaitActive(ctx context.Context, client *api.Client) error {
+	return eventually(ctx, func(ctx context.Context) error {
+		health, err := client.Sys().HealthWithContext(ctx)
+		if err == nil && (health.Sealed || health.Standby) {
+			err = errors.New("the node is sealed or on standby")
+		}
+		return err
+	})
+}
+
+// eventually repeats op until it succeeds, for up to half a minute.
+func eventually(ctx context.Context, op func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		err := op(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // mountKV mounts KV v2 and waits until it has left its upgrade, during which
@@ -145,27 +198,45 @@ func mountKV(ctx context.Context, client *api.Client, path string) error {
 	if err != nil {
 		return fmt.Errorf("mounting KV v2 at %s: %w", path, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
+	err = eventually(ctx, func(ctx context.Context) error {
 		_, err := client.Logical().ReadWithContext(ctx, path+"/config")
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for KV v2 at %s: %w", path, err)
-		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for KV v2 at %s: %w", path, err)
 	}
+	return nil
 }
 
 // Stop ends the process and waits for it; calling it again does nothing.
-func (s *Server) Stop() {
-	s.stop.Do(func() {
-		_ = s.stdin.Close()
-		// In memory and ours alone: nothing is lost by not waiting for a quiet end.
-		_ = s.process.Process.Kill()
-		_ = s.process.Wait()
-	})
+func (s *Server) Stop() { s.process.kill() }
+
+// Kill ends the process of a durable server in the middle of what it does
+// (SIGKILL) and waits for it. Its data stays for Restart.
+func (s *Server) Kill(t testing.TB) {
+	t.Helper()
+	s.durable(t)
+	s.process.kill()
+}
+
+// Restart starts a durable server that was killed or stopped again, at the address
+// it had, and unseals it.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.durable(t)
+	s.process.kill()
+	// Somebody's outgoing connection may have taken the port for a moment.
+	if err := eventually(t.Context(), s.launch); err != nil {
+		t.Fatalf("restarting a Vault core: %v", err)
+	}
+	if err := s.unseal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) durable(t testing.TB) {
+	t.Helper()
+	if s.data == "" {
+		t.Fatal("the server keeps nothing: start it with StartDurable")
+	}
 }

@@ -65,6 +65,57 @@ func TestServerSealsUnsealsAndStops(t *testing.T) {
 	}
 }
 
+func TestDurableServerIsKilledAndKeepsItsData(t *testing.T) {
+	s := vaultserver.StartDurable(t)
+	client, address := s.Client(t), s.Addr
+	for n := range 3 {
+		if _, err := client.KVv2("secret").Put(t.Context(), "a", map[string]any{"n": n}); err != nil {
+			t.Fatal(err)
+		}
+		s.Kill(t)
+		if _, err := client.KVv2("secret").Get(t.Context(), "a"); err == nil {
+			t.Error("a killed server answered")
+		}
+		s.Restart(t)
+		got, err := client.KVv2("secret").Get(t.Context(), "a")
+		if err != nil {
+			t.Fatalf("after restart %d: %v", n, err)
+		}
+		if got.VersionMetadata.Version != n+1 || s.Addr != address {
+			t.Errorf("after restart %d there is version %d at %s", n, got.VersionMetadata.Version, s.Addr)
+		}
+	}
+}
+
+func TestStandbyRedirectsToTheActiveNode(t *testing.T) {
+	s, standby := vaultserver.StartPair(t)
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Get(standby + "/v1/secret/data/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if at := resp.Header.Get("Location"); resp.StatusCode != http.StatusTemporaryRedirect || at != s.Addr+"/v1/secret/data/a" {
+		t.Errorf("the standby answered %d, %q", resp.StatusCode, at)
+	}
+}
+
+func TestTransitEncrypts(t *testing.T) {
+	s := vaultserver.Shared(t)
+	mount, logical := s.Transit(t), s.Client(t).Logical()
+	if _, err := logical.WriteWithContext(t.Context(), mount+"/keys/k", nil); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := logical.WriteWithContext(t.Context(), mount+"/encrypt/k", map[string]any{"plaintext": "YQ=="})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := logical.WriteWithContext(t.Context(), mount+"/decrypt/k", map[string]any{"ciphertext": sealed.Data["ciphertext"]})
+	if err != nil || opened.Data["plaintext"] != "YQ==" {
+		t.Errorf("decrypted as %v, %v", opened, err)
+	}
+}
+
 // A test process that is killed closes its end of the pipe and nothing else.
 func TestServerProcessEndsWithItsStandardInput(t *testing.T) {
 	binary, err := vaultserver.Build(t.Context())

@@ -21,7 +21,7 @@ func (c *counter) name(kind string) string { return fmt.Sprintf("%s-%d", kind, c
 // from the environment.
 func (s *Server) Client(t testing.TB) *api.Client {
 	t.Helper()
-	client, err := s.client()
+	client, err := newClient(s.Addr)
 	if err != nil {
 		t.Fatalf("making a Vault client: %v", err)
 	}
@@ -29,9 +29,9 @@ func (s *Server) Client(t testing.TB) *api.Client {
 	return client
 }
 
-func (s *Server) client() (*api.Client, error) {
+func newClient(address string) (*api.Client, error) {
 	client, err := api.NewClient(&api.Config{
-		Address:    s.Addr,
+		Address:    address,
 		HttpClient: &http.Client{Transport: cleanhttp.DefaultTransport()}, // no idle connections left to a leak test
 		Timeout:    time.Minute,
 	})
@@ -58,6 +58,30 @@ func (s *Server) KV(t testing.TB) string {
 		// Fails if the test has sealed or stopped the server, which is fine.
 		_ = client.Sys().UnmountWithContext(context.Background(), path)
 	})
+	return path
+}
+
+// KVv1 is KV for version 1 of the engine.
+func (s *Server) KVv1(t testing.TB) string {
+	t.Helper()
+	return s.mount(t, "kv", "kv1")
+}
+
+// Transit mounts a fresh transit engine and returns its path, such as
+// "transit-1". It holds no key yet, and is unmounted when the test ends.
+func (s *Server) Transit(t testing.TB) (mount string) {
+	t.Helper()
+	return s.mount(t, "transit", "transit")
+}
+
+// mount mounts an engine that needs no settings and no waiting.
+func (s *Server) mount(t testing.TB, engine, kind string) string {
+	t.Helper()
+	client, path := s.Client(t), s.names.name(kind)
+	if err := client.Sys().MountWithContext(t.Context(), path, &api.MountInput{Type: engine}); err != nil {
+		t.Fatalf("mounting %s: %v", engine, err)
+	}
+	t.Cleanup(func() { _ = client.Sys().UnmountWithContext(context.Background(), path) }) // as with KV
 	return path
 }
 
@@ -110,7 +134,7 @@ func (s *Server) Seal(t testing.TB) {
 // Unseal ends what Seal began.
 func (s *Server) Unseal(t testing.TB) {
 	t.Helper()
-	if err := s.unseal(t.Context(), s.Client(t)); err != nil {
+	if err := s.unseal(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -17,5 +17,9 @@ consumer "crm" {
 }
 secret "b" {
   backend   = "prod"
+  mirrors   = [
+    "prot",                  # ERROR: There is no backend "prot". Did you mean "prod"?
+    "",                      # ERROR: There is no backend ""
+  ]
   consumers = ["crm"]        # ERROR: The consumer "crm" belongs to the tenant "acme", this secret to "default"
 }

@@ -6,7 +6,7 @@ probe "telepathy" "t" {}     # ERROR: Known is only http.
 storage "mysql" {            # ERROR: Known are sqlite, postgresql.
   url = "x"
 }
-seal "awskms" {              # ERROR: Known is only file.
+seal "awskms" {              # ERROR: There is no seal "awskms". Known are kms, file
   region = "eu-central-1"
 }
 listener "udp" {}            # ERROR: Did you mean "tcp"?

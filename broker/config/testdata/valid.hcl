@@ -22,6 +22,14 @@ backend "vault" "prod" {
     max_concurrent      = 4
   }
 }
+backend "vault" "us" {
+  address     = "https://us.vault.example.com"
+  drift_check = "1h"
+}
+backend "local" "old" {
+  read_only   = true
+  drift_check = "0s"
+}
 issuer "http" "mailer" {
   revocation_budget = "30m"
 }
@@ -89,6 +97,8 @@ consumer "newsletter" {
 secret "mail/sender" {
   tenant    = "acme"
   backend   = "prod"
+  mirrors   = ["us"]
+  on_drift  = "restore"
   probe     = "mailer"
   consumers = ["newsletter"]
   labels    = { risk = "high", environment = "production" }
@@ -97,7 +107,8 @@ secret "mail/sender" {
     limits = { daily = 5 }
   }
   rotation {
-    overlap = "12h"
+    overlap          = "12h"
+    wait_for_mirrors = false
   }
 }
 secret "mail/static" { # WARNING: has no issuer: nobody can rotate or fill it

@@ -2,10 +2,35 @@
 -- JSON is text. A column of sealed bytes is bound to its tenant, secret, version and column name.
 
 -- +goose Up
-CREATE TABLE settings (            -- of the installation: its id, its sealed keys
+-- Key-encryption keys. The one with the highest number seals; the others open what they have sealed, until
+-- it is sealed anew. A column sealed_by is the key's id out of the sealed bytes themselves (see package seal),
+-- so no key can be removed that a value needs, and no value stored that a removed key seals.
+CREATE TABLE seal_keys (
+    id         BYTEA PRIMARY KEY,
+    number     BIGINT NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);
+CREATE TABLE seal_wrappings (      -- each of them as each seal of the operator's wraps it
+    kek        BYTEA NOT NULL REFERENCES seal_keys (id),
+    seal       TEXT NOT NULL,
+    wrapped    BYTEA NOT NULL,
+    earlier    BYTEA,              -- what wrapped has replaced, until wrapped was opened once more
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (kek, seal)
+);
+
+CREATE TABLE settings (            -- of the installation, none of them secret
     name  TEXT PRIMARY KEY,
     value BYTEA NOT NULL
 );
+
+CREATE TABLE own_keys (            -- the broker's own: of fingerprints, tokens, API keys
+    name      TEXT PRIMARY KEY,
+    sealed    BYTEA NOT NULL,
+    sealed_by BYTEA GENERATED ALWAYS AS (CASE WHEN length(sealed) >= 105 THEN substr(sealed, 2, 16) END) STORED
+        REFERENCES seal_keys (id)
+);
+CREATE INDEX own_keys_sealed_by ON own_keys (sealed_by) WHERE sealed_by IS NOT NULL;
 
 CREATE TABLE secrets (
     id          TEXT PRIMARY KEY,
@@ -49,19 +74,23 @@ CREATE TABLE versions (
     published_at    BIGINT,
     overlap_until   BIGINT,
     not_after       BIGINT,
+    sealed_by       BYTEA GENERATED ALWAYS AS (CASE WHEN length(sealed) >= 105 THEN substr(sealed, 2, 16) END) STORED
+        REFERENCES seal_keys (id),
     PRIMARY KEY (secret_id, number)
 );
 CREATE UNIQUE INDEX versions_tag ON versions (tag) WHERE tag <> '';
 CREATE UNIQUE INDEX versions_current ON versions (secret_id) WHERE stage = 'current';
 CREATE INDEX versions_pending ON versions (secret_id, number) WHERE stage = 'pending';
+CREATE INDEX versions_foreign ON versions (secret_id, number) WHERE stage = 'retired' AND tag = '' AND sealed IS NOT NULL;
 CREATE INDEX versions_open ON versions (secret_id, number) WHERE stage <> 'retired';
+CREATE INDEX versions_sealed_by ON versions (sealed_by) WHERE sealed_by IS NOT NULL;
 
 CREATE TABLE fingerprints (        -- of every field of every version ever, kept for ever
     tenant      TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     secret_id   TEXT NOT NULL REFERENCES secrets (id),
     number      BIGINT NOT NULL,
-    field       TEXT NOT NULL,
+    field       TEXT NOT NULL,     -- keyed like the fingerprint: the name itself says too much
     PRIMARY KEY (secret_id, number, field)
 );
 CREATE INDEX fingerprints_lookup ON fingerprints (tenant, fingerprint);
@@ -119,6 +148,21 @@ CREATE INDEX retirements_open ON retirements (secret_id, version)
 CREATE INDEX retirements_by_rotation ON retirements (rotation_id, version);
 CREATE INDEX retirements_by_secret ON retirements (secret_id, requested_at, id);
 CREATE INDEX retirements_by_request ON retirements (requested_at, id);
+
+CREATE TABLE placements (          -- what one vault holds of a secret, and should hold
+    id          TEXT PRIMARY KEY,
+    tenant      TEXT NOT NULL,
+    secret_id   TEXT NOT NULL REFERENCES secrets (id),
+    backend     TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    record      TEXT NOT NULL,
+    next_at     BIGINT,
+    lease_until BIGINT,
+    revision    BIGINT NOT NULL,
+    UNIQUE (secret_id, backend)
+);
+CREATE INDEX placements_due ON placements (next_at, id) WHERE next_at IS NOT NULL;
+CREATE INDEX placements_out_of_step ON placements (backend, state) WHERE state <> 'in_step';
 
 CREATE TABLE tries (               -- every verdict: the lines of a proof
     secret_id     TEXT NOT NULL REFERENCES secrets (id),
@@ -229,10 +273,13 @@ CREATE TABLE local_versions (
     name         TEXT NOT NULL,
     number       BIGINT NOT NULL,
     sealed       BYTEA,
+    sealed_by    BYTEA GENERATED ALWAYS AS (CASE WHEN length(sealed) >= 105 THEN substr(sealed, 2, 16) END) STORED
+        REFERENCES seal_keys (id),
     created_at   BIGINT NOT NULL,
     destroyed_at BIGINT,
     PRIMARY KEY (tenant, name, number)
 );
+CREATE INDEX local_versions_sealed_by ON local_versions (sealed_by) WHERE sealed_by IS NOT NULL;
 
 -- +goose Down
 DROP TABLE local_versions;
@@ -246,10 +293,14 @@ DROP TABLE changes;
 DROP TABLE change_counter;
 DROP TABLE deliveries;
 DROP TABLE tries;
+DROP TABLE placements;
 DROP TABLE retirements;
 DROP TABLE rotation_steps;
 DROP TABLE rotations;
 DROP TABLE fingerprints;
 DROP TABLE versions;
 DROP TABLE secrets;
+DROP TABLE own_keys;
 DROP TABLE settings;
+DROP TABLE seal_wrappings;
+DROP TABLE seal_keys;

@@ -112,7 +112,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	var e event
-	if err := json.Unmarshal(body, &e); err != nil {
+	if err := json.Unmarshal(body, &e); err != nil || e.decode() != nil {
 		http.Error(w, "the body is no event", http.StatusBadRequest)
 		return
 	}
@@ -137,7 +137,23 @@ type event struct {
 		PublishedAt time.Time         `json:"published_at"`
 		Payload     string            `json:"payload"`
 		Fields      map[string]string `json:"fields"`
+		Encodings   map[string]string `json:"encodings"` // fields that are base64
 	} `json:"data"`
+}
+
+var errEncoding = errors.New("a field is not encoded as the event says")
+
+// decode gives the fields that are no text their bytes.
+func (e event) decode() error {
+	for name, encoding := range e.Data.Encodings {
+		text, ok := e.Data.Fields[name]
+		raw, err := base64.StdEncoding.DecodeString(text)
+		if !ok || err != nil || encoding != "base64" {
+			return errEncoding
+		}
+		e.Data.Fields[name] = string(raw)
+	}
+	return nil
 }
 
 func (e event) update() Update {

@@ -131,6 +131,18 @@ func TestTenantsDoNotMix(t *testing.T) {
 	}
 }
 
+func TestFieldsThatAreNoText(t *testing.T) {
+	r, b := start(t, receiver.Options{})
+	m := version(1)
+	m.Value = backends.NewValue(map[string]string{"key": "\xff\x00", "user": "sender"})
+	if o := b.deliver(m); !o.Applied {
+		t.Errorf("got %+v", o)
+	}
+	if v, _ := r.Current("mail/sender"); !v.Equal(m.Value) {
+		t.Error("in use is another value")
+	}
+}
+
 func TestFailedApplicationIsDeliveredAgain(t *testing.T) {
 	fail := true
 	r, b := start(t, receiver.Options{OnApply: func(context.Context, receiver.Update) error {
@@ -198,6 +210,10 @@ func TestRefusesWhatIsNotTheBrokers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	encoded := func(fields, encodings string) string {
+		return fmt.Sprintf(`{"type":%q,"data":{"secret":"mail/sender","payload":"plain","generation":1,"fields":%s,"encodings":%s}}`, webhook.EventRotated, fields, encodings)
+	}
+	notBase64, missing, strange := encoded(`{"key":"`+canary+`"}`, `{"key":"base64"}`), encoded(`null`, `{"key":"base64"}`), encoded(`{"key":"`+canary+`"}`, `{"key":"rot13"}`)
 	stranger, err := webhook.NewSigner(webhook.GenerateSecret())
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +229,9 @@ func TestRefusesWhatIsNotTheBrokers(t *testing.T) {
 		{"too old", "POST", b.signer.Sign("d", time.Now().Add(-time.Hour), body), string(body), 401},
 		{"changed", "POST", b.signer.Sign("d", time.Now(), body), string(body) + " ", 401},
 		{"no event", "POST", b.signer.Sign("d", time.Now(), []byte(canary)), canary, 400},
+		{"not encoded as it says", "POST", b.signer.Sign("d", time.Now(), []byte(notBase64)), notBase64, 400},
+		{"an encoding of nothing", "POST", b.signer.Sign("d", time.Now(), []byte(missing)), missing, 400},
+		{"an unknown encoding", "POST", b.signer.Sign("d", time.Now(), []byte(strange)), strange, 400},
 		{"too large", "POST", http.Header{}, strings.Repeat("x", 2<<20), 400},
 		{"no delivery", "GET", http.Header{}, "", 405},
 	} {

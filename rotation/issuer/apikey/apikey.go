@@ -47,7 +47,7 @@ func New(records keys.Keys, hasher keys.Hasher, now func() time.Time) *Issuer {
 // Traits implements issuer.Issuer. Revocation is one row in the store that every
 // check reads, so its budget is 0; and the broker is its own witness of it.
 func (i *Issuer) Traits() issuer.Traits {
-	return issuer.Traits{Kind: issuer.Mint, SelfAttested: true}
+	return issuer.Traits{Kind: issuer.Mint, Fields: []string{Field}, Handle: []string{IDName}, SelfAttested: true}
 }
 
 // Prepare implements issuer.Preparer. ErrInvalid if the key asked for cannot be

@@ -159,6 +159,8 @@ func (c *compiler) create() {
 	c.diags = append(c.diags, diags...)
 	c.handled = !diags.HasErrors()
 	c.i.fields, diags = httpcall.CompilePaths(b.Fields)
+	c.i.traits.Handle = slices.Sorted(maps.Keys(c.i.handle))
+	c.i.traits.Fields = slices.Sorted(maps.Keys(c.i.fields))
 	c.diags = append(c.diags, diags...)
 	for h, path := range c.i.handle {
 		for f, field := range c.i.fields {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -193,8 +194,8 @@ func TestTraitsAndOptionalFind(t *testing.T) {
 	if _, ok := i.(issuer.Finder); !ok {
 		t.Error("with a find block it is no Finder")
 	}
-	want := issuer.Traits{Kind: issuer.Mint, MaxLive: 5, ShowOnce: true, RevocationBudget: 30 * time.Minute}
-	if got := i.Traits(); got != want {
+	want := issuer.Traits{Kind: issuer.Mint, Fields: []string{"key"}, Handle: []string{"id"}, MaxLive: 5, ShowOnce: true, RevocationBudget: 30 * time.Minute}
+	if got := i.Traits(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	if _, ok := mustLoad(t, without(src, "find"), canary).(issuer.Finder); ok {

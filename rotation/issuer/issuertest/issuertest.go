@@ -174,6 +174,12 @@ func (s *suite) issuesWhatWorks() {
 	if !req.Prepared.IsZero() && !cred.Value.Equal(req.Prepared) {
 		s.Error("the credential is not the one prepared")
 	}
+	if want := s.Issuer.Traits().Fields; want != nil && !slices.Equal(cred.Value.FieldNames(), want) {
+		s.Errorf("the value has the fields %q, the traits declare %q", cred.Value.FieldNames(), want)
+	}
+	if want := s.Issuer.Traits().Handle; want != nil && !slices.Equal(slices.Sorted(maps.Keys(cred.Handle)), want) {
+		s.Errorf("the handle has the parts %q, the traits declare %q", slices.Sorted(maps.Keys(cred.Handle)), want)
+	}
 	if again := s.issue(s.request("rot-two-1")); again.Value.Equal(cred.Value) {
 		s.Error("two credentials have the same value")
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	jwt "github.com/hashicorp/vault-plugin-auth-jwt"
+	kubernetes "github.com/hashicorp/vault-plugin-auth-kubernetes"
 	"github.com/hashicorp/vault-plugin-secrets-kv"
 	"github.com/hashicorp/vault/builtin/credential/approle"
 	"github.com/hashicorp/vault/builtin/logical/database"
+	"github.com/hashicorp/vault/builtin/logical/transit"
 	"github.com/hashicorp/vault/plugins/database/postgresql"
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -22,9 +25,14 @@ func (registry) plugins(of consts.PluginType) map[string]func() (interface{}, er
 		return map[string]func() (interface{}, error){
 			"kv":       factory(kv.Factory),
 			"database": factory(database.Factory),
+			"transit":  factory(transit.Factory),
 		}
 	case consts.PluginTypeCredential:
-		return map[string]func() (interface{}, error){"approle": factory(approle.Factory)}
+		return map[string]func() (interface{}, error){
+			"approle":    factory(approle.Factory),
+			"jwt":        factory(jwt.Factory),
+			"kubernetes": factory(kubernetes.Factory),
+		}
 	case consts.PluginTypeDatabase:
 		return map[string]func() (interface{}, error){"postgresql-database-plugin": postgresql.New}
 	}

@@ -1,7 +1,7 @@
 data_dir = "b"               # ERROR: It is set at testdata/multi/a.hcl:1 already.
 backend "local" "b" {}       # ERROR: the first is at testdata/multi/a.hcl:2.
 backend "local" "c" {}
-seal "file" {}               # ERROR: Only one is allowed; the first is at testdata/multi/a.hcl:3.
+seal "file" {}               # ERROR: The first is at testdata/multi/a.hcl:3.
 secret "x" {                 # ERROR: A tenant's secrets have different names; the first is at testdata/multi/a.hcl:4.
   backend = "c"
 }

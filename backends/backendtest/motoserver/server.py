@@ -1,0 +1,154 @@
+"""Serves moto, the AWS emulator, for tests.
+
+It is what moto_server runs, and besides:
+- it listens on any free port and says which, as one line of JSON on stdout;
+- it ends when its standard input does, so that no test leaves one behind;
+- it answers one request at a time, since what is atomic in AWS is not in moto;
+- it refuses credentials in the words and form of AWS's JSON services, where moto
+  speaks as IAM does;
+- it keeps a journal of the requests that changed something and repeats them when it
+  starts, so that it may be killed at any moment and still be as durable as AWS.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import re
+import sys
+import threading
+
+from werkzeug.serving import make_server
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+from moto.moto_api._internal import mock_random
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from moto.sts.models import sts_backends
+
+READS = ("Get", "Describe", "List", "BatchGet", "Encrypt", "Decrypt", "GenerateDataKey", "Verify")
+
+REFUSALS = {
+    "AccessDenied": "AccessDeniedException",
+    "InvalidClientTokenId": "UnrecognizedClientException",
+    "SignatureDoesNotMatch": "InvalidSignatureException",
+}
+
+
+class Durable:
+    """A WSGI application around moto's with a lock and a journal."""
+
+    def __init__(self, app, path):
+        self.app = app
+        self.path = path
+        self.lock = threading.Lock()
+        self.journal = None
+
+    def __call__(self, environ, start_response):
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))  # a slow client waits alone
+        request = {
+            "method": environ["REQUEST_METHOD"],
+            "path": environ["PATH_INFO"],
+            "query": environ.get("QUERY_STRING", ""),
+            "headers": {k: v for k, v in environ.items() if k.startswith("HTTP_") or k == "CONTENT_TYPE"},
+            "body": body.decode("latin-1"),
+            "seed": int.from_bytes(os.getrandom(8), "big"),
+        }
+        with self.lock:
+            if self.journal and changes(request):
+                mock_random.seed(request["seed"])
+                status, headers, answer = self.run(environ, body)
+                if int(status.split()[0]) < 400:
+                    self.journal.write(json.dumps(request) + "\n")
+                    self.journal.flush()  # to the kernel: killing the process loses nothing
+            else:
+                status, headers, answer = self.run(environ, body)
+        start_response(status, headers)
+        return [answer]
+
+    def run(self, environ, body):
+        environ["wsgi.input"] = io.BytesIO(body)
+        if environ["PATH_INFO"] == "/end-sessions":
+            return end_sessions()
+        answer, status, headers = run_wsgi_app(self.app, environ, buffered=True)
+        return refusal(environ, b"".join(answer)) or (status, list(headers), b"".join(answer))
+
+    def replay(self):
+        """Repeats the journal, and goes on with it."""
+        with open(self.path, "a+", encoding="ascii") as journal:
+            journal.seek(0)
+            for line in journal:
+                if line.endswith("\n"):  # else the process was killed while writing it, and nobody was answered
+                    self.repeat(json.loads(line))
+        self.journal = open(self.path, "a", encoding="ascii")
+
+    def repeat(self, request):
+        body = request["body"].encode("latin-1")
+        environ = EnvironBuilder(
+            method=request["method"], path=request["path"], query_string=request["query"], data=body
+        ).get_environ()
+        environ.update(request["headers"])
+        environ["PATH_INFO"] = request["path"]
+        environ["CONTENT_LENGTH"] = str(len(body))
+        mock_random.seed(request["seed"])
+        self.run(environ, body)
+
+
+def refusal(environ, answer):
+    """Returns what a JSON service says where moto has answered in XML, else None."""
+    code = re.search(rb"<Code>(\w+)</Code>", answer) if environ.get("HTTP_X_AMZ_TARGET") else None
+    if not code:
+        return None
+    text = re.search(rb"<Message>(.*?)</Message>", answer, re.DOTALL)
+    body = json.dumps({
+        "__type": REFUSALS.get(code[1].decode(), code[1].decode()),
+        "Message": text[1].decode() if text else "",
+    }).encode()
+    return "400 Bad Request", [("Content-Type", "application/x-amz-json-1.1"), ("Content-Length", str(len(body)))], body
+
+
+def changes(request):
+    """Tells whether a request is to be repeated: anything but a read."""
+    target = request["headers"].get("HTTP_X_AMZ_TARGET", "")
+    operation = target.rpartition(".")[2]
+    if not target and request["body"].startswith("Action="):
+        operation = request["body"][len("Action=") :].partition("&")[0]
+    return not operation.startswith(READS)
+
+
+def end_sessions():
+    """Forgets the credentials of every assumed role: AWS revokes, moto cannot."""
+    for account in sts_backends.values():
+        for backend in account.values():
+            backend.assumed_roles.clear()
+    return "200 OK", [("Content-Length", "0")], b""
+
+
+def end_with_parent():
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--journal")
+    args = parser.parse_args()
+
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    # Keys and session tokens come from here, and must be the same when repeated.
+    os.urandom = mock_random.randbytes
+    app = Durable(DomainDispatcherApplication(create_backend_app), args.journal)
+    server = make_server("127.0.0.1", args.port, app, threaded=True, request_handler=MotoRequestHandler)
+    if args.journal:
+        app.replay()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    print(json.dumps({"address": f"http://127.0.0.1:{server.server_port}"}), flush=True)
+    server.serve_forever()
+
+
+main()
