@@ -18,6 +18,7 @@ listener "tcp" {
 # Where values are kept: here sealed in our own database; or in a vault:
 #   backend "vault" "prod" { … }
 #   backend "aws_secrets_manager" "us" { … }
+#   backend "aws_parameter_store" "legacy" { … }
 # docs/backends.md has every attribute. A secret may have mirrors = ["us"] besides.
 backend "local" "embedded" {}
 

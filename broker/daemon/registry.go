@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/awsparams"
 	"github.com/keybroker/keybroker/backends/awssecrets"
 	"github.com/keybroker/keybroker/backends/local"
 	"github.com/keybroker/keybroker/backends/vault"
@@ -22,6 +23,7 @@ import (
 // package and one line here; backends/README.md says what a backend's package has.
 var (
 	backendTypes = map[string]backendType{
+		"aws_parameter_store": vaultOf(awsparams.Open),
 		"aws_secrets_manager": vaultOf(awssecrets.Open),
 		"local":               embedded,
 		"vault":               vaultOf(vault.Open),
