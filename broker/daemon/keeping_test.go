@@ -116,6 +116,13 @@ backend "aws_secrets_manager" "eu" {
   secret_access_key = env("US_TOKEN")
   layout            = "binary"
 }
+backend "aws_parameter_store" "legacy" {
+  region            = "eu-central-1"
+  endpoint          = "http://127.0.0.1:1"
+  access_key_id     = env("US_TOKEN")
+  secret_access_key = env("US_TOKEN")
+  layout            = "string"
+}
 `)
 	s.env["US_TOKEN"] = "none"
 	d, err := daemon.Open(context.Background(), daemon.Options{Config: s.config(), Logger: hclog.NewNullLogger()})

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -88,6 +89,9 @@ func logger(t *testing.T) hclog.Logger {
 type failing struct{ t *testing.T }
 
 func (f failing) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("error unlistening on topic")) && bytes.Contains(line, []byte("conn closed")) {
+		return len(line), nil // River, when it is stopped while it starts: it has closed that connection itself
+	}
 	f.t.Errorf("logged: %s", line)
 	return len(line), nil
 }
