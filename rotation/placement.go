@@ -84,7 +84,8 @@ func (d Drift) same(o Drift) bool { return d.Kind == o.Kind && d.ID == o.ID && d
 // overwritable tells whether writing the current version mends it.
 func (d *Drift) overwritable() bool { return d.Kind != DriftDestroyed && !d.LabelOnly() }
 
-// LabelOnly: the current version is the right one, only another stage moved.
+// LabelOnly tells whether the current version is the right one, and only another
+// stage moved.
 func (d *Drift) LabelOnly() bool { return d.Kind == DriftMoved && d.ID == "" }
 
 // Holding is one version of ours that a vault was given and may still keep.

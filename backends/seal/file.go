@@ -118,7 +118,7 @@ func (f *File) Unwrap(_ context.Context, id string, wrapped []byte) ([]byte, err
 func (f *File) use(fn func(key []byte) ([]byte, error)) ([]byte, error) {
 	key, err := readKey(f.path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the seal key cannot be read any more: %v", backends.ErrUnavailable, err) //nolint:errorlint // of one class only
+		return nil, fmt.Errorf("%w: the seal key cannot be read any more: %v", backends.ErrUnavailable, err)
 	}
 	defer clear(key)
 	if id := fileID(key); id != f.id {

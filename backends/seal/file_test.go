@@ -108,7 +108,7 @@ func TestKeyIsNeverPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encoded, err := json.Marshal(key)
+	encoded, err := json.Marshal(map[string]any{"key": key})
 	if err != nil {
 		t.Fatal(err)
 	}

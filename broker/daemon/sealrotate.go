@@ -92,7 +92,7 @@ func (s *sealing) refuseLoss(ctx context.Context, away []awaySeal) error {
 	for _, a := range away {
 		_, wraps := wrappingOf(keys[0], a.id)
 		if wraps || slices.ContainsFunc(notMade, func(u unmade) bool { return u.id == a.id }) {
-			lost = append(lost, fmt.Errorf("%s: %v", a.id, a.err)) //nolint:errorlint // of one class only
+			lost = append(lost, fmt.Errorf("%s: %v", a.id, a.err))
 		}
 	}
 	if len(lost) == 0 {

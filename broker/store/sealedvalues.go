@@ -30,7 +30,7 @@ func keyGone(err error, sealed []byte) error {
 	if sealed == nil || !missing {
 		return err
 	}
-	return fmt.Errorf("%w: %v", engine.ErrKeyGone, err) //nolint:errorlint // of one class only
+	return fmt.Errorf("%w: %v", engine.ErrKeyGone, err)
 }
 
 // ownKeyBinding is what one of the broker's own keys is bound to when it is sealed.

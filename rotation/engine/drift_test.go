@@ -49,8 +49,7 @@ func TestEmergencyTakesInImportedVersions(t *testing.T) {
 		if _, err := e.Import(ctx, secretID, engine.ImportRequest{Asked: someone, Handles: map[backends.VersionID]issuer.Handle{"": {"id": "theirs"}, "1": {"id": "older"}}}); err != nil {
 			t.Fatal(err)
 		}
-		var named error
-		named = w.ask(func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+		named := w.ask(func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
 			_, err := e.Declare(ctx, tx, secretID, engine.Emergency{Asked: someone, Versions: []int{1}})
 			if err == nil {
 				return errors.New("dry")
