@@ -14,7 +14,7 @@ TESTFLAGS ?=
 # ONLY keeps make bench to one group of figures.
 ONLY ?=
 # FUZZTIME is how long make fuzz stays on each target.
-FUZZTIME ?= 30s
+FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## Show what can be made (the default)
@@ -26,9 +26,10 @@ build: ## Build .build/bin/keybroker
 	go build -trimpath -buildvcs=auto -o $(BIN)/keybroker ./cmd/keybroker
 
 .PHONY: deps
-deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), a Vault core
+deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), an OpenID provider, a Vault core
 	@.ci/postgresql
 	@.ci/moto
+	@.ci/oidc
 	@echo 'Vault core (some minutes the first time):'
 	@go run ./backends/backendtest/vaultserver/build
 
@@ -62,7 +63,7 @@ chaos: deps ## Kill the daemon CHAOS_KILLS (10000) times while it rotates, and r
 	@cat .build/chaos.txt
 
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZTIME (30s) each
+fuzz: ## Run every fuzz target for FUZZTIME (1m) each
 	@.ci/fuzz '$(FUZZTIME)'
 
 .PHONY: lint

@@ -89,7 +89,14 @@ trigger "api" "leak-scanner" {
 }
 
 # Who may do what: `keybroker token create NAME --policy POLICY` makes a token. "*" never
-# matches sys/, where everything lives that is no secret.
+# matches sys/, where everything lives that is no secret. Whom an identity provider or a
+# CA knows gets a role instead; examples/access has that, tenants and environments:
+#   auth "oidc" "corp"  { … }
+#   role "on-call"      { policies = ["responder"] … bind "corp" { claims = { groups = "on-call" } } }
+# Where the audit log is sent besides data_dir, and who is told when something is wrong:
+#   audit "file"        { path = "/var/log/keybroker/audit.jsonl" }
+#   notifier "webhook" "pager" { … }
+#   alert "security"    { notifier = "pager" }
 policy "demo-reader" {
   path "demo/*" {
     capabilities = ["read", "read_previous", "list"]
@@ -126,5 +133,11 @@ policy "backup" {
 policy "responder" {
   path "*" {
     capabilities = ["list", "emergency", "revoke"]
+  }
+  path "sys/audit" { # keybroker audit query
+    capabilities = ["read"]
+  }
+  path "sys/alerts" { # keybroker alert list, ack
+    capabilities = ["read", "update"]
   }
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/audit"
@@ -27,18 +28,10 @@ import (
 // RootPolicy is the name of the built-in policy that allows everything.
 const RootPolicy = policy.Root
 
-var rootPolicy = policy.Policy{Name: RootPolicy, Rules: []policy.Rule{
-	{Path: "*", Capabilities: everything()},
-	{Path: "sys/*", Capabilities: everything()},
-}}
-
-func everything() []policy.Capability {
-	return slices.DeleteFunc(policy.Capabilities(), func(c policy.Capability) bool { return c == policy.Deny })
-}
-
 // Trigger is an event from outside that may act on secrets.
 type Trigger struct {
-	Emergency bool // else it rotates
+	Tenant    string // whose secrets it acts on; empty: those of all
+	Emergency bool   // else it rotates
 	Covers    func(secret string) bool
 }
 
@@ -48,6 +41,8 @@ type Rules struct {
 	Policies []policy.Policy
 	Triggers map[string]Trigger
 	Backends map[string]*backends.Mount
+	// Environments of each backend whose block has some.
+	Environments map[string][]string
 	// Down tells whether a backend was found to be unusable, so that nobody waits
 	// for it; nil: none ever is.
 	Down func(backend string) bool
@@ -55,13 +50,14 @@ type Rules struct {
 
 // Config is what a Broker is made of; every field is required.
 type Config struct {
-	Store  *store.DB
-	Engine *engine.Engine
-	Audit  *audit.Log
-	Authn  *authn.Tokens
-	Keys   *keys.Checker
-	Node   Node
-	Seal   SealKeeper
+	Store     *store.DB
+	Engine    *engine.Engine
+	Audit     *audit.Log
+	Authn     *authn.Callers
+	Keys      *keys.Checker
+	Node      Node
+	Seal      SealKeeper
+	Notifiers Notifiers
 	// Doubts tells whether a version may have been replaced and revoked in a time that
 	// a restored store has lost: it is given to nobody.
 	Doubts func(ref backends.Ref, version int) bool
@@ -77,12 +73,29 @@ type Broker struct {
 	rules atomic.Pointer[compiled]
 }
 
-// compiled are the rules with the access lists of the sets of policies in use.
+// compiled are the rules with the access lists of those who have called.
 type compiled struct {
 	Rules
 	byName map[string]policy.Policy
-	acls   sync.Map // names joined by "\n" → *policy.ACL
+	sets   sync.Map // names of policies joined by "\n" → *policySet
+	acls   *lru.Cache[aclKey, *policy.ACL]
 }
+
+// policySet is a set of policies that somebody has.
+type policySet struct {
+	policies []policy.Policy
+	uses     policy.Identity // what their templates use of an identity; the rest is empty
+}
+
+// aclKey is whose access list it is: of a set of policies, and of who it is made
+// for, as far as their paths have templates.
+type aclKey struct {
+	set *policySet
+	who policy.Identity
+}
+
+// keptACLs is how many access lists are kept compiled.
+const keptACLs = 10_000
 
 // New returns a Broker that allows nothing until it has Rules, except to holders
 // of the root policy.
@@ -97,33 +110,85 @@ func (b *Broker) SetRules(r Rules) {
 	if r.Down == nil {
 		r.Down = func(string) bool { return false }
 	}
-	c := &compiled{Rules: r, byName: map[string]policy.Policy{RootPolicy: rootPolicy}}
+	acls, _ := lru.New[aclKey, *policy.ACL](keptACLs) // fails for a size that is not positive
+	c := &compiled{Rules: r, byName: map[string]policy.Policy{RootPolicy: policy.RootPolicy()}, acls: acls}
 	for _, p := range r.Policies {
 		c.byName[p.Name] = p
 	}
 	b.rules.Store(c)
 }
 
-// acl compiles the named policies; a name that is not configured (any more)
-// grants nothing.
-func (c *compiled) acl(names []string) *policy.ACL {
-	key := strings.Join(names, "\n")
-	if a, ok := c.acls.Load(key); ok {
-		return a.(*policy.ACL)
-	}
-	var set []policy.Policy
-	for _, n := range names {
-		if p, ok := c.byName[n]; ok {
-			set = append(set, p)
+// acl compiles the policies of p; a name that is not configured (any more) grants
+// nothing.
+func (c *compiled) acl(p authn.Principal) *policy.ACL {
+	set := c.set(p.Policies)
+	key := aclKey{set: set}
+	for _, part := range []struct{ into, from, uses *string }{
+		{&key.who.Tenant, &p.Tenant, &set.uses.Tenant}, {&key.who.Role, &p.Role, &set.uses.Role},
+		{&key.who.Name, &p.Name, &set.uses.Name}, {&key.who.Environment, &p.Environment, &set.uses.Environment},
+	} {
+		if *part.uses != "" {
+			*part.into = *part.from
 		}
 	}
-	a, _ := c.acls.LoadOrStore(key, policy.Compile(set))
-	return a.(*policy.ACL)
+	if a, ok := c.acls.Get(key); ok {
+		return a
+	}
+	a := policy.Compile(set.policies, key.who)
+	c.acls.Add(key, a)
+	return a
 }
 
-func (b *Broker) allows(p authn.Principal, path string, c policy.Capability) policy.Decision {
-	return b.rules.Load().acl(p.Policies).Decide(path, c)
+// set returns the policies of those names: there are few sets, roles have them.
+func (c *compiled) set(names []string) *policySet {
+	key := strings.Join(names, "\n")
+	if s, ok := c.sets.Load(key); ok {
+		return s.(*policySet)
+	}
+	s := &policySet{}
+	for _, n := range names {
+		if named, ok := c.byName[n]; ok {
+			s.policies = append(s.policies, named)
+		}
+	}
+	s.uses = policy.Identity{Tenant: "*", Role: "*", Name: "*", Environment: "*"}.Used(s.policies)
+	kept, _ := c.sets.LoadOrStore(key, s)
+	return kept.(*policySet)
 }
+
+func (c *compiled) decide(p authn.Principal, path string, capability policy.Capability, f policy.Facts) policy.Decision {
+	d := c.acl(p).Decide(path, capability, f)
+	for _, before := range p.Within {
+		if !d.Allowed {
+			break
+		}
+		d = c.acl(before).Decide(path, capability, f)
+	}
+	return d
+}
+
+// facts are what conditions are about, for a request of p about s.
+func (b *Broker) facts(p authn.Principal, s rotation.Secret) policy.Facts {
+	return policy.Facts{Environment: s.Definition.Labels[policy.EnvironmentLabel], Address: p.Address, At: b.Now()}
+}
+
+// allows tells whether p may do something to s, which is at path.
+func (b *Broker) allows(p authn.Principal, path string, s rotation.Secret, c policy.Capability) bool {
+	return b.rules.Load().decide(p, path, c, b.facts(p, s)).Allowed
+}
+
+// reaches tells whether no wall is between p and s.
+func (b *Broker) reaches(p authn.Principal, s rotation.Secret) bool {
+	h := policy.Holding{Tenant: s.Ref.Tenant, Environment: s.Definition.Labels[policy.EnvironmentLabel]}
+	environments := b.rules.Load().Environments
+	for _, backend := range append([]string{s.Definition.Backend}, s.Definition.Mirrors...) {
+		h.Declared = append(h.Declared, environments[backend])
+	}
+	return wallsOf(p).Reaches(h)
+}
+
+// maxNamesakes is how many tenants' secrets of one name are looked at.
+const maxNamesakes = 1000
 
 // find returns the secret that name means to p: of p's own tenant, or, for one
 // who is bound to none, of whichever tenant has it; "tenant:name" is exact. What
@@ -139,12 +204,13 @@ func (b *Broker) find(ctx context.Context, tx *store.Tx, p authn.Principal, name
 	}
 	if tenant != "" {
 		s, err := tx.SecretByRef(ctx, backends.Ref{Tenant: tenant, Name: bare})
-		if errors.Is(err, backends.ErrNotFound) {
-			err = notThere("secret", name)
+		if errors.Is(err, backends.ErrNotFound) || err == nil && !b.reaches(p, s) {
+			return rotation.Secret{}, notThere("secret", name)
 		}
 		return s, err
 	}
-	found, _, err := tx.Secrets(ctx, store.SecretFilter{Name: bare}, store.Page{Limit: 2})
+	found, _, err := tx.Secrets(ctx, store.SecretFilter{Name: bare}, store.Page{Limit: maxNamesakes})
+	found = slices.DeleteFunc(found, func(s rotation.Secret) bool { return !b.reaches(p, s) })
 	switch {
 	case err != nil:
 		return rotation.Secret{}, err
@@ -171,25 +237,39 @@ func (b *Broker) resolve(ctx context.Context, p authn.Principal, name string, r 
 		s, err = b.find(ctx, tx, p, name)
 		return err
 	})
-	return s, r.about(name, s.Ref), missing
+	return s, r.about(name, s), missing
 }
 
 // onSecret authorises p for capability c on the secret called name, then runs fn
 // in a read-write transaction with it.
 func (b *Broker) onSecret(ctx context.Context, p authn.Principal, c policy.Capability, action, name string, detail map[string]string, fn func(*store.Tx, rotation.Secret) error) error {
 	found, r, missing := b.resolve(ctx, p, name, request{action: action, path: pathOf(name), detail: detail})
-	return b.do(p, c, r, func() error {
+	return b.do(ctx, p, c, r, func() error {
 		if missing != nil {
 			return missing
 		}
-		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
-			s, err := tx.Secret(ctx, found.ID)
-			if err != nil {
-				return err
-			}
-			return fn(tx, s)
-		})
+		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error { return again(ctx, tx, found, fn) })
 	})
+}
+
+// containSecret is onSecret for what turns a version off.
+func (b *Broker) containSecret(ctx context.Context, p authn.Principal, c policy.Capability, action, name string, detail map[string]string, fn func(*store.Tx, rotation.Secret) error) error {
+	found, r, missing := b.resolve(ctx, p, name, request{action: action, path: pathOf(name), detail: detail})
+	return b.contain(ctx, p, c, r, func(tx *store.Tx) error {
+		if missing != nil {
+			return missing
+		}
+		return again(ctx, tx, found, fn)
+	})
+}
+
+// again reads a secret in the transaction that fn changes it in.
+func again(ctx context.Context, tx *store.Tx, found rotation.Secret, fn func(*store.Tx, rotation.Secret) error) error {
+	s, err := tx.Secret(ctx, found.ID)
+	if err != nil {
+		return err
+	}
+	return fn(tx, s)
 }
 
 // asked says for the engine who asks, and why.

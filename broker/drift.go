@@ -26,7 +26,7 @@ func (b *Broker) onVault(ctx context.Context, p authn.Principal, action, name st
 			takes[0] = policy.Emergency
 		}
 	}
-	return b.doAll(p, takes, req, func() error {
+	return b.doAll(ctx, p, takes, req, func() error {
 		if missing != nil {
 			return missing
 		}

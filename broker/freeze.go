@@ -17,7 +17,7 @@ const freezePath = "sys/freeze"
 
 // Frozen tells whether everything is frozen.
 func (b *Broker) Frozen(ctx context.Context, p authn.Principal) (out client.Freeze, err error) {
-	err = b.do(p, policy.Read, request{action: "freeze.show", path: freezePath}, func() error {
+	err = b.do(ctx, p, policy.Read, request{action: "freeze.show", path: freezePath}, func() error {
 		return b.Store.View(ctx, func(tx *store.Tx) error {
 			f, err := tx.Freeze(ctx)
 			if errors.Is(err, backends.ErrNotFound) {
@@ -69,10 +69,7 @@ func (b *Broker) Unfreeze(ctx context.Context, p authn.Principal, r client.Inter
 // forEverybody authorises p for what concerns all tenants, then runs fn in a
 // read-write transaction.
 func (b *Broker) forEverybody(ctx context.Context, p authn.Principal, action string, r client.InterventionRequest, fn func(*store.Tx) error) error {
-	return b.do(p, policy.Update, request{action: action, path: freezePath, detail: interventionDetail(r.Reason, r.DryRun)}, func() error {
-		if p.Tenant != "" {
-			return fmt.Errorf("%w: a freeze concerns all tenants, and the caller is bound to %q: pause its secrets instead", backends.ErrDenied, p.Tenant)
-		}
+	return b.do(ctx, p, policy.Update, request{action: action, path: freezePath, detail: interventionDetail(r.Reason, r.DryRun)}, func() error {
 		return b.change(ctx, r.DryRun, fn)
 	})
 }

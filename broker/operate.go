@@ -52,35 +52,39 @@ func interventionDetail(reason string, dryRun bool, more ...string) map[string]s
 type target struct {
 	kind, id string
 	// of returns whose it is, and whether it belongs to an emergency.
-	of func(context.Context, *store.Tx) (ref backends.Ref, emergency bool, err error)
+	of func(context.Context, *store.Tx) (s rotation.Secret, emergency bool, err error)
 }
 
 func onRotation(id string) target {
-	return target{"rotation", id, func(ctx context.Context, tx *store.Tx) (backends.Ref, bool, error) {
+	return target{"rotation", id, func(ctx context.Context, tx *store.Tx) (rotation.Secret, bool, error) {
 		r, err := tx.Rotation(ctx, id)
 		if err != nil {
-			return backends.Ref{}, false, err
+			return rotation.Secret{}, false, err
 		}
 		s, err := tx.Secret(ctx, r.SecretID)
-		return s.Ref, r.Emergency(), err
+		return s, r.Emergency(), err
 	}}
 }
 
 func onRetirement(id string) target {
-	return target{"retirement", id, func(ctx context.Context, tx *store.Tx) (backends.Ref, bool, error) {
+	return target{"retirement", id, func(ctx context.Context, tx *store.Tx) (rotation.Secret, bool, error) {
 		t, err := tx.Retirement(ctx, id)
 		if err != nil {
-			return backends.Ref{}, false, err
+			return rotation.Secret{}, false, err
 		}
 		s, err := tx.Secret(ctx, t.SecretID)
-		return s.Ref, t.Emergency(), err
+		return s, t.Emergency(), err
 	}}
 }
 
 func onDelivery(id string) target {
-	return target{"delivery", id, func(ctx context.Context, tx *store.Tx) (backends.Ref, bool, error) {
+	return target{"delivery", id, func(ctx context.Context, tx *store.Tx) (rotation.Secret, bool, error) {
 		d, err := tx.Delivery(ctx, id)
-		return d.Ref, d.Trigger == rotation.TriggerEmergency, err
+		if err != nil {
+			return rotation.Secret{}, false, err
+		}
+		s, err := tx.Secret(ctx, d.SecretID)
+		return s, d.Trigger == rotation.TriggerEmergency, err
 	}}
 }
 
@@ -89,13 +93,13 @@ func onDelivery(id string) target {
 // read-write transaction. Who may neither do that nor see the secret is told that
 // there is no such record.
 func (b *Broker) intervene(ctx context.Context, p authn.Principal, c policy.Capability, action string, at target, r client.InterventionRequest, fn func(*store.Tx, backends.Ref) error) error {
-	var of backends.Ref
+	var of rotation.Secret
 	var emergency bool
 	missing := b.Store.View(ctx, func(tx *store.Tx) (err error) {
 		of, emergency, err = at.of(ctx, tx)
 		return err
 	})
-	if errors.Is(missing, backends.ErrNotFound) || missing == nil && p.Tenant != "" && of.Tenant != p.Tenant {
+	if errors.Is(missing, backends.ErrNotFound) || missing == nil && !b.reaches(p, of) {
 		missing = notThere(at.kind, at.id)
 	}
 	if c == policy.Rotate && emergency {
@@ -103,14 +107,14 @@ func (b *Broker) intervene(ctx context.Context, p authn.Principal, c policy.Capa
 	}
 	req := request{action: action, path: recordPath[at.kind] + at.id, detail: interventionDetail(r.Reason, r.DryRun, at.kind, at.id)}
 	if missing != nil { // nobody needs a permission to be told
-		return b.failed(p, req, missing)
+		return b.refuse(ctx, p, req, itemwise, missing)
 	}
-	req = req.about(of.Name, of)
-	if req.path = of.Name; !b.sees(p, of) && !b.allows(p, of.Name, c).Allowed {
-		return b.unseen(p, req, at.kind, at.id)
+	req = req.about(of.Ref.Name, of)
+	if req.path = of.Ref.Name; !b.sees(p, of) && !b.allows(p, req.path, of, c) {
+		return b.unseen(ctx, p, req, at.kind, at.id)
 	}
-	return b.do(p, c, req, func() error {
-		return b.change(ctx, r.DryRun, func(tx *store.Tx) error { return fn(tx, of) })
+	return b.do(ctx, p, c, req, func() error {
+		return b.change(ctx, r.DryRun, func(tx *store.Tx) error { return fn(tx, of.Ref) })
 	})
 }
 
@@ -235,12 +239,12 @@ func viewOrphan(t store.RetirementOf, v rotation.Version) client.Orphan {
 // Plan tells what would happen to a secret, when, and why not. It looks at its
 // vault.
 func (b *Broker) Plan(ctx context.Context, p authn.Principal, name string) (out client.Plan, err error) {
+	found, r, missing := b.resolve(ctx, p, name, request{action: "secret.plan", path: pathOf(name)})
 	c := policy.List
-	if !b.allows(p, pathOf(name), c).Allowed {
+	if !b.allows(p, r.path, found, c) {
 		c = policy.Read // as for Secret
 	}
-	found, r, missing := b.resolve(ctx, p, name, request{action: "secret.plan", path: pathOf(name)})
-	err = b.do(p, c, r, func() error {
+	err = b.do(ctx, p, c, r, func() error {
 		if missing != nil {
 			return missing
 		}

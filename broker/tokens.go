@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"net/netip"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -17,129 +19,209 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-const tokensPath = "sys/tokens"
+const (
+	tokensPath     = "sys/tokens"
+	breakGlassPath = "sys/break-glass"
+	maxTokenName   = 200 // bytes
+)
 
 // TokenRevoked is the event that is committed with the revocation of a token, its id
 // in the detail "token": a store that has lost the one has lost the other.
 const TokenRevoked = "token.revoked"
 
 // CreateToken makes a token. Nobody can hand out what they do not hold: each of
-// its policies must be one of the caller's own, unless the caller has the root
-// policy; it is bound to the caller's tenant; and it lives no longer than the
-// token of the caller. Who is bound to no tenant may bind it to one.
+// its policies, or of its role's, must be one of the caller's own, unless the caller
+// has the root policy; it is where the caller is, in tenant and environment; and it
+// ends with the caller's token. Who is bound to no tenant may bind it to one. See
+// authn.Callers.Make.
 func (b *Broker) CreateToken(ctx context.Context, p authn.Principal, r client.CreateTokenRequest) (out client.Token, err error) {
 	req := request{action: "token.create", path: tokensPath, detail: map[string]string{
-		"token_name": r.Name, "policies": strings.Join(r.Policies, ","), "ttl": r.TTL, "tenant": cmp.Or(r.Tenant, p.Tenant)}}
-	err = b.do(p, policy.Create, req, func() error {
-		ttl, err := b.checkToken(p, r)
+		"token_name": r.Name, "role": r.Role, "policies": strings.Join(r.Policies, ","), "ttl": r.TTL, "tenant": cmp.Or(r.Tenant, p.Tenant)}}
+	if r.BreakGlass {
+		req.path = breakGlassPath
+		req.detail["break_glass"] = strconv.FormatBool(true)
+	}
+	err = b.doSensitive(ctx, p, []policy.Capability{policy.Create}, req, func() (map[string]string, error) {
+		wanted, err := b.wanted(r)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		rec, text := b.Authn.Make(p, cmp.Or(p.Tenant, r.Tenant), r.Name, r.Policies, ttl)
-		if err := b.Store.Update(ctx, func(tx *store.Tx) error { return tx.AddToken(ctx, rec) }); err != nil {
-			return err
+		rec, text, err := b.Authn.Make(p, wanted)
+		if err != nil {
+			return nil, err
 		}
-		out = viewToken(rec)
+		req.detail["token"] = rec.ID
+		var ended []string
+		err = b.Store.Update(ctx, func(tx *store.Tx) (err error) {
+			ended, err = b.keepToken(ctx, tx, p, rec)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = b.viewToken(rec, authn.StateActive)
+		out.EndedRoots = ended
 		out.Token = client.SecretText(text.Reveal())
-		return nil
+		return map[string]string{"token": text.Reveal()}, nil
 	})
 	return out, err
 }
 
-func (b *Broker) checkToken(p authn.Principal, r client.CreateTokenRequest) (ttl time.Duration, err error) {
-	if r.Name == "" {
-		return 0, fmt.Errorf("%w: a token needs a name", backends.ErrInvalid)
-	}
-	if err := b.checkPolicies(p, r.Policies); err != nil {
-		return 0, err
+// wanted reads a request.
+func (b *Broker) wanted(r client.CreateTokenRequest) (w authn.Wanted, err error) {
+	w = authn.Wanted{Name: r.Name, Tenant: r.Tenant, Role: r.Role, Policies: r.Policies, Uses: r.Uses, BreakGlass: r.BreakGlass}
+	if r.Name == "" || len(r.Name) > maxTokenName || strings.ContainsFunc(r.Name, unicode.IsControl) {
+		return w, fmt.Errorf("%w: a token needs a name, of at most %d bytes and without control characters", backends.ErrInvalid, maxTokenName)
 	}
 	if r.Tenant != "" {
 		if err := backends.ParseTenant(r.Tenant); err != nil {
-			return 0, err
+			return w, err
 		}
-		if p.Tenant != "" {
-			return 0, fmt.Errorf("%w: the caller is bound to the tenant %q, and so are the tokens it makes: name none", backends.ErrDenied, p.Tenant)
-		}
-	}
-	return b.lifetime(p, r.TTL)
-}
-
-func (b *Broker) checkPolicies(p authn.Principal, names []string) error {
-	if len(names) == 0 {
-		return fmt.Errorf("%w: a token without policies could do nothing", backends.ErrInvalid)
 	}
 	rules := b.rules.Load()
-	for _, name := range names {
+	for _, name := range r.Policies {
 		if _, ok := rules.byName[name]; !ok {
-			return fmt.Errorf("%w: there is no policy %q in the configuration", backends.ErrInvalid, name)
-		}
-		if !slices.Contains(p.Policies, name) && !slices.Contains(p.Policies, RootPolicy) {
-			return fmt.Errorf("%w: policy %q is not one of the caller's own, so it cannot be given to a token", backends.ErrDenied, name)
+			return w, fmt.Errorf("%w: there is no policy %q in the configuration", backends.ErrInvalid, name)
 		}
 	}
-	return nil
+	for _, d := range []struct {
+		what, text string
+		into       *time.Duration
+	}{{"ttl", r.TTL, &w.TTL}, {"max_ttl", r.MaxTTL, &w.MaxTTL}, {"max_idle", r.Idle, &w.Idle}} {
+		if d.text == "" {
+			continue
+		}
+		*d.into, err = time.ParseDuration(d.text)
+		if *d.into = d.into.Truncate(time.Microsecond); err != nil || *d.into <= 0 {
+			return w, fmt.Errorf("%w: the %s %q is no duration such as 24h", backends.ErrInvalid, d.what, d.text)
+		}
+	}
+	if r.Uses < 0 {
+		return w, fmt.Errorf("%w: a token is good for one request at least", backends.ErrInvalid)
+	}
+	for _, text := range r.CIDRs {
+		n, err := netip.ParsePrefix(text)
+		if err != nil || n != n.Masked() || n.Addr().Is4In6() {
+			return w, fmt.Errorf("%w: %q is no network such as 10.0.0.0/8", backends.ErrInvalid, text)
+		}
+		w.CIDRs = append(w.CIDRs, n)
+	}
+	return w, nil
 }
 
-// lifetime reads a ttl, which is at most what remains of the caller's own; 0 is
-// for ever.
-func (b *Broker) lifetime(p authn.Principal, text string) (ttl time.Duration, err error) {
-	if text != "" {
-		if ttl, err = time.ParseDuration(text); err != nil || ttl <= 0 {
-			return 0, fmt.Errorf("%w: the ttl %q is no duration such as 24h", backends.ErrInvalid, text)
+// keepToken stores a token that by has made, or that was made for by's login. The
+// first of an admin role ends the root tokens, with the transaction: it tells which.
+func (b *Broker) keepToken(ctx context.Context, tx *store.Tx, by authn.Principal, rec store.Token) (ended []string, err error) {
+	if err := tx.AddToken(ctx, rec); err != nil || !b.administers(rec) {
+		return nil, err
+	}
+	roots, err := tx.RootTokens(ctx, b.Now())
+	if err != nil {
+		return nil, err
+	}
+	for _, root := range roots {
+		if err := b.endToken(ctx, tx, by, root.ID); err != nil {
+			return nil, err
+		}
+		ended = append(ended, root.ID)
+	}
+	return ended, nil
+}
+
+// administers tells whether a token is of an admin role, so that no root token is
+// needed any more: one that makes and revokes tokens, of the operators and not of a
+// tenant or an environment alone, and under no conditions.
+func (b *Broker) administers(rec store.Token) bool {
+	role := b.Authn.Rules().Roles[rec.Role]
+	if role == nil || cmp.Or(rec.Tenant, role.Tenant, rec.Environment, role.Environment) != "" {
+		return false
+	}
+	holder := authn.Principal{Name: rec.Name, Role: role.Name, Policies: role.Policies}
+	for _, c := range []policy.Capability{policy.Create, policy.Delete} {
+		if !b.rules.Load().decide(holder, tokensPath, c, policy.Facts{}).Allowed {
+			return false
 		}
 	}
-	if p.ExpiresAt.IsZero() {
-		return ttl, nil
+	return true
+}
+
+// endToken revokes a token, with the event that tells of it.
+func (b *Broker) endToken(ctx context.Context, tx *store.Tx, by authn.Principal, id string) error {
+	if err := tx.RevokeToken(ctx, id, b.Now()); err != nil {
+		return err
 	}
-	if left := p.ExpiresAt.Sub(b.Now()); ttl == 0 || ttl > left {
-		return 0, fmt.Errorf("%w: the caller's own token expires in %s: give a ttl of at most that", backends.ErrDenied, left.Truncate(time.Second))
-	}
-	return ttl, nil
+	return tx.AddAudit(ctx, rotation.AuditEvent{At: b.Now(), Request: by.Request, Tenant: by.Tenant, Actor: by.ID, Role: by.Role, Method: by.Method,
+		Address: by.Address.String(), Action: TokenRevoked, Path: tokensPath, Outcome: outcomeOK, Detail: map[string]string{"token": id}})
 }
 
 // Tokens lists tokens, never the tokens themselves.
 func (b *Broker) Tokens(ctx context.Context, p authn.Principal, pg client.Page) (client.List[client.Token], error) {
 	list := client.List[client.Token]{Items: []client.Token{}}
-	err := b.do(p, policy.List, request{action: "token.list", path: tokensPath}, func() error {
+	err := b.do(ctx, p, policy.List, request{action: "token.list", path: tokensPath}, func() error {
 		return b.Store.View(ctx, func(tx *store.Tx) error {
-			found, next, err := tx.Tokens(ctx, p.Tenant, page(pg))
+			found, next, err := tx.Tokens(ctx, store.TokenFilter{Tenant: p.Tenant, Environment: p.Environment}, page(pg))
+			if err != nil {
+				return err
+			}
 			list.Next = next
 			for _, t := range found {
-				list.Items = append(list.Items, viewToken(t))
+				state, err := b.Authn.State(ctx, tx, t)
+				if err != nil {
+					return err
+				}
+				list.Items = append(list.Items, b.viewToken(t, state))
 			}
-			return err
+			return nil
 		})
 	})
 	return list, err
 }
 
-// RevokeToken ends a token at once.
+// RevokeToken ends a token at once, and all that descend from it.
 func (b *Broker) RevokeToken(ctx context.Context, p authn.Principal, id string) (out client.Token, err error) {
 	r := request{action: "token.revoke", path: tokensPath, detail: map[string]string{"token": id}}
-	err = b.do(p, policy.Delete, r, func() error {
-		return b.Store.Update(ctx, func(tx *store.Tx) error {
-			t, err := tx.Token(ctx, id)
-			if errors.Is(err, backends.ErrNotFound) || err == nil && p.Tenant != "" && t.Tenant != p.Tenant {
-				return notThere("token", id)
-			}
-			if err != nil {
-				return err
-			}
-			if err := tx.RevokeToken(ctx, id, b.Now()); err != nil {
-				return err
-			}
-			if t, err = tx.Token(ctx, id); err != nil {
-				return err
-			}
-			out = viewToken(t)
-			return tx.AddAudit(ctx, rotation.AuditEvent{At: b.Now(), Tenant: p.Tenant, Actor: p.ID, Address: p.Address.String(),
-				Action: TokenRevoked, Path: tokensPath, Outcome: outcomeOK, Detail: map[string]string{"token": id}})
-		})
+	err = b.contain(ctx, p, policy.Delete, r, func(tx *store.Tx) error {
+		t, err := tx.Token(ctx, id)
+		hidden := err == nil && (p.Tenant != "" && t.Tenant != p.Tenant || p.Environment != "" && t.Environment != p.Environment)
+		if errors.Is(err, backends.ErrNotFound) || hidden {
+			return notThere("token", id)
+		}
+		if err != nil {
+			return err
+		}
+		out, err = b.revoked(ctx, tx, p, id)
+		return err
 	})
 	return out, err
 }
 
-func viewToken(t store.Token) client.Token {
-	return client.Token{ID: t.ID, Name: t.Name, Tenant: t.Tenant, Policies: t.Policies, CreatedAt: utc(t.CreatedAt), ExpiresAt: utc(t.ExpiresAt),
-		LastUsedAt: utc(t.LastUsedAt), RevokedAt: utc(t.RevokedAt)}
+// revoked ends a token and shows it.
+func (b *Broker) revoked(ctx context.Context, tx *store.Tx, by authn.Principal, id string) (client.Token, error) {
+	if err := b.endToken(ctx, tx, by, id); err != nil {
+		return client.Token{}, err
+	}
+	t, err := tx.Token(ctx, id)
+	return b.viewToken(t, authn.StateRevoked), err
+}
+
+func (b *Broker) viewToken(t store.Token, state string) client.Token {
+	out := client.Token{ID: t.ID, Name: t.Name, State: state, Kind: t.Kind, Tenant: t.Tenant, Environment: t.Environment, Role: t.Role, Policies: t.Policies,
+		Method: t.Method, Identity: t.Identity, Parent: t.Parent, Uses: t.Uses, UsesLeft: t.UsesLeft,
+		CreatedAt: utc(t.CreatedAt), ExpiresAt: utc(t.ExpiresAt), EndsAt: utc(t.EndsAt), LastUsedAt: utc(t.LastUsedAt), RevokedAt: utc(t.RevokedAt)}
+	if role := b.Authn.Rules().Roles[t.Role]; role != nil {
+		out.Policies = role.Policies
+	}
+	if out.Policies == nil {
+		out.Policies = []string{}
+	}
+	for _, n := range t.CIDRs {
+		out.CIDRs = append(out.CIDRs, n.String())
+	}
+	if t.TTL > 0 {
+		out.TTL = t.TTL.String()
+	}
+	if t.Idle > 0 {
+		out.MaxIdle = t.Idle.String()
+	}
+	return out
 }

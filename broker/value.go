@@ -55,16 +55,41 @@ func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, numb
 	if missing == nil && b.Doubts(h.secret.Ref, v.Number) {
 		missing = fmt.Errorf("%w: the store was restored from a backup, and version %d of %s may have been replaced and revoked since: `keybroker storage status` tells more", backends.ErrUnavailable, v.Number, name)
 	}
-	r := request{action: "secret.read", path: pathOf(name), detail: readDetail(v)}.about(name, h.secret.Ref)
+	r := request{action: "secret.read", path: pathOf(name)}.about(name, h.secret)
+	if v != nil {
+		r.version = v.Number
+		r.detail["version"] = fmt.Sprint(v.Number)
+	}
+	d, denied := b.decide(p, r, c)
+	if denied != nil {
+		return client.Value{}, b.refuse(ctx, p, r, d, denied)
+	}
 	var out client.Value
-	err = b.do(p, c, r, func() error {
+	err = b.serve(ctx, p, r, d, func() (map[string]string, error) {
 		if missing != nil {
-			return missing
+			return nil, missing
 		}
 		out, err = b.value(ctx, p, h, *v)
-		return err
+		return handedOut(out), err
 	})
-	return out, err
+	if err != nil {
+		return client.Value{}, err
+	}
+	return out, nil
+}
+
+// handedOut are the strings of a value, for the audit log to hash.
+func handedOut(v client.Value) map[string]string {
+	all := map[string]string{}
+	for field, text := range v.Fields {
+		all["field."+field] = text
+	}
+	if v.Previous != nil {
+		for field, text := range v.Previous.Fields {
+			all["previous."+field] = text
+		}
+	}
+	return all
 }
 
 func (b *Broker) value(ctx context.Context, p authn.Principal, h *held, v rotation.Version) (client.Value, error) {
@@ -81,13 +106,6 @@ func (b *Broker) value(ctx context.Context, p authn.Principal, h *held, v rotati
 		out.Previous, err = b.previous(ctx, p, h)
 	}
 	return out, err
-}
-
-func readDetail(v *rotation.Version) map[string]string {
-	if v == nil {
-		return nil
-	}
-	return map[string]string{"version": fmt.Sprint(v.Number)}
 }
 
 // hold reads the open versions of a secret, and version number if it is none of them.
@@ -148,7 +166,7 @@ func (b *Broker) previous(ctx context.Context, p authn.Principal, h *held) (*cli
 		if v.Stage != rotation.StagePrevious || h.revoked(v.Number) || b.Doubts(h.secret.Ref, v.Number) {
 			continue // also after OverlapUntil, while consumers that have not acknowledged hold it
 		}
-		if !b.allows(p, h.secret.Ref.Name, policy.ReadPrevious).Allowed {
+		if !b.allows(p, h.secret.Ref.Name, h.secret, policy.ReadPrevious) {
 			return nil, nil
 		}
 		value, err := b.read(ctx, v)

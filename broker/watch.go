@@ -55,7 +55,7 @@ type snapshot func(ctx context.Context, tx *store.Tx, id string) (events []clien
 
 func (b *Broker) watch(ctx context.Context, p authn.Principal, of backends.Ref, kind, id string, read snapshot) <-chan client.Event {
 	ch := make(chan client.Event)
-	w := &watcher{b: b, who: p, of: of, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}, validAt: b.Now()}
+	w := &watcher{b: b, who: p, of: of, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}}
 	go func() {
 		defer close(ch)
 		w.run(ctx)
@@ -67,8 +67,9 @@ func (b *Broker) watch(ctx context.Context, p authn.Principal, of backends.Ref, 
 type watcher struct {
 	b        *Broker
 	who      authn.Principal
-	of       backends.Ref // whose it is
-	validAt  time.Time    // when the token of who was last looked up
+	of       backends.Ref    // whose it is
+	secret   rotation.Secret // that, as it was at validAt
+	validAt  time.Time       // when that and the token of who were last looked up
 	kind, id string
 	read     snapshot
 	out      chan<- client.Event
@@ -101,21 +102,25 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// mayStill tells whether who watches still may: a stream lives longer than tokens
-// and policies do.
+// mayStill tells whether who watches still may: a stream lives longer than tokens,
+// policies and labels do.
 func (w *watcher) mayStill(ctx context.Context) bool {
-	if !w.b.sees(w.who, w.of) {
-		return false
+	if now := w.b.Now(); now.Sub(w.validAt) < watchAgain {
+		return w.b.sees(w.who, w.secret)
 	}
-	if now := w.b.Now(); now.Sub(w.validAt) >= watchAgain {
-		w.validAt = now
-		valid, err := w.b.Authn.Valid(ctx, w.who)
-		if err != nil && ctx.Err() == nil {
-			w.b.Logger.Warn("a watcher's token cannot be looked up", "kind", w.kind, "id", w.id, "error", err)
-		}
-		return valid
+	w.validAt = w.b.Now()
+	err := w.b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		w.secret, err = tx.SecretByRef(ctx, w.of)
+		return err
+	})
+	valid := false
+	if err == nil && w.b.sees(w.who, w.secret) {
+		valid, err = w.b.Authn.Valid(ctx, w.who)
 	}
-	return true
+	if err != nil && ctx.Err() == nil {
+		w.b.Logger.Warn("whether a watcher still may cannot be looked up", "kind", w.kind, "id", w.id, "error", err)
+	}
+	return valid
 }
 
 // look sends what is new; ok is false when the watch is over.

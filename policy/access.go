@@ -33,15 +33,67 @@ func Capabilities() []Capability {
 	return []Capability{Read, ReadPrevious, ReadPending, List, Rotate, Revoke, Emergency, Approve, Create, Update, Delete, Deny}
 }
 
-// Rule grants capabilities on the paths that match Path.
+// capabilities is a set of them, in the order of Capabilities.
+type capabilities uint16
+
+// denial is the set of Deny alone, the last of all.
+const denial capabilities = 1 << 11
+
+// capabilityOf is the set of one; an unknown one is in no set.
+func capabilityOf(c Capability) capabilities {
+	switch c {
+	case Read:
+		return 1 << 0
+	case ReadPrevious:
+		return 1 << 1
+	case ReadPending:
+		return 1 << 2
+	case List:
+		return 1 << 3
+	case Rotate:
+		return 1 << 4
+	case Revoke:
+		return 1 << 5
+	case Emergency:
+		return 1 << 6
+	case Approve:
+		return 1 << 7
+	case Create:
+		return 1 << 8
+	case Update:
+		return 1 << 9
+	case Delete:
+		return 1 << 10
+	case Deny:
+		return denial
+	}
+	return 0
+}
+
+func capabilitiesOf(list []Capability) capabilities {
+	var set capabilities
+	for _, c := range list {
+		set |= capabilityOf(c)
+	}
+	return set
+}
+
+// Rule grants capabilities on the paths that match Path, where its conditions hold.
 type Rule struct {
 	Path         string
 	Capabilities []Capability
+	Conditions   Conditions // zero: always
 }
 
 // Root is the name of the built-in policy that allows everything. No other
 // policy can have it.
 const Root = "root"
+
+// RootPolicy returns the policy called Root.
+func RootPolicy() Policy {
+	all := slices.DeleteFunc(Capabilities(), func(c Capability) bool { return c == Deny })
+	return Policy{Name: Root, Rules: []Rule{{Path: "*", Capabilities: all}, {Path: "sys/*", Capabilities: all}}}
+}
 
 // Policy is a named set of rules.
 type Policy struct {
@@ -49,10 +101,19 @@ type Policy struct {
 	Rules []Rule
 }
 
+// How large a policy may be. What is larger is a mistake, and would make every
+// decision dearer.
+const (
+	maxRules = 1000
+	maxPath  = 512 // bytes: two names of secrets
+	maxPlus  = 4   // segments that are "+": with more, what begins alike multiplies
+	maxName  = 64  // bytes
+)
+
 // Problem is one mistake in a policy.
 type Problem struct {
 	Rule       int    // which of Policy.Rules, from 0; -1 if it is not about one of them
-	Attribute  string // where it stands: "path", "capabilities", "verify.successes"
+	Attribute  string // where it stands: "path", "capabilities", "conditions.time", "verify.successes"
 	Text       string // what is wrong
 	Suggestion string // how to mend it; empty if there is nothing better to say than Text
 }
@@ -71,9 +132,15 @@ func Validate(p Policy) []Problem {
 	if text := nameProblem(p.Name); text != "" {
 		problems = append(problems, Problem{Rule: -1, Attribute: "name", Text: text})
 	}
+	if len(p.Rules) > maxRules {
+		problems = append(problems, Problem{
+			Rule: -1, Attribute: "path", Text: fmt.Sprintf("the policy has %d rules, the limit is %d", len(p.Rules), maxRules),
+			Suggestion: "make several policies of it; a role can have many",
+		})
+	}
 	seen := map[string]bool{}
 	for i, r := range p.Rules {
-		if text, suggestion := patternProblem(r.Path); text != "" {
+		if text, suggestion := pathProblem(r.Path); text != "" {
 			problems = append(problems, Problem{Rule: i, Attribute: "path", Text: text, Suggestion: suggestion})
 		} else if seen[r.Path] {
 			problems = append(problems, Problem{
@@ -83,6 +150,7 @@ func Validate(p Policy) []Problem {
 		}
 		seen[r.Path] = true
 		problems = append(problems, capabilityProblems(i, r.Capabilities)...)
+		problems = append(problems, conditionProblems(i, r.Conditions)...)
 	}
 	return problems
 }
@@ -97,6 +165,8 @@ func capabilityProblems(rule int, given []Capability) []Problem {
 	}
 	for i, c := range given {
 		switch {
+		case i == len(Capabilities()): // one of them is there twice, or is none: that was said
+			return problems
 		case !slices.Contains(Capabilities(), c):
 			report(fmt.Sprintf("%q is no capability", string(c)), suggest(string(c), Capabilities()))
 		case slices.Contains(given[:i], c):
@@ -115,6 +185,8 @@ func nameProblem(name string) string {
 		return "the policy has no name"
 	case name == Root:
 		return fmt.Sprintf("the policy %q is built in, allows everything and cannot be replaced: choose another name", name)
+	case len(name) > maxName:
+		return fmt.Sprintf("the policy's name has %d bytes, the limit is %d", len(name), maxName)
 	case strings.ContainsAny(name, "/ \t\r\n"):
 		return fmt.Sprintf("the policy's name %q contains a slash or white space", name)
 	}

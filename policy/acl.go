@@ -8,108 +8,169 @@ import (
 // Decision is what the policies say about one request.
 type Decision struct {
 	Allowed bool
-	Policy  string // the policy that granted or denied it; where the rule is silent, one that has the rule
-	Path    string // the rule's path, as written; empty if no rule matched
+	Policy  string // the policy that granted or denied it; where none did, one that has the rule
+	Path    string // the rule's path, as written in that policy; empty if no rule matched
+	// Unmet says why a rule that grants the capability does not hold, as in "outside
+	// Mon-Fri 08:00-18:00 (Europe/Berlin)": by its conditions alone it was refused.
+	// Empty if it was allowed, denied, or is granted by no rule of that path.
+	Unmet string
 }
 
-// ACL is a set of policies, compiled. It is immutable. A nil ACL allows nothing.
+// ACL is a set of policies, compiled for one identity. It is immutable and safe for
+// concurrent use. A nil ACL allows nothing.
 type ACL struct {
-	exact map[string]*rule
-	// wild holds the other rules by the literal text before their first wildcard.
-	// As a later first wildcard wins, the longest literal that has a match decides;
-	// within one, rules stand in their order of priority.
-	wild    map[string][]*rule
-	lengths []int // of the literals, longest first, each once
+	secrets trie    // of the patterns that match secrets
+	system  trie    // of those below "sys/"
+	rules   []rule  // the one of rank n is at n-1
+	entries []entry // of all rules
 }
 
-// rule is what all policies say about one path pattern.
+// rule is what all policies say about one path: its entries in the order in which
+// they are asked.
 type rule struct {
-	pattern pattern
-	policy  string                // the first policy that has the path
-	granted map[Capability]string // by which policy first; Deny among them decides
+	from, to uint32 // in ACL.entries
+	first    uint32 // the one of the first policy that has the path
 }
 
-// Compile unites policies that passed Validate: capabilities given for the same
-// path add up, and one deny among them takes all away. A path pattern that is
-// not valid matches no path that exists.
-func Compile(policies []Policy) *ACL {
-	byPath := map[string]*rule{}
+// entry is what one policy says about a path.
+type entry struct {
+	policy string
+	path   string // as the policy writes it
+	when   *when  // nil: always
+	what   capabilities
+}
+
+// Compile unites policies that passed Validate, for an identity that fills in
+// their templates: capabilities given for the same path add up, and one deny among
+// them that holds takes all away. A path that is not valid matches nothing. Of a
+// rule whose conditions are not valid a grant never holds, and a deny always does.
+func Compile(policies []Policy, id Identity) *ACL {
+	c := compiler{byPath: map[string][]entry{}, conditions: map[string]*when{}}
 	for _, p := range policies {
 		for _, r := range p.Rules {
-			united := byPath[r.Path]
-			if united == nil {
-				united = &rule{pattern: parsePattern(r.Path), policy: p.Name, granted: map[Capability]string{}}
-				byPath[r.Path] = united
+			if path, ok := fill(r.Path, id); ok {
+				c.byPath[path] = append(c.byPath[path], c.entry(p.Name, r))
 			}
-			united.add(p.Name, r.Capabilities)
 		}
 	}
-	return index(byPath)
-}
-
-func (r *rule) add(policy string, capabilities []Capability) {
-	for _, c := range capabilities {
-		if _, ok := r.granted[c]; !ok {
-			r.granted[c] = policy
+	patterns := make([]pattern, 0, len(c.byPath))
+	for path := range c.byPath {
+		patterns = append(patterns, parsePattern(path))
+	}
+	slices.SortFunc(patterns, pattern.compare)
+	a := &ACL{rules: make([]rule, 0, len(patterns))}
+	var secrets, controls []ranked
+	for _, p := range patterns {
+		a.rules = append(a.rules, a.rule(c.byPath[p.text]))
+		one := ranked{stem: p.stem(), trailing: p.trailing, rank: uint32(len(a.rules))}
+		if system(p.text) {
+			controls = append(controls, one)
+		} else {
+			secrets = append(secrets, one)
 		}
 	}
-}
-
-func index(rules map[string]*rule) *ACL {
-	a := &ACL{exact: map[string]*rule{}, wild: map[string][]*rule{}}
-	for path, r := range rules {
-		if r.pattern.exact() {
-			a.exact[path] = r
-			continue
-		}
-		literal := r.pattern.literal()
-		if a.wild[literal] == nil {
-			a.lengths = append(a.lengths, len(literal))
-		}
-		a.wild[literal] = append(a.wild[literal], r)
-	}
-	for _, bucket := range a.wild {
-		slices.SortFunc(bucket, func(x, y *rule) int { return y.pattern.compare(x.pattern) })
-	}
-	slices.SortFunc(a.lengths, func(x, y int) int { return cmp.Compare(y, x) })
-	a.lengths = slices.Compact(a.lengths)
+	a.secrets, a.system = newTrie(secrets), newTrie(controls)
 	return a
+}
+
+type compiler struct {
+	byPath     map[string][]entry // by path, filled in
+	conditions map[string]*when   // each once, so that equal ones are known to be
+}
+
+func (c *compiler) entry(policy string, r Rule) entry {
+	e := entry{policy: policy, path: r.Path, what: capabilitiesOf(r.Capabilities), when: c.when(r.Conditions)}
+	if e.what&denial != 0 {
+		e.what = denial
+		if e.when != nil && e.when.broken {
+			e.when = nil
+		}
+	}
+	return e
+}
+
+func (c *compiler) when(conditions Conditions) *when {
+	if conditions.always() {
+		return nil
+	}
+	key := conditions.key()
+	if c.conditions[key] == nil {
+		c.conditions[key] = newWhen(conditions)
+	}
+	return c.conditions[key]
+}
+
+// rule takes over what policies say about one path, and puts it into the order in
+// which the first that is about a request, and holds, decides: denials, what always
+// holds, the rest. What an earlier one says under the same conditions is left out,
+// so that ten thousand policies with the same rule are one entry.
+func (a *ACL) rule(entries []entry) rule {
+	order := make([]int, len(entries))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int {
+		return cmp.Or(
+			compareBool(entries[y].what == denial, entries[x].what == denial),
+			compareBool(entries[y].when == nil, entries[x].when == nil))
+	})
+	made := rule{from: uint32(len(a.entries))}
+	said := map[*when]capabilities{}
+	for _, i := range order {
+		e := entries[i]
+		e.what &^= said[e.when]
+		said[e.when] |= e.what
+		if i == 0 {
+			made.first = uint32(len(a.entries))
+		}
+		if i == 0 || e.what != 0 {
+			a.entries = append(a.entries, e)
+		}
+	}
+	made.to = uint32(len(a.entries))
+	return made
 }
 
 // Decide says whether capability c is allowed on path: the name of a secret, a
 // folder ending in "/" (or "" for all) where names are listed, or a path below
-// "sys/". What no rule grants is refused.
-func (a *ACL) Decide(path string, c Capability) Decision {
-	r := a.deciding(path)
-	if r == nil {
+// "sys/". What no rule grants is refused. It allocates nothing.
+func (a *ACL) Decide(path string, c Capability, f Facts) Decision {
+	rank := a.deciding(path)
+	if rank == 0 {
 		return Decision{}
 	}
-	if by, denied := r.granted[Deny]; denied {
-		return Decision{Policy: by, Path: r.pattern.text}
-	}
-	if by, ok := r.granted[c]; ok {
-		return Decision{Allowed: true, Policy: by, Path: r.pattern.text}
-	}
-	return Decision{Policy: r.policy, Path: r.pattern.text}
-}
-
-// deciding returns the most specific rule that matches path, or nil.
-func (a *ACL) deciding(path string) *rule {
-	if a == nil {
-		return nil
-	}
-	if r := a.exact[path]; r != nil {
-		return r
-	}
-	for _, n := range a.lengths {
-		if n > len(path) {
+	r := a.rules[rank-1]
+	entries := a.entries[r.from:r.to]
+	var refused Decision
+	asked := capabilityOf(c) | denial
+	for i := range entries {
+		e := &entries[i]
+		if e.what&asked == 0 {
 			continue
 		}
-		for _, r := range a.wild[path[:n]] {
-			if r.pattern.matches(path) {
-				return r
-			}
+		unmet := e.when.unmet(f)
+		switch {
+		case unmet == "":
+			return Decision{Allowed: e.what != denial, Policy: e.policy, Path: e.path}
+		case refused.Unmet == "" && e.what != denial:
+			refused = Decision{Policy: e.policy, Path: e.path, Unmet: unmet}
 		}
 	}
-	return nil
+	if refused.Unmet == "" {
+		first := &a.entries[r.first]
+		refused = Decision{Policy: first.policy, Path: first.path}
+	}
+	return refused
+}
+
+// deciding returns the rank of the most specific rule that matches path, or 0.
+func (a *ACL) deciding(path string) uint32 {
+	switch {
+	case a == nil:
+		return 0
+	case system(path):
+		return a.system.find(path)
+	default:
+		return a.secrets.find(path)
+	}
 }

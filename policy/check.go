@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,8 +16,10 @@ func ValidateRotation(p RotationPolicy) []Problem {
 		c.report("name", text, "")
 	}
 	for _, path := range p.Match.Paths {
-		if text, suggestion := patternProblem(path); text != "" {
+		if text, suggestion := pathProblem(path); text != "" {
 			c.report("match.paths", text, suggestion)
+		} else if strings.Contains(path, "{{") {
+			c.report("match.paths", fmt.Sprintf("the path %q has a template, but a rotation is nobody's: nothing fills it in", path), "write the name out, or match labels")
 		} else if system(path) {
 			c.report("match.paths", fmt.Sprintf("the path %q matches no secret", path), "below sys/ there is none")
 		}

@@ -8,6 +8,13 @@
 // one whose first wildcard comes later; then one without a trailing "*"; then
 // one with fewer "+"; then the longer; then the lexicographically greater.
 //
+// A rule of an access policy may have templates in its path, which are filled in
+// with who asks before anything is compared, and conditions, which say whether it
+// holds but not which path decides. A missing value or fact matches nothing.
+//
+// Access policies are compiled for an identity into an ACL, whose decisions cost
+// what the path costs, however many policies there are, and allocate nothing.
+//
 // Unlike in Vault, what is no secret lives below "sys/", and only a pattern that
 // itself begins with "sys/" matches anything there: "*" means all secrets, never
 // the broker's own controls.

@@ -46,6 +46,14 @@ func (p pattern) exact() bool { return !p.trailing && p.pluses == 0 }
 // literal is the part before the first wildcard: whatever matches begins with it.
 func (p pattern) literal() string { return p.text[:p.first] }
 
+// stem is the text without a "*" at its end.
+func (p pattern) stem() string {
+	if p.trailing {
+		return p.text[:len(p.text)-1]
+	}
+	return p.text
+}
+
 // matches tells whether path is among those that the pattern names.
 func (p pattern) matches(path string) bool {
 	if system(path) && !system(p.text) {
@@ -111,10 +119,26 @@ func system(path string) bool {
 	return path == "sys" || strings.HasPrefix(path, "sys/")
 }
 
-// patternProblem says what is wrong with a pattern and how to mend it; text is
-// empty if nothing is.
+// pathProblem says what is wrong with the path of a rule and how to mend it; text
+// is empty if nothing is.
+func pathProblem(p string) (text, suggestion string) {
+	if text, suggestion = templateProblem(p); text != "" {
+		return text, suggestion
+	}
+	switch pluses := strings.Count(p, "+"); {
+	case len(p) > maxPath:
+		return fmt.Sprintf("the path has %d bytes, the limit is %d", len(p), maxPath), "end it earlier, with *"
+	case pluses > maxPlus:
+		return fmt.Sprintf("the path %q has %d segments that are +, the limit is %d", p, pluses, maxPlus), "end it earlier, with *"
+	}
+	return patternProblem(p)
+}
+
+// patternProblem is pathProblem for what has the form of a pattern alone, whatever
+// its templates and its size.
 func patternProblem(p string) (text, suggestion string) {
-	literal := strings.TrimSuffix(p, "*")
+	form := shape(p)
+	literal := strings.TrimSuffix(form, "*")
 	switch {
 	case p == "":
 		return "the path is empty", `write a secret's name, a prefix such as "payments/*", or "*" for all secrets`
@@ -124,10 +148,10 @@ func patternProblem(p string) (text, suggestion string) {
 		return fmt.Sprintf("the path %q has a * that is not at its end", p), `for one whole segment write "+", as in "payments/+/key"`
 	case strings.Contains(p, "//"):
 		return fmt.Sprintf("the path %q has an empty segment", p), "write single slashes"
-	case strings.ContainsFunc(p, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+	case strings.ContainsFunc(form, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 		return fmt.Sprintf("the path %q contains white space, which no path has", p), "remove it"
 	}
-	for s := range strings.SplitSeq(p, "/") {
+	for s := range strings.SplitSeq(form, "/") {
 		if s != "+" && strings.Contains(s, "+") {
 			return fmt.Sprintf("the path %q has a + that is not a segment of its own", p), `"+" stands between slashes, as in "payments/+/key"`
 		}

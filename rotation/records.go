@@ -194,11 +194,35 @@ type Change struct {
 // of it. It never holds a secret value.
 type AuditEvent struct {
 	At      time.Time         `json:"time"`
+	Kind    AuditKind         `json:"kind,omitempty"`    // empty: AuditStep
+	Request string            `json:"request,omitempty"` // the id that the two records of a request share
 	Tenant  string            `json:"tenant,omitempty"`
 	Actor   string            `json:"actor"`             // principal, or "keybroker" for the engine
+	Role    string            `json:"role,omitempty"`    // of the principal
+	Method  string            `json:"method,omitempty"`  // how the principal was authenticated
 	Address string            `json:"address,omitempty"` // of the caller
 	Action  string            `json:"action"`            // "secret.read", "rotation.publish", …
 	Path    string            `json:"path"`              // policy path: a secret's name or sys/…
 	Outcome string            `json:"outcome"`           // "ok", "denied", "failed"
 	Detail  map[string]string `json:"detail,omitempty"`
+
+	// Of what was asked for: the capability it takes, and the rule that decided, by
+	// its policy and its path as written.
+	Capability string `json:"capability,omitempty"`
+	Policy     string `json:"policy,omitempty"`
+	Rule       string `json:"rule,omitempty"`
+	// What it is about, where that is a secret: TENANT:NAME, and the version's number.
+	Secret  string `json:"secret,omitempty"`
+	Version int    `json:"version,omitempty"`
 }
+
+// AuditKind is what a record of the audit log is of.
+type AuditKind string
+
+// The kinds. A request has two records: what was asked and decided, written before
+// anything is done, and what came of it.
+const (
+	AuditRequest  AuditKind = "request"
+	AuditResponse AuditKind = "response"
+	AuditStep     AuditKind = "event" // a step, a verdict, a delivery: what the broker did
+)

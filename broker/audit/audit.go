@@ -1,18 +1,30 @@
-// Package audit writes the audit log: one JSON line for each access and step.
+// Package audit writes the audit log: one JSON line for each request, answer and step,
+// chained by hashes, signed, and sent to wherever the operator wants it.
 //
-// Requests are written before they are answered: what cannot be written is
-// refused. What the engine does is committed with the change itself to an outbox
-// in the store, and Pump moves it here; a crash in between repeats lines, never
-// loses one, and a repeated line has the same "seq".
+// The journal is a file on this node. Requests are written to it before anything is
+// done: what cannot be written is refused. What the engine does is committed with the
+// change itself to an outbox in the store, and Pump moves it here; a crash in between
+// repeats lines, never loses one, and a repeated line has the same "seq".
+//
+// Every line has the hash of the one before, and within a second a checkpoint follows:
+// the signed root of the Merkle tree (RFC 6962) over all lines so far. Verify finds
+// what was changed since, wherever it is run; docs/audit.md has the format.
+//
+// Sinks are sent the journal's lines at their own pace: the journal is their queue.
+// While it cannot be written, records go to them directly, and to it later.
 package audit
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -21,30 +33,134 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// Log is the audit log of one node: a file of JSON lines, 0600, only appended to.
-// It is safe for concurrent use.
-type Log struct {
-	mu     sync.Mutex
-	file   *os.File
-	failed bool // the last write, which may have left a part of a line
-	newest int64
+// DefaultMaxSize is how many bytes a segment of the journal has before the next is begun.
+const DefaultMaxSize = 128 << 20
+
+const (
+	defaultTimeout = 5 * time.Second
+	maxBatch       = 1 << 20  // bytes that are written at once, roughly
+	maxQueued      = 32 << 20 // bytes that wait to be written
+	maxHeld        = 16 << 20 // bytes that sinks have and the journal does not
+)
+
+// Config is what a Log is opened with. Path, Node and the keys are required.
+type Config struct {
+	Path string // of the newest segment; the others stand beside it
+	Node string // what checkpoints call this log, with "keybroker/audit/" before it
+	// HashKey is what sensitive strings are hashed with, SigningSeed what checkpoints are
+	// signed by: 32 bytes each, the same for all nodes of an installation.
+	HashKey, SigningSeed []byte
+	// Known is the newest checkpoint that is kept elsewhere, so that it shows if lines
+	// are gone; empty: none.
+	Known   string
+	MaxSize int64         // bytes of a segment; 0 = DefaultMaxSize
+	Timeout time.Duration // for a disk that hangs; 0 = 5 s
+	Now     func() time.Time
+	Logger  hclog.Logger
 }
 
-// Open opens or creates the log at path.
-func Open(path string) (*Log, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+// Log is the audit log of one node. It is safe for concurrent use.
+type Log struct {
+	cfg    Config
+	signer *signer
+	sinks  sinks
+
+	mu     sync.Mutex
+	queue  []*batch
+	queued int
+	held   []queued // what sinks were given directly and the journal lacks
+	heldBy int      // bytes of it
+	failed error    // of the newest write or sync; nil: it worked
+	newest int64    // of the outbox
+	signed Checkpoint
+	at     position
+	closed bool
+
+	kick, ended chan struct{}
+	stop        chan struct{}
+	changed     chan struct{} // closed and replaced when there are more lines
+	writing     stopwatch
+	syncs       syncer
+	journal     *journal // of the writing goroutine alone
+}
+
+// position is up to where the journal can be read.
+type position struct {
+	first  int64 // of the segment that is written; -1: nothing can be read
+	offset int64
+}
+
+// batch is what one caller waits for.
+type batch struct {
+	lines []queued
+	sync  bool
+	sign  bool        // everything before it
+	taken atomic.Bool // by the writer, or given up by the caller
+	done  chan error
+
+	failed bool // for who submitted it: it was not written, and will not be
+}
+
+// Open opens or creates the journal, and makes it whole after a crash.
+func Open(cfg Config) (*Log, error) {
+	if cfg.MaxSize <= 0 {
+		cfg.MaxSize = DefaultMaxSize
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	s, err := newSigner(cfg.Node, cfg.SigningSeed)
 	if err != nil {
+		return nil, err
+	}
+	l := &Log{cfg: cfg, signer: s, kick: make(chan struct{}, 1), ended: make(chan struct{}), stop: make(chan struct{}), changed: make(chan struct{})}
+	l.sinks.log = l
+	l.syncs.kick, l.syncs.stop = make(chan struct{}, 1), make(chan struct{})
+	j := &journal{path: cfg.Path, signer: s, maxSize: cfg.MaxSize, now: cfg.Now, logger: cfg.Logger}
+	var known progress
+	if cfg.Known != "" {
+		c, err := OpenCheckpoint(cfg.Known, s)
+		if err != nil {
+			return nil, fmt.Errorf("opening the audit log: the checkpoint that is kept: %w", err)
+		}
+		known = progress{tree: c.tree, seq: c.Seq}
+	}
+	err = j.open(known)
+	if err == nil {
+		err = j.file.sync() // what a process that was killed had written
+	}
+	if err != nil {
+		j.drop()
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
-	whole, err := endsWhole(path)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+	l.journal = j
+	l.publish(j.progressed())
+	go l.run()
+	return l, nil
+}
+
+// progressed is how far a journal has come.
+type progressed struct {
+	seq    int64
+	newest Checkpoint
+	at     position
+}
+
+func (j *journal) progressed() progressed {
+	p := progressed{j.seq, j.newest, position{j.first, j.offset}}
+	if !j.regular {
+		p.at = position{first: -1}
 	}
-	newest, err := Newest(path)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &Log{file: f, failed: !whole, newest: newest}, nil
+	return p
+}
+
+// publish tells everybody how far the journal has come for good.
+func (l *Log) publish(p progressed) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest, l.signed, l.at = p.seq, p.newest, p.at
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // Newest returns the highest sequence number of the outbox that the log has, 0 if none.
@@ -54,60 +170,106 @@ func (l *Log) Newest() int64 {
 	return l.newest
 }
 
-// endsWhole tells whether the file's last line is whole: a process that was
-// killed while writing may have left a part of one.
-func endsWhole(path string) (bool, error) {
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
-		return true, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return false, fmt.Errorf("opening the audit log: %w", err)
-	}
-	defer f.Close()
-	last := make([]byte, 1)
-	if _, err := f.ReadAt(last, info.Size()-1); err != nil {
-		return false, fmt.Errorf("reading the end of the audit log: %w", err)
-	}
-	return last[0] == '\n', nil
-}
-
-type line struct {
-	rotation.AuditEvent
-	Seq int64 `json:"seq,omitempty"` // of the outbox; requests have none
-}
-
-// Record appends one event. An error (ErrUnavailable) means that it may not be
-// in the log: what it tells of must not happen.
-func (l *Log) Record(ev rotation.AuditEvent) error { return l.append([]line{{AuditEvent: ev}}) }
-
-func (l *Log) append(lines []line) error {
-	var buf []byte
-	for _, ln := range lines {
-		ln.At = ln.At.UTC()
-		b, err := json.Marshal(ln)
-		if err != nil {
-			return fmt.Errorf("encoding an audit event: %w", err)
-		}
-		buf = append(append(buf, b...), '\n')
-	}
+// Checkpoint returns the newest one; the zero one if nothing was ever written.
+func (l *Log) Checkpoint() Checkpoint {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
-		return fmt.Errorf("%w: the audit log is closed", backends.ErrUnavailable)
+	return l.signed
+}
+
+// PublicKey is what checkpoints are verified by.
+func (l *Log) PublicKey() string { return l.signer.public }
+
+// Origin is the name of this log in its checkpoints.
+func (l *Log) Origin() string { return l.signer.Name() }
+
+// Hash is what the log has in the place of a sensitive string.
+func (l *Log) Hash(text string) string {
+	mac := hmac.New(sha256.New, l.cfg.HashKey)
+	mac.Write([]byte(text))
+	return "hmac-sha256:" + hex.EncodeToString(mac.Sum(nil))
+}
+
+// Write appends one record and returns when it is as durable as asked for. An
+// error (ErrUnavailable) means that it may not be in the log: what it tells of must
+// not happen. It comes within Config.Timeout where the disk hangs, and later by what
+// the sinks take, which are tried then. ctx ends the waiting, not the writing.
+func (l *Log) Write(ctx context.Context, rec Record, d Durability) error {
+	b := body{AuditEvent: rec.AuditEvent}
+	if len(rec.Sensitive) > 0 {
+		b.Hashes = make(map[string]string, len(rec.Sensitive))
+		for name, text := range rec.Sensitive {
+			b.Hashes[name] = l.Hash(text)
+		}
 	}
-	if l.failed {
-		buf = append([]byte{'\n'}, buf...) // nothing is joined to what the failure left
+	text, err := b.encode()
+	if err != nil {
+		return err
 	}
-	_, err := l.file.Write(buf)
-	for _, ln := range lines {
-		l.newest = max(l.newest, ln.Seq)
+	given, err := l.submit(ctx, &batch{lines: []queued{{body: text}}, sync: d == Synced})
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-	if l.failed = err != nil; l.failed {
-		return fmt.Errorf("%w: writing the audit log: %w", backends.ErrUnavailable, err)
+	if !given.failed && !given.take() { // it is being written, however long that takes
+		return err
 	}
-	return nil
+	return l.instead(ctx, text, err)
+}
+
+// take tells whether nobody has taken the batch before.
+func (b *batch) take() bool { return b.taken.CompareAndSwap(false, true) }
+
+// Sign signs and syncs all that was written, and returns the newest checkpoint. Where
+// that cannot be done now it is the one of before, with an error.
+func (l *Log) Sign(ctx context.Context) (Checkpoint, error) {
+	_, err := l.submit(ctx, &batch{sync: true, sign: true})
+	return l.Checkpoint(), err
+}
+
+// submit hands a batch to the writer and waits.
+func (l *Log) submit(ctx context.Context, b *batch) (*batch, error) {
+	b.done = make(chan error, 1)
+	size := 0
+	for _, q := range b.lines {
+		size += len(q.body)
+	}
+	l.mu.Lock()
+	switch {
+	case l.closed:
+		l.mu.Unlock()
+		return b, fmt.Errorf("%w: the audit log is closed", backends.ErrUnavailable)
+	case l.queued+size > maxQueued && l.queued > 0 || l.hangs():
+		l.mu.Unlock()
+		return b, errHangs
+	}
+	l.queue, l.queued = append(l.queue, b), l.queued+size
+	l.mu.Unlock()
+	wake(l.kick)
+	timer := time.NewTimer(l.cfg.Timeout)
+	defer timer.Stop()
+	select {
+	case err := <-b.done:
+		b.failed = err != nil
+		return b, err
+	case <-ctx.Done():
+		return b, fmt.Errorf("%w: writing the audit log: %w", backends.ErrUnavailable, context.Cause(ctx))
+	case <-timer.C:
+		return b, errHangs
+	}
+}
+
+var errHangs = fmt.Errorf("%w: writing the audit log: the disk does not answer", backends.ErrUnavailable)
+
+// hangs tells whether the disk has been waited for longer than anybody should.
+func (l *Log) hangs() bool {
+	return l.writing.longer(l.cfg.Timeout) || l.syncs.busy.longer(l.cfg.Timeout)
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // Check tells whether the log can be written. It costs nothing while writing
@@ -116,91 +278,93 @@ func (l *Log) Check(now time.Time) error {
 	l.mu.Lock()
 	failed := l.failed
 	l.mu.Unlock()
-	if !failed {
+	if failed == nil && !l.hangs() {
 		return nil
 	}
-	return l.Record(rotation.AuditEvent{At: now, Actor: "keybroker", Action: "audit.resume", Path: "sys/audit", Outcome: "ok"})
+	text, err := body{AuditEvent: rotation.AuditEvent{At: now, Kind: rotation.AuditStep, Actor: "keybroker", Action: actionResume, Path: "sys/audit", Outcome: "ok"}}.encode()
+	if err != nil {
+		return err
+	}
+	b, err := l.submit(context.Background(), &batch{lines: []queued{{body: text}}, sync: true})
+	b.take() // it is not worth being written later
+	return err
 }
 
-// Close syncs and closes the file.
+// Close signs and syncs what is there, and closes the journal and the sinks. The
+// sinks go on from where they are when it is opened again.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.file == nil {
+	again := l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if again {
 		return nil
 	}
-	f := l.file
-	l.file = nil
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func (l *Log) sync() error {
+	l.sinks.close()
+	close(l.stop)
+	timer := time.NewTimer(2 * l.cfg.Timeout)
+	defer timer.Stop()
+	select {
+	case <-l.ended:
+	case <-timer.C:
+		return errHangs // its goroutines wait for the disk; nobody can end that
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
-		return nil
+	if errors.Is(l.failed, backends.ErrUnavailable) {
+		return fmt.Errorf("closing the audit log: %w", l.failed)
 	}
-	return l.file.Sync()
+	return nil
 }
 
-// Entry is one committed event of the outbox.
-type Entry struct {
-	Seq   int64
-	Event rotation.AuditEvent
-}
-
-// Outbox is where the engine's events wait for the log.
-type Outbox interface {
-	// Pending returns the oldest entries, at most limit.
-	Pending(ctx context.Context, limit int) ([]Entry, error)
-	// Written forgets the entries up to seq.
-	Written(ctx context.Context, seq int64) error
-}
-
-const (
-	pumpBatch = 500
-	pumpEvery = time.Second
-)
-
-// Pump moves entries from the outbox to the log, once a second, until ctx ends;
-// then once more.
-func (l *Log) Pump(ctx context.Context, box Outbox, logger hclog.Logger) {
-	t := time.NewTicker(pumpEvery)
-	defer t.Stop()
-	for last := false; ; {
-		if err := l.Drain(context.WithoutCancel(ctx), box); err != nil {
-			logger.Error("moving events to the audit log failed", "error", err)
-		}
-		if last {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			last = true
-		case <-t.C:
-		}
+// instead gives a record that the journal did not take to the sinks, and keeps it for
+// the journal, within bounds. It returns cause if no sink confirms it.
+func (l *Log) instead(ctx context.Context, text []byte, cause error) error {
+	l.mu.Lock()
+	full := l.closed || l.heldBy+len(text) > maxHeld
+	l.mu.Unlock()
+	if full || !l.sinks.direct(ctx, text) {
+		return cause
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held, l.heldBy = append(l.held, queued{body: text}), l.heldBy+len(text)
+	return nil
 }
 
-// Drain moves all entries that the outbox has now.
-func (l *Log) Drain(ctx context.Context, box Outbox) error {
-	for {
-		entries, err := box.Pending(ctx, pumpBatch)
-		if err != nil || len(entries) == 0 {
-			return err
-		}
-		lines := make([]line, len(entries))
-		for i, e := range entries {
-			lines[i] = line{AuditEvent: e.Event, Seq: e.Seq}
-		}
-		if err := l.append(lines); err != nil {
-			return err
-		}
-		if err := l.sync(); err != nil {
-			return fmt.Errorf("syncing the audit log: %w", err)
-		}
-		if err := box.Written(ctx, entries[len(entries)-1].Seq); err != nil {
-			return err
+// Status is how the log and its sinks are.
+type Status struct {
+	Held  int // records that sinks have and the journal does not
+	Sinks []SinkStatus
+}
+
+// Status tells how the log and its sinks are.
+func (l *Log) Status() Status {
+	l.mu.Lock()
+	held := len(l.held)
+	l.mu.Unlock()
+	return Status{Held: held, Sinks: l.sinks.status()}
+}
+
+// Down returns why what cannot be written to cannot, by the name of the sink;
+// "journal" is the log's own file.
+func (l *Log) Down() map[string]string {
+	down := map[string]string{}
+	l.mu.Lock()
+	if l.failed != nil {
+		down["journal"] = l.failed.Error()
+	}
+	l.mu.Unlock()
+	if l.hangs() {
+		down["journal"] = errHangs.Error()
+	}
+	for _, s := range l.sinks.status() {
+		if s.Error != "" {
+			down[s.Name] = s.Error
 		}
 	}
+	return down
 }
+
+// Sinks names the sinks that there are.
+func (l *Log) Sinks() []string { return slices.Sorted(maps.Keys(l.sinks.running())) }

@@ -12,54 +12,113 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 )
 
-// firstLook is how much of the log's end is searched for its newest entry of the
-// outbox; if there is none, twice as much is, and so on.
-const firstLook = 64 << 10
-
-// Newest returns the highest sequence number of the outbox that the log at path
-// has, 0 if none.
+// Newest returns the highest sequence number of the outbox that the journal at path
+// has, 0 if none: that of its newest checkpoint, or of a line after it.
 func Newest(path string) (int64, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+	all, err := segments(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
 	}
-	if err != nil {
-		return 0, fmt.Errorf("reading the audit log: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("reading the audit log: %w", err)
-	}
-	for look := int64(firstLook); ; look *= 2 {
-		from := max(info.Size()-look, 0)
-		newest := int64(0)
-		err := eachEntry(io.NewSectionReader(f, from, info.Size()-from), func(e Entry) { newest = max(newest, e.Seq) })
-		if err != nil || newest > 0 || from == 0 {
+	for _, s := range slices.Backward(all) {
+		newest, err := newestIn(s.path)
+		if err != nil || newest > 0 {
 			return newest, err
 		}
 	}
+	return 0, nil
 }
 
-// After returns the entries of the outbox beyond seq that the log at path has, in
+func newestIn(path string) (newest int64, err error) {
+	err = read(path, func(f *os.File, size int64) error {
+		return backward(f, size, func(raw []byte, _ int64) bool {
+			if ln, err := ParseLine(raw); err == nil {
+				newest = max(newest, ln.Seq, noteSeq(ln.Note))
+				return ln.Kind != KindCheckpoint
+			}
+			return true
+		})
+	})
+	return newest, err
+}
+
+// noteSeq is what a checkpoint says of the outbox. Its signature is not looked at:
+// it is the verifier's.
+func noteSeq(note string) int64 {
+	text, _, _ := strings.Cut(note, "\n\n")
+	for line := range strings.Lines(text + "\n") {
+		if digits, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "seq "); ok {
+			n, _ := strconv.ParseInt(digits, 10, 64) // what is none is 0
+			return n
+		}
+	}
+	return 0
+}
+
+// read opens a file for fn; what is no regular file has no bytes.
+func read(path string, fn func(f *os.File, size int64) error) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("reading the audit log: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading the audit log: %w", err)
+	}
+	defer f.Close()
+	return fn(f, info.Size())
+}
+
+// After returns the entries of the outbox beyond seq that the journal at path has, in
 // their order and once each: a crash repeats lines. Where a store that was put back
 // gave numbers anew, the log has other events of the same number; all are returned.
 func After(path string, seq int64) ([]Entry, error) {
-	f, err := os.Open(path)
+	all, err := segments(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the audit log: %w", err)
+		return nil, err
 	}
-	defer f.Close()
-	var entries []Entry
-	err = eachEntry(f, func(e Entry) {
-		if e.Seq > seq {
-			entries = append(entries, e)
+	for i := len(all) - 1; i > 0; i-- {
+		if before, ok := seqBefore(all[i].path); ok && before <= seq {
+			all = all[i:] // nothing before this segment has a higher one
+			break
 		}
-	})
+	}
+	var entries []Entry
+	for _, s := range all {
+		err := read(s.path, func(f *os.File, size int64) error {
+			return eachEntry(io.NewSectionReader(f, 0, size), func(e Entry) {
+				if e.Seq > seq {
+					entries = append(entries, e)
+				}
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) })
-	return distinct(entries), err
+	return distinct(entries), nil
+}
+
+// seqBefore is the highest number that the segments before this one have, as the
+// checkpoint says that it begins with.
+func seqBefore(path string) (seq int64, ok bool) {
+	_ = read(path, func(f *os.File, size int64) error { // what cannot be read is read anew by After
+		raw, err := bufio.NewReaderSize(io.NewSectionReader(f, 0, size), 4<<10).ReadBytes('\n')
+		if err != nil {
+			return err
+		}
+		ln, err := ParseLine(raw)
+		seq, ok = noteSeq(ln.Note), err == nil && ln.Kind == KindCheckpoint
+		return err
+	})
+	return seq, ok
 }
 
 // distinct leaves out of sorted entries what repeats one of the same number.
@@ -80,13 +139,13 @@ func distinct(entries []Entry) []Entry {
 // eachEntry calls fn for every line of r that came from the outbox. What is no
 // whole line, such as one that was being written in a crash, is left out.
 func eachEntry(r io.Reader, fn func(Entry)) error {
-	lines := bufio.NewReaderSize(r, firstLook)
+	lines := bufio.NewReaderSize(r, blockSize)
 	for {
 		text, err := lines.ReadBytes('\n')
 		if bytes.Contains(text, []byte(`"seq":`)) {
-			var ln line
-			if json.Unmarshal(text, &ln) == nil && ln.Seq > 0 {
-				fn(Entry{Seq: ln.Seq, Event: ln.AuditEvent})
+			var b body
+			if json.Unmarshal(text, &b) == nil && b.Seq > 0 {
+				fn(Entry{Seq: b.Seq, Event: b.AuditEvent})
 			}
 		}
 		if errors.Is(err, io.EOF) {

@@ -24,7 +24,7 @@ func (b *box) Written(context.Context, int64) error {
 
 func write(t *testing.T, path string, numbers ...int64) {
 	t.Helper()
-	log, err := audit.Open(path)
+	log, err := audit.Open(configAt(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,12 +47,12 @@ func TestHistory(t *testing.T) {
 	}
 	write(t, path, 1, 2, 3)
 	write(t, path, 3, 4) // a crash repeats lines
-	log, err := audit.Open(path)
+	log, err := audit.Open(configAt(path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 200 { // requests have no number
-		if err := log.Record(rotation.AuditEvent{Actor: "tok", Action: "secret.read", Path: strings.Repeat("p", 1000), Outcome: "ok"}); err != nil {
+		if err := log.Write(t.Context(), audit.Record{AuditEvent: rotation.AuditEvent{Actor: "tok", Action: "secret.read", Path: strings.Repeat("p", 1000), Outcome: "ok"}}, audit.Synced); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +73,7 @@ func TestHistory(t *testing.T) {
 func TestNumbersThatWereGivenTwice(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	write(t, path, 1, 2, 3)
-	log, err := audit.Open(path)
+	log, err := audit.Open(configAt(path))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,9 +28,12 @@ const (
 // Options are what a client may be told besides address and token.
 type Options struct {
 	CAFile    string            // PEM certificates to trust instead of the system's
+	CertFile  string            // PEM certificate, and those it is signed by, to show to the server; read at each connection
+	KeyFile   string            // its PEM key
+	Role      string            // that is meant by the certificate, where several are bound to it
 	Timeout   time.Duration     // of one call, not of an event stream; 0 = DefaultTimeout
 	UserAgent string            // empty: "keybroker"
-	Transport http.RoundTripper // instead of the default one; then CAFile must be empty
+	Transport http.RoundTripper // instead of the default one; then the files must be empty
 }
 
 // Client calls one keybroker server. It is safe for concurrent use, follows no
@@ -74,6 +77,9 @@ func New(addr, token string, o Options) (*Client, error) {
 	if c.userAgent == "" {
 		c.userAgent = "keybroker"
 	}
+	if o.Role != "" {
+		c.authorize = func(h http.Header) { h.Set(RoleHeader, o.Role) }
+	}
 	if token != "" {
 		if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			return nil, errors.New("the token contains white space or other characters that no token has")
@@ -98,13 +104,16 @@ func parseAddress(addr string) (string, error) {
 
 func (o Options) transport() (http.RoundTripper, error) {
 	if o.Transport != nil {
-		if o.CAFile != "" {
-			return nil, errors.New("both a transport and a CA file are given")
+		if o.CAFile != "" || o.CertFile != "" || o.KeyFile != "" {
+			return nil, errors.New("both a transport and files of certificates are given")
 		}
 		return o.Transport, nil
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	if err := o.certificate(t.TLSClientConfig); err != nil {
+		return nil, err
+	}
 	if o.CAFile == "" {
 		return t, nil
 	}
@@ -117,6 +126,27 @@ func (o Options) transport() (http.RoundTripper, error) {
 		return nil, fmt.Errorf("reading CA file: %s holds no PEM certificate", o.CAFile)
 	}
 	return t, nil
+}
+
+// certificate has cfg show the caller's certificate, as it is in its files when a
+// connection is made: what renews it needs to tell nobody.
+func (o Options) certificate(cfg *tls.Config) error {
+	if o.CertFile == "" && o.KeyFile == "" {
+		return nil
+	}
+	if o.CertFile == "" || o.KeyFile == "" {
+		return errors.New("a client certificate and its key are given together")
+	}
+	load := func() (*tls.Certificate, error) {
+		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading the client certificate: %w", err)
+		}
+		return &cert, nil
+	}
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	_, err := load()
+	return err
 }
 
 // Close closes the connections that are idle.

@@ -65,6 +65,11 @@ func asProblem(resp *http.Response) *Problem {
 	return p
 }
 
+// Health is the answer of /healthz.
+type Health struct {
+	Status string `json:"status"` // "ok"
+}
+
 // Readiness is the answer of /readyz.
 type Readiness struct {
 	Ready    bool     `json:"ready"`

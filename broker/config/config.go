@@ -13,6 +13,7 @@ package config
 
 import (
 	"encoding/json"
+	"net/netip"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -40,9 +41,17 @@ type Config struct {
 	Consumers        []*Consumer
 	Secrets          []*Secret
 	Triggers         []*Trigger
+	Tenants          []*Tenant
+	Auths            []*Auth
+	Roles            []*Role
+	AuditSinks       []*AuditSink
+	Notifiers        []*Notifier
+	Alerts           []*Alert
+	Telemetry        Telemetry
 
 	backends map[string]*Backend
 	issuers  map[string]*Issuer
+	policies map[string]*hclsyntax.Block // by name
 }
 
 // Listener is where the daemon is called.
@@ -50,7 +59,19 @@ type Listener struct {
 	Address        string // host:port
 	TLSCertFile    string // with TLSKeyFile; both empty: plain HTTP
 	TLSKeyFile     string
-	AllowPlainHTTP bool // off loopback, too
+	TLSMinVersion  uint16 // tls.VersionTLS13 unless 1.2 was asked for
+	AllowPlainHTTP bool   // off loopback, too
+
+	TrustedProxies []netip.Addr  // whose X-Forwarded-For is believed
+	MaxRequestSize int64         // bytes of a body
+	Limits         RequestLimits // of all who call here
+}
+
+// RequestLimits are rates that requests are held to. Zero: the defaults.
+type RequestLimits struct {
+	PerAddress  policy.Limit
+	PerIdentity policy.Limit // where its role has none
+	PerTenant   policy.Limit // where its block has none
 }
 
 // TLS tells whether the listener speaks HTTPS.
@@ -101,9 +122,64 @@ type Named struct {
 	source []byte // its tokens
 }
 
+// Tenant is a tenant that has a block of its own.
+type Tenant struct {
+	Name  string
+	Limit policy.Limit // of all its identities together; zero: the listener's
+	Range hcl.Range
+}
+
+// Auth is a way to find out who calls.
+type Auth struct {
+	Named
+}
+
+// Role is what its callers may do.
+type Role struct {
+	policy.Role
+	Range hcl.Range // of the block's header
+}
+
+// AuditSink is a place that the audit log is sent to, beside the node's own journal.
+type AuditSink struct {
+	Named
+}
+
+// Notifier is a way to tell people.
+type Notifier struct {
+	Named
+	Tenant string // whose alerts it tells; empty: those of all
+}
+
+// Alert says who is told of what.
+type Alert struct {
+	Name      string
+	Tenant    string // empty: of all tenants
+	Notifier  string
+	On        []string      // kinds of alerts; empty: all
+	Repeat    time.Duration // how often one that is still open is told again; 0: once
+	Escalate  *Escalation   // nil: nobody else is told
+	Heartbeat time.Duration // how often it is told that nothing needs telling; 0: never
+	Range     hcl.Range     // of the block's header
+}
+
+// Escalation says who else is told of what nobody has acknowledged.
+type Escalation struct {
+	After    time.Duration
+	Notifier string
+}
+
+// Telemetry is how the node itself is watched.
+type Telemetry struct {
+	Prometheus  bool   // /metrics is served; by default it is
+	Address     string // host:port of a listener of its own, where nobody is asked who they are; empty: on the API's, which asks
+	SecretNames bool   // metrics have the names of secrets as labels
+}
+
 // Backend is a vault.
 type Backend struct {
 	Named
+	Tenant       string   // whose secrets it may hold; empty: those of all
 	Environments []string // that its secrets may belong to by their label "environment"; empty: all
 	Limits       backends.Limits
 	ReadOnly     bool          // read_only: nothing is ever written there
@@ -117,6 +193,7 @@ type Backend struct {
 // Issuer mints and revokes.
 type Issuer struct {
 	Named
+	Tenant string // whose secrets it may serve; empty: those of all
 	Traits issuer.Traits
 
 	settings issuer.SettingsChecker // nil: it takes none
@@ -125,6 +202,7 @@ type Issuer struct {
 // Probe tries credentials.
 type Probe struct {
 	Named
+	Tenant string // whose secrets it may try; empty: those of all
 }
 
 // EnvironmentLabel is the label of a secret that a backend's environments are about.
@@ -151,6 +229,7 @@ type Secret struct {
 type Consumer struct {
 	Name    string
 	Tenant  string
+	Role    string // that it reads and acknowledges as; empty: whoever may read
 	Webhook Webhook
 	Range   hcl.Range // of the block's header
 }
@@ -176,6 +255,7 @@ const (
 type Trigger struct {
 	Type    string // "api": an authenticated call of the native API
 	Name    string
+	Tenant  string // whose secrets it may act on; empty: those of all
 	Action  Action
 	Secrets []string  // patterns of the names that it may act on
 	Range   hcl.Range // of the block's header
@@ -184,7 +264,9 @@ type Trigger struct {
 }
 
 // Covers tells whether the trigger may act on the secret called name.
-func (t *Trigger) Covers(name string) bool { return t.acl.Decide(name, policy.Rotate).Allowed }
+func (t *Trigger) Covers(name string) bool {
+	return t.acl.Decide(name, policy.Rotate, policy.Facts{}).Allowed
+}
 
 const (
 	defaultDataDir = "data"

@@ -33,7 +33,7 @@ func parse(t *testing.T, source string) *config.Config {
 
 func TestDefaults(t *testing.T) {
 	cfg := parse(t, "")
-	if cfg.DataDir != "data" || cfg.Listener != (config.Listener{Address: "127.0.0.1:8400"}) {
+	if cfg.DataDir != "data" || cfg.Listener.Address != "127.0.0.1:8400" || cfg.Listener.TLS() {
 		t.Errorf("data_dir %q, listener %+v", cfg.DataDir, cfg.Listener)
 	}
 	if cfg.Storage != (config.Storage{Type: config.SQLite, Path: "data/keybroker.db"}) {
@@ -300,6 +300,15 @@ func TestCanary(t *testing.T) {
 		"backend \"vault\" \"a\" {\n token = <<X\n" + canary + "\nX\n token = 1\n",
 		"backend \"vault\" \"a\" {\n token = <<X\n" + canary,
 		`storage "postgresql" { url = "postgres://x:` + canary + `@h/d" }`,
+		`audit "splunk_hec" { token = "` + canary + `" }`,
+		"audit \"file\" { path = \"x\" }\naudit \"file\" { token = \"" + canary + "\" }",
+		`audit "splunk" { token = "` + canary + `" }`,
+		`audit { token = "` + canary + `" }`,
+		`notifier "webhook" "a" { token = "` + canary + `" }`,
+		`notifier "pager" "a" { token = "` + canary + `" }`,
+		`auth "mtls" "a" { client_secret = "` + canary + `" }`,
+		`auth "gitlab" "a" { client_secret = "` + canary + `" }`,
+		"role \"a\" {\n policies = [\"root\"]\n bind \"b\" { claims = { a = env(\"X\") } }\n}",
 	} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			cfg, diags := config.Parse(map[string][]byte{"a.hcl": []byte(source)}, registry(), opts)
@@ -420,6 +429,7 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("what was accepted has no definition: %s", err)
 			}
 		}
+		checkWalls(t, cfg)
 	})
 }
 

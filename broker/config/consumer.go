@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/keybroker/keybroker/backends"
@@ -18,6 +19,7 @@ func (l *loader) consumer(b *hclsyntax.Block) {
 	var spec struct {
 		Name    string           `hcl:"name,label"`
 		Tenant  string           `hcl:"tenant,optional"`
+		Role    string           `hcl:"role,optional"`
 		Webhook *hclsyntax.Block `hcl:"webhook,block"`
 	}
 	spec.Tenant = backends.DefaultTenant
@@ -25,13 +27,16 @@ func (l *loader) consumer(b *hclsyntax.Block) {
 	if len(b.Labels) != 1 || !l.declare("consumer", spec.Name, b, b.LabelRanges[0]) {
 		return
 	}
-	c := &Consumer{Name: spec.Name, Tenant: spec.Tenant, Range: b.DefRange()}
+	c := &Consumer{Name: spec.Name, Tenant: spec.Tenant, Role: spec.Role, Range: b.DefRange()}
 	l.cfg.Consumers = append(l.cfg.Consumers, c)
-	l.consumers[c.Name] = c
+	l.belongs(b, spec.Tenant)
+	if spec.Role != "" && l.refer("role", spec.Role, at(b, "role")) {
+		l.readers[c.Name] = l.roles[spec.Role]
+		l.readsAs(b, spec.Role)
+	}
 	if !good {
 		return
 	}
-	l.tenant(b, spec.Tenant)
 	if spec.Webhook == nil {
 		l.mistake(b.DefRange(), fmt.Sprintf("The consumer %q has no webhook", spec.Name), "Add webhook { url = … }.")
 		return
@@ -114,10 +119,30 @@ func reasonText(err error) string {
 	return err.Error()
 }
 
-func (l *loader) tenant(b *hclsyntax.Block, tenant string) {
-	if err := backends.ParseTenant(tenant); err != nil {
-		l.mistake(at(b, "tenant"), fmt.Sprintf("%q is no name for a tenant", tenant), reasonOf(err))
+// readsAs refuses a role that is not of the consumer's tenant: one without a tenant
+// sees those of all.
+func (l *loader) readsAs(b *hclsyntax.Block, role string) {
+	if l.owners[l.declared["role"][role]] != "" {
+		l.within("role", role, at(b, "role"), b)
+	} else if !l.whoever(b) && !l.whoever(l.declared["role"][role]) {
+		l.mistake(at(b, "role"), fmt.Sprintf("The role %q belongs to no tenant, this consumer to %q", role, l.owners[b]),
+			fmt.Sprintf("The role would see the secrets of all tenants: write tenant = %q in its block.", l.owners[b]))
 	}
+}
+
+// environmentOf refuses a consumer of a secret that its role does not reach: it would
+// be told, and with a plain payload given, what is beyond its environment.
+func (l *loader) environmentOf(s *Secret, consumer string, where hcl.Range) {
+	role, env := l.readers[consumer], s.Labels[EnvironmentLabel]
+	if role == nil || role.Environment == "" || role.Environment == env || l.unlabelled(s) {
+		return
+	}
+	of := "of none"
+	if env != "" {
+		of = fmt.Sprintf("of %q", env)
+	}
+	l.mistake(where, fmt.Sprintf("The consumer %q reads as the role %q of the environment %q, but this secret is %s", consumer, role.Name, role.Environment, of),
+		fmt.Sprintf("Set the secret's label %q, or name another consumer.", EnvironmentLabel))
 }
 
 // trigger decodes who may start something from outside.
@@ -125,6 +150,7 @@ func (l *loader) trigger(b *hclsyntax.Block) {
 	var spec struct {
 		Type    string   `hcl:"type,label"`
 		Name    string   `hcl:"name,label"`
+		Tenant  string   `hcl:"tenant,optional"`
 		Action  Action   `hcl:"action"`
 		Secrets []string `hcl:"secrets"`
 	}
@@ -136,7 +162,11 @@ func (l *loader) trigger(b *hclsyntax.Block) {
 	}
 	good := l.block(b, targets...)
 	if len(b.Labels) != 2 || !l.declare("trigger", spec.Name, b, b.LabelRanges[1]) ||
-		!l.oneOf("trigger", b, spec.Type, "api") || !good {
+		!l.oneOf("trigger", b, spec.Type, "api") {
+		return
+	}
+	l.belongs(b, spec.Tenant)
+	if !good {
 		return
 	}
 	if spec.Action != ActionRotate && spec.Action != ActionEmergency {
@@ -150,8 +180,13 @@ func (l *loader) trigger(b *hclsyntax.Block) {
 	for _, problem := range policy.Validate(covered) {
 		l.problem(element(b, "secrets", problem.Rule), problem)
 	}
+	for i, rule := range covered.Rules {
+		if (policy.Policy{Rules: []policy.Rule{rule}}).Templated() {
+			l.mistake(element(b, "secrets", i), fmt.Sprintf("The path %q depends on who asks, which a trigger does not", rule.Path), "Write the paths of the secrets themselves.")
+		}
+	}
 	l.cfg.Triggers = append(l.cfg.Triggers, &Trigger{
-		Type: spec.Type, Name: spec.Name, Action: spec.Action, Secrets: spec.Secrets, Range: b.DefRange(),
-		acl: policy.Compile([]policy.Policy{covered}),
+		Type: spec.Type, Name: spec.Name, Tenant: spec.Tenant, Action: spec.Action, Secrets: spec.Secrets, Range: b.DefRange(),
+		acl: policy.Compile([]policy.Policy{covered}, policy.Identity{}),
 	})
 }

@@ -54,6 +54,7 @@ func (l *loader) vaults(b *hclsyntax.Block, s *Secret) {
 		case first < i:
 			l.mistake(where, fmt.Sprintf("The mirror %q is listed twice", name), "Remove one.")
 		case l.refer("backend", name, where):
+			l.within("backend", name, where, b)
 			if v, ok := l.cfg.backends[name]; ok && !v.broken {
 				l.environment(s, keeper{v, keptAt(i)})
 				l.apart(s, keeper{v, keptAt(i)})
@@ -65,6 +66,11 @@ func (l *loader) vaults(b *hclsyntax.Block, s *Secret) {
 
 func (l *loader) environment(s *Secret, v keeper) {
 	env := s.Labels[EnvironmentLabel]
+	if l.walled && env != "" && len(v.Environments) == 0 && !l.unlabelled(s) && !l.obscure(v.Range) {
+		l.mistake(v.Range, fmt.Sprintf("The backend %q declares no environments, but holds secrets that belong to one, and roles are bound to environments", v.Name),
+			`Write environments = ["…"] in its block: whoever is bound to one reaches only what is kept in a backend that declares it.`)
+		return
+	}
 	if l.unlabelled(s) || len(v.Environments) == 0 || slices.Contains(v.Environments, env) {
 		return
 	}

@@ -32,8 +32,8 @@ func (o Options) lookupEnv() func(string) (string, bool) {
 	return o.LookupEnv
 }
 
-// Load reads the file at path, or all *.hcl files of the directory there as one
-// configuration. The Config is nil if the diagnostics have errors; the
+// Load reads the file at path, or all *.hcl files of the directory there, save those
+// of AssertionsSuffix, as one configuration. The Config is nil if the diagnostics have errors; the
 // diagnostics are never nil.
 func Load(path string, reg Registry, opts Options) (*Config, *Diagnostics) {
 	files, dir, err := sources(path)
@@ -62,7 +62,7 @@ func sources(path string) (map[string][]byte, string, error) {
 		}
 		names = nil
 		for _, e := range entries {
-			if filepath.Ext(e.Name()) == ".hcl" && !strings.HasPrefix(e.Name(), ".") {
+			if filepath.Ext(e.Name()) == ".hcl" && !strings.HasPrefix(e.Name(), ".") && !strings.HasSuffix(e.Name(), AssertionsSuffix) {
 				names = append(names, filepath.Join(path, e.Name()))
 			}
 		}
@@ -85,15 +85,17 @@ func sources(path string) (map[string][]byte, string, error) {
 // are one configuration.
 func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Diagnostics) {
 	l := &loader{
-		decoder:   decoder{opts: opts},
-		reg:       reg,
-		sources:   sources,
-		cfg:       &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}},
-		declared:  map[string]map[string]*hclsyntax.Block{},
-		consumers: map[string]*Consumer{},
-		secrets:   map[string]hcl.Range{},
-		held:      map[string]*Secret{},
-		timings:   timings{},
+		decoder:  decoder{opts: opts},
+		reg:      reg,
+		sources:  sources,
+		cfg:      &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}},
+		declared: map[string]map[string]*hclsyntax.Block{},
+		owners:   map[*hclsyntax.Block]string{},
+		readers:  map[string]*Role{},
+		roles:    map[string]*Role{},
+		secrets:  map[string]hcl.Range{},
+		held:     map[string]*Secret{},
+		timings:  timings{},
 	}
 	files := map[string]*hcl.File{}
 	var bodies []*hclsyntax.Body
@@ -158,15 +160,19 @@ func outsized(source []byte, name string) (hcl.Range, bool) {
 // loader makes a Config of parsed files.
 type loader struct {
 	decoder
-	reg       Registry
-	sources   map[string][]byte // by file
-	cfg       *Config
-	declared  map[string]map[string]*hclsyntax.Block // kind of block → name
-	consumers map[string]*Consumer
-	secrets   map[string]hcl.Range // by Ref.String
-	held      map[string]*Secret   // by Backend.where, in vaults that do not keep tenants apart
-	timings   timings
-	obscured  bool // there is a rotation policy of which nobody knows what it matches or sets
+	reg      Registry
+	sources  map[string][]byte // by file
+	cfg      *Config
+	declared map[string]map[string]*hclsyntax.Block // kind of block → name
+	owners   map[*hclsyntax.Block]string            // tenants of blocks; empty: of none
+	roles    map[string]*Role                       // by name
+	readers  map[string]*Role                       // by the name of the consumer that reads as it
+	walled   bool                                   // a role is bound to an environment
+	tenants  bool                                   // tenants have blocks
+	secrets  map[string]hcl.Range                   // by Ref.String
+	held     map[string]*Secret                     // by Backend.where, in vaults that do not keep tenants apart
+	timings  timings
+	obscured bool // there is a rotation policy of which nobody knows what it matches or sets
 }
 
 // document is all that may stand at the top of a configuration.
@@ -183,6 +189,13 @@ type document struct {
 	Consumers        []*hclsyntax.Block `hcl:"consumer,block"`
 	Secrets          []*hclsyntax.Block `hcl:"secret,block"`
 	Triggers         []*hclsyntax.Block `hcl:"trigger,block"`
+	Tenants          []*hclsyntax.Block `hcl:"tenant,block"`
+	Auths            []*hclsyntax.Block `hcl:"auth,block"`
+	Roles            []*hclsyntax.Block `hcl:"role,block"`
+	AuditSinks       []*hclsyntax.Block `hcl:"audit,block"`
+	Notifiers        []*hclsyntax.Block `hcl:"notifier,block"`
+	Alerts           []*hclsyntax.Block `hcl:"alert,block"`
+	Telemetry        *hclsyntax.Block   `hcl:"telemetry,block"`
 }
 
 // load decodes in the order of references, so that each finds what it names.
@@ -191,32 +204,31 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 	whole := l.merge(bodies)
 	l.body(whole, whole.SrcRange, layoutOf(&doc))
 	l.node(doc, whole)
-	for _, b := range doc.Backends {
-		l.backend(b)
-	}
-	for _, b := range doc.Issuers {
-		l.issuer(b)
-	}
-	for _, b := range doc.Probes {
-		if n, _, ok := typed(l, "probe", l.reg.Probes, itself, b, &struct{}{}); ok {
-			l.cfg.Probes = append(l.cfg.Probes, &Probe{Named: n})
+	l.tenants = len(doc.Tenants) > 0
+	for _, kind := range []struct {
+		blocks []*hclsyntax.Block
+		decode func(*hclsyntax.Block)
+	}{
+		{doc.Tenants, l.tenantBlock},
+		{doc.Auths, l.auth},
+		{doc.Policies, l.accessPolicy},
+		{doc.Roles, l.role},
+		{doc.AuditSinks, l.audit},
+		{doc.Notifiers, l.notifier},
+		{doc.Alerts, l.alert},
+		{doc.Backends, l.backend},
+		{doc.Issuers, l.issuer},
+		{doc.Probes, l.probe},
+		{doc.RotationPolicies, l.rotationPolicy},
+		{doc.Consumers, l.consumer},
+		{doc.Secrets, l.secretBlock},
+		{doc.Triggers, l.trigger},
+	} {
+		for _, b := range kind.blocks {
+			kind.decode(b)
 		}
 	}
-	for _, b := range doc.RotationPolicies {
-		l.rotationPolicy(b)
-	}
-	for _, b := range doc.Policies {
-		l.accessPolicy(b)
-	}
-	for _, b := range doc.Consumers {
-		l.consumer(b)
-	}
-	for _, b := range doc.Secrets {
-		l.secretBlock(b)
-	}
-	for _, b := range doc.Triggers {
-		l.trigger(b)
-	}
+	l.cfg.policies = l.declared["policy"]
 	if !l.diags.HasErrors() {
 		l.unused(doc, whole.SrcRange)
 		l.unguarded()
@@ -306,4 +318,14 @@ func at(b *hclsyntax.Block, path string) hcl.Range {
 // element returns where the i-th element of the list called name stands.
 func element(b *hclsyntax.Block, name string, i int) hcl.Range {
 	return at(b, fmt.Sprintf("%s.%d", name, i))
+}
+
+// written tells whether b has the attribute. One that is null is as good as not written.
+func written(b *hclsyntax.Block, name string) bool {
+	attr, ok := b.Body.Attributes[name]
+	if !ok {
+		return false
+	}
+	lit, ok := attr.Expr.(*hclsyntax.LiteralValueExpr)
+	return !ok || !lit.Val.IsNull()
 }

@@ -172,28 +172,57 @@ func (l *loader) accessPolicy(b *hclsyntax.Block) {
 	p := policy.Policy{Name: spec.Name}
 	var paths []*hclsyntax.Block // of the rules
 	for _, inner := range spec.Paths {
-		var rule struct {
-			Path         string              `hcl:"path,label"`
-			Capabilities []policy.Capability `hcl:"capabilities"`
-		}
-		if !l.block(inner, &rule) {
+		if rule, ok := l.rule(inner); ok {
+			paths = append(paths, inner)
+			p.Rules = append(p.Rules, rule)
+		} else {
 			good = false
-			continue
 		}
-		paths = append(paths, inner)
-		p.Rules = append(p.Rules, policy.Rule{Path: rule.Path, Capabilities: rule.Capabilities})
 	}
 	for _, problem := range policy.Validate(p) {
 		where := b.DefRange()
 		switch {
-		case problem.Rule >= 0 && problem.Attribute == "capabilities":
-			where = at(paths[problem.Rule], "capabilities")
-		case problem.Rule >= 0:
+		case problem.Rule >= 0 && problem.Attribute == "path":
 			where = labelRange(paths[problem.Rule], 0)
+		case problem.Rule >= 0:
+			where = at(paths[problem.Rule], problem.Attribute)
 		case !good:
 			continue // it may be about a rule that was reported
 		}
 		l.problem(where, problem)
 	}
 	l.cfg.Policies = append(l.cfg.Policies, p)
+}
+
+// rule decodes what may be done on the paths of one pattern, and tells whether it
+// could be read.
+func (l *loader) rule(b *hclsyntax.Block) (policy.Rule, bool) {
+	var spec struct {
+		Path         string              `hcl:"path,label"`
+		Capabilities []policy.Capability `hcl:"capabilities"`
+		Conditions   *hclsyntax.Block    `hcl:"conditions,block"`
+	}
+	good := l.block(b, &spec)
+	rule := policy.Rule{Path: spec.Path, Capabilities: spec.Capabilities}
+	if spec.Conditions == nil {
+		return rule, good
+	}
+	var read bool
+	rule.Conditions, read = l.conditions(spec.Conditions)
+	return rule, good && read
+}
+
+func (l *loader) conditions(b *hclsyntax.Block) (policy.Conditions, bool) {
+	var spec struct {
+		Environments []string `hcl:"environments,optional"`
+		CIDRs        []string `hcl:"cidrs,optional"`
+		Time         string   `hcl:"time,optional"`
+		TimeZone     string   `hcl:"time_zone,optional"`
+	}
+	good := l.block(b, &spec)
+	names := []string{"environments", "cidrs", "time", "time_zone"}
+	if good && !slices.ContainsFunc(names, func(name string) bool { return written(b, name) }) {
+		l.mistake(b.DefRange(), "The conditions are empty", "Write environments, cidrs or time, or leave the block out.")
+	}
+	return policy.Conditions{Environments: spec.Environments, CIDRs: l.cidrs(b, spec.CIDRs), Time: spec.Time, TimeZone: spec.TimeZone}, good
 }

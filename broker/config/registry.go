@@ -19,6 +19,10 @@ type Registry struct {
 	Backends map[string]BackendType
 	Issuers  map[string]IssuerType
 	Probes   map[string]Type
+
+	Auths     map[string]Type
+	Audits    map[string]Type // of audit sinks; their blocks need no name
+	Notifiers map[string]Type
 }
 
 // Type is one type of block.
@@ -124,16 +128,24 @@ func (l layout) named(text string) string {
 	return ""
 }
 
-// typed decodes a block with the labels "type" and "name": what all types of the
-// kind have in common into generic, the rest into what the registered type makes.
+// typed decodes a block with the labels "type" and "name", of which an audit block
+// may lack the second: what all types of the kind have in common into generic, the
+// rest into what the registered type makes.
 func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b *hclsyntax.Block, generic any) (Named, T, bool) {
 	var header struct {
 		Type string `hcl:"type,label"`
+	}
+	var label struct {
 		Name string `hcl:"name,label"`
 	}
 	var none T
 	known, ok := types[firstLabel(b)]
-	targets := []any{&header, generic}
+	targets := []any{&header, &label, generic}
+	nameless := kind == "audit" && len(b.Labels) == 1
+	if nameless {
+		label.Name = b.Labels[0]
+		targets = []any{&header, generic}
+	}
 	var cfg any
 	if ok {
 		cfg = of(known).New()
@@ -142,15 +154,15 @@ func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b
 		targets = append(targets, anything{})
 	}
 	good := l.block(b, targets...)
-	if len(b.Labels) != 2 {
+	if len(b.Labels) != 2 && !nameless {
 		return Named{}, none, false
 	}
-	n := Named{Type: header.Type, Name: header.Name, Config: cfg, Range: b.DefRange(), block: b, broken: !good || !ok, source: l.tokensOf(b)}
+	n := Named{Type: header.Type, Name: label.Name, Config: cfg, Range: b.DefRange(), block: b, broken: !good || !ok, source: l.tokensOf(b)}
 	if !ok {
 		l.mistake(b.LabelRanges[0], fmt.Sprintf("There is no %s %q", kind, header.Type),
 			suggest(header.Type, slices.Sorted(maps.Keys(types))))
 	}
-	if !l.declare(kind, n.Name, b, b.LabelRanges[1]) {
+	if !l.declare(kind, n.Name, b, b.LabelRanges[len(b.LabelRanges)-1]) {
 		return n, known, false
 	}
 	if ok {

@@ -90,6 +90,25 @@ type probeConfig struct {
 	} `hcl:"accepted,block"`
 }
 
+type certificateConfig struct {
+	CAFile string `hcl:"ca_file"`
+}
+
+type providerConfig struct {
+	DiscoveryURL   string   `hcl:"discovery_url,optional"`
+	ClientID       string   `hcl:"client_id,optional"`
+	BoundAudiences []string `hcl:"bound_audiences"`
+}
+
+type fileConfig struct {
+	Path string `hcl:"path"`
+}
+
+type receiverConfig struct {
+	URL   string                `hcl:"url"`
+	Token backends.SecretString `hcl:"token,optional"`
+}
+
 func registry() config.Registry {
 	return config.Registry{
 		Seals: sealTypes(),
@@ -134,6 +153,17 @@ func registry() config.Registry {
 			},
 		},
 		Probes: map[string]config.Type{"http": {New: func() any { return &probeConfig{} }}},
+		Auths: map[string]config.Type{
+			"mtls": {New: func() any { return &certificateConfig{} }},
+			"oidc": {New: func() any { return &providerConfig{} }},
+			"jwt":  {New: func() any { return &providerConfig{} }},
+			"ldap": {New: func() any { return &struct{}{} }},
+		},
+		Audits: map[string]config.Type{
+			"file":       {New: func() any { return &fileConfig{} }},
+			"splunk_hec": {New: func() any { return &receiverConfig{} }},
+		},
+		Notifiers: map[string]config.Type{"webhook": {New: func() any { return &receiverConfig{} }}},
 	}
 }
 

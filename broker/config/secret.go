@@ -62,7 +62,7 @@ func (l *loader) declareSecret(spec secretSpec, b *hclsyntax.Block) bool {
 		l.mistake(b.LabelRanges[0], fmt.Sprintf("%q is no name for a secret", spec.Name), reasonOf(err))
 		return false
 	}
-	l.tenant(b, spec.Tenant)
+	l.belongs(b, spec.Tenant)
 	ref := backends.Ref{Tenant: spec.Tenant, Name: spec.Name}.String()
 	if first, ok := l.secrets[ref]; ok {
 		l.mistake(b.LabelRanges[0], fmt.Sprintf("There is a second secret %q", ref),
@@ -76,21 +76,16 @@ func (l *loader) declareSecret(spec secretSpec, b *hclsyntax.Block) bool {
 // references checks the names of other blocks.
 func (l *loader) references(b *hclsyntax.Block, s *Secret) {
 	l.vaults(b, s)
-	if s.Probe != "" {
-		l.refer("probe", s.Probe, at(b, "probe"))
+	if s.Probe != "" && l.refer("probe", s.Probe, at(b, "probe")) {
+		l.within("probe", s.Probe, at(b, "probe"), b)
 	}
 	for i, name := range s.Consumers {
 		where := element(b, "consumers", i)
 		if slices.Contains(s.Consumers[:i], name) {
 			l.mistake(where, fmt.Sprintf("The consumer %q is listed twice", name), "Remove one.")
-			continue
-		}
-		if !l.refer("consumer", name, where) {
-			continue
-		}
-		if c := l.consumers[name]; c.Tenant != s.Ref.Tenant {
-			l.mistake(where, fmt.Sprintf("The consumer %q belongs to the tenant %q, this secret to %q", name, c.Tenant, s.Ref.Tenant),
-				"Tenants are kept apart: give both the same tenant.")
+		} else if l.refer("consumer", name, where) {
+			l.within("consumer", name, where, b)
+			l.environmentOf(s, name, where)
 		}
 	}
 }
@@ -104,7 +99,9 @@ func (l *loader) secretIssuer(b *hclsyntax.Block, s *Secret) {
 		return
 	}
 	s.Issuer = b.Labels[0]
-	l.refer("issuer", s.Issuer, b.LabelRanges[0])
+	if l.refer("issuer", s.Issuer, b.LabelRanges[0]) {
+		l.within("issuer", s.Issuer, b.LabelRanges[0], s.block)
+	}
 	for _, inner := range b.Body.Blocks {
 		l.mistake(inner.TypeRange, fmt.Sprintf("There is no block %q here", inner.Type),
 			fmt.Sprintf("Settings are attributes: write %s = { … }.", inner.Type))

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -12,6 +13,8 @@ import (
 // unused warns of what is right but does nothing. It is asked only where there is
 // no mistake: else it would report what follows from one.
 func (l *loader) unused(doc document, whole hcl.Range) {
+	l.unusedAccess()
+	l.untold(doc.Listener)
 	if len(l.cfg.Secrets) == 0 {
 		start := hcl.Range{Filename: whole.Filename, Start: hcl.InitialPos, End: hcl.InitialPos}
 		l.warn(start, "The configuration declares no secret", `There is nothing to rotate: write secret "NAME" { … }.`)
@@ -29,8 +32,69 @@ func (l *loader) unused(doc document, whole hcl.Range) {
 	}
 	for i, b := range doc.Triggers {
 		for n, path := range l.cfg.Triggers[i].Secrets {
-			l.unusedPath(element(b, "secrets", n), path)
+			l.unusedPath(element(b, "secrets", n), path, l.cfg.Triggers[i].Tenant)
 		}
+	}
+}
+
+// unusedAccess warns of what is there for nobody.
+func (l *loader) unusedAccess() {
+	bound, granted, told := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, r := range l.cfg.Roles {
+		for _, b := range r.Bindings {
+			bound[b.Method] = true
+		}
+		for _, name := range r.Policies {
+			granted[name] = true
+		}
+		l.unusedRole(r)
+	}
+	for _, a := range l.cfg.Auths {
+		if !bound[a.Name] {
+			l.warn(a.Range, fmt.Sprintf("Nobody comes in by the auth %q: no role binds it", a.Name), fmt.Sprintf("Write bind %q { … } in a role.", a.Name))
+		} else if a.Type == authCertificate && !l.cfg.Listener.TLS() {
+			l.warn(a.Range, fmt.Sprintf("Nobody comes in by the auth %q: over plain HTTP nobody shows a certificate", a.Name), "Set the listener's tls_cert_file and tls_key_file.")
+		}
+	}
+	for _, p := range l.cfg.Policies {
+		if len(l.cfg.Roles) > 0 && !granted[p.Name] {
+			l.warn(l.declared["policy"][p.Name].DefRange(), fmt.Sprintf("No role names the policy %q: only tokens that are made with it have it", p.Name), "Name it in a role, or remove it.")
+		}
+	}
+	for _, a := range l.cfg.Alerts {
+		told[a.Notifier] = true
+		if a.Escalate != nil {
+			told[a.Escalate.Notifier] = true
+		}
+	}
+	for _, n := range l.cfg.Notifiers {
+		if !told[n.Name] {
+			l.warn(n.Range, fmt.Sprintf("The notifier %q tells nobody: no alert names it", n.Name), fmt.Sprintf("Write notifier = %q in an alert.", n.Name))
+		}
+	}
+}
+
+// unusedRole warns of walls that every secret is behind.
+func (l *loader) unusedRole(r *Role) {
+	reached := func(s *Secret) bool {
+		h := policy.Holding{Tenant: s.Ref.Tenant, Environment: s.Labels[EnvironmentLabel]}
+		for _, v := range l.cfg.keepers(s) {
+			h.Declared = append(h.Declared, v.Environments)
+		}
+		return r.Walls().Reaches(h)
+	}
+	if len(l.cfg.Secrets) > 0 && !slices.ContainsFunc(l.cfg.Secrets, reached) {
+		l.warn(r.Range, fmt.Sprintf("The role %q reaches no secret: none is of its tenant and environment", r.Name),
+			fmt.Sprintf("A secret's environment is its label %q; what has none is in no environment.", EnvironmentLabel))
+	}
+}
+
+// untold warns of a node for others of which nobody hears when something is wrong.
+func (l *loader) untold(listener *hclsyntax.Block) {
+	rotates := slices.ContainsFunc(l.cfg.Secrets, func(s *Secret) bool { return s.Issuer != "" })
+	if rotates && len(l.cfg.Alerts) == 0 && !loopback(l.cfg.Listener.Address) {
+		l.warn(at(listener, "address"), "Nobody is told when something is wrong, such as a revoked credential that still works",
+			`Write notifier "TYPE" "NAME" { … } and alert "NAME" { notifier = … }.`)
 	}
 }
 
@@ -40,7 +104,7 @@ func (l *loader) unusedMatch(b *hclsyntax.Block, m policy.Match) {
 			"Add paths or labels, or leave the block out if that is meant.")
 	}
 	for n, path := range m.Paths {
-		l.unusedPath(element(b, "paths", n), path)
+		l.unusedPath(element(b, "paths", n), path, "")
 	}
 	for _, s := range l.cfg.Secrets {
 		if labelled(s, m.Labels) {
@@ -50,15 +114,23 @@ func (l *loader) unusedMatch(b *hclsyntax.Block, m policy.Match) {
 	l.warn(at(b, "labels"), "The labels match no secret of the configuration", "A secret must have all of them.")
 }
 
-func (l *loader) unusedPath(where hcl.Range, path string) {
-	acl := policy.Compile([]policy.Policy{{Rules: []policy.Rule{{Path: path, Capabilities: []policy.Capability{policy.Rotate}}}}})
-	names := make([]string, len(l.cfg.Secrets))
-	for i, s := range l.cfg.Secrets {
-		if names[i] = s.Ref.Name; acl.Decide(s.Ref.Name, policy.Rotate).Allowed {
+// unusedPath warns of a path that no secret has; with a tenant, none of that tenant.
+func (l *loader) unusedPath(where hcl.Range, path, tenant string) {
+	acl := policy.Compile([]policy.Policy{{Rules: []policy.Rule{{Path: path, Capabilities: []policy.Capability{policy.Rotate}}}}}, policy.Identity{})
+	var names []string
+	for _, s := range l.cfg.Secrets {
+		if tenant != "" && tenant != s.Ref.Tenant {
+			continue
+		}
+		if names = append(names, s.Ref.Name); acl.Decide(s.Ref.Name, policy.Rotate, policy.Facts{}).Allowed {
 			return
 		}
 	}
-	l.warn(where, fmt.Sprintf("The path %q matches no secret of the configuration", path), suggest(path, names))
+	whose := "the configuration"
+	if tenant != "" {
+		whose = fmt.Sprintf("the tenant %q", tenant)
+	}
+	l.warn(where, fmt.Sprintf("The path %q matches no secret of %s", path, whose), suggest(path, names))
 }
 
 func labelled(s *Secret, labels map[string]string) bool {

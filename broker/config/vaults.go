@@ -15,6 +15,7 @@ const defaultDriftCheck = 15 * time.Minute
 // backend decodes a backend: what all vaults have in common, and its own.
 func (l *loader) backend(b *hclsyntax.Block) {
 	var spec struct {
+		Tenant       string        `hcl:"tenant,optional"`
 		Environments []string      `hcl:"environments,optional"`
 		ReadOnly     bool          `hcl:"read_only,optional"`
 		DriftCheck   time.Duration `hcl:"drift_check,optional"`
@@ -29,7 +30,8 @@ func (l *loader) backend(b *hclsyntax.Block) {
 	if !ok {
 		return
 	}
-	vault := &Backend{Named: n, Environments: spec.Environments, ReadOnly: spec.ReadOnly, DriftCheck: spec.DriftCheck}
+	l.belongs(b, spec.Tenant)
+	vault := &Backend{Named: n, Tenant: spec.Tenant, Environments: spec.Environments, ReadOnly: spec.ReadOnly, DriftCheck: spec.DriftCheck}
 	if !n.broken {
 		vault.Capabilities = known.Capabilities(n.Config)
 		if known.Place != nil {
@@ -81,14 +83,25 @@ func (v *Backend) where(name string) string {
 
 // issuer decodes an issuer and asks what it can do.
 func (l *loader) issuer(b *hclsyntax.Block) {
-	n, known, ok := typed(l, "issuer", l.reg.Issuers, func(t IssuerType) Type { return t.Type }, b, &struct{}{})
+	var spec tenantSpec
+	n, known, ok := typed(l, "issuer", l.reg.Issuers, func(t IssuerType) Type { return t.Type }, b, &spec)
 	if !ok {
 		return
 	}
-	i := &Issuer{Named: n}
+	l.belongs(b, spec.Tenant)
+	i := &Issuer{Named: n, Tenant: spec.Tenant}
 	if !n.broken {
 		i.Traits, i.settings = known.Describe(n.Config)
 	}
 	l.cfg.Issuers = append(l.cfg.Issuers, i)
 	l.cfg.issuers[n.Name] = i
+}
+
+// probe decodes a way to try credentials.
+func (l *loader) probe(b *hclsyntax.Block) {
+	var spec tenantSpec
+	if n, _, ok := typed(l, "probe", l.reg.Probes, itself, b, &spec); ok {
+		l.belongs(b, spec.Tenant)
+		l.cfg.Probes = append(l.cfg.Probes, &Probe{Named: n, Tenant: spec.Tenant})
+	}
 }

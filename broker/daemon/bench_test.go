@@ -80,7 +80,7 @@ func benchRotation(b *testing.B, prefix string, s *site, c *consumer, secrets in
 // many is a node with many secrets.
 type many struct {
 	*client.Client
-	metrics string // URL
+	metrics *http.Request
 }
 
 // manySite configures a node with many secrets and one consumer that each of
@@ -118,7 +118,12 @@ func startMany(b *testing.B, s *site) *many {
 			b.Error(err)
 		}
 	})
-	return &many{s.client(s.rootToken(), d.Addr()), d.Addr() + "/metrics"}
+	metrics, err := http.NewRequestWithContext(ctx, http.MethodGet, d.Addr()+"/metrics", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	metrics.Header.Set("Authorization", "Bearer "+s.rootToken())
+	return &many{s.client(s.rootToken(), d.Addr()), metrics}
 }
 
 // rotateAll rotates every secret and waits until all of it is proven.
@@ -161,7 +166,7 @@ func (n *many) generation(b *testing.B, secret string) int64 {
 // count returns how many transactions and commits the store has made.
 func (n *many) count(b *testing.B) map[string]float64 {
 	b.Helper()
-	res, err := http.Get(n.metrics)
+	res, err := http.DefaultClient.Do(n.metrics)
 	if err != nil {
 		b.Fatal(err)
 	}

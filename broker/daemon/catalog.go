@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"sync"
 	"time"
@@ -12,6 +11,9 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/backends/seal"
+	"github.com/keybroker/keybroker/broker/alert"
+	"github.com/keybroker/keybroker/broker/audit"
+	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation/engine"
@@ -31,19 +33,25 @@ type parts struct {
 	logger hclog.Logger
 	now    func() time.Time
 	source string // of events: this broker's URL
+	node   string // this node's id, in its audit log
 
 	observer backends.Observer // of all mounts
 }
 
 // setup is one configuration in working order. It is never changed once made.
 type setup struct {
-	cfg         *config.Config
-	catalog     *engine.Catalog
-	digests     map[block]string
-	certificate *tls.Certificate // of the listener; nil without TLS
-	sender      *webhook.Sender
-	running     map[block]*running
-	newKeys     []func() error // write the signing secrets that were made for it
+	cfg     *config.Config
+	catalog *engine.Catalog
+	digests map[block]string
+	sender  *webhook.Sender
+	running map[block]*running
+	newKeys []func() error // write the signing secrets that were made for it
+
+	notifiers map[string]alert.Notifier
+	sinks     map[string]audit.Sink
+
+	certificates map[string]authn.CertificateMethod // by the name of the auth block
+	logins       map[string]authn.LoginMethod
 }
 
 // build makes a working component of every block of the configuration. None of
@@ -91,6 +99,15 @@ func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_
 		}
 	}
 	if err := p.consumers(s, before); err != nil {
+		return nil, err
+	}
+	if err := p.notifiers(s, before); err != nil {
+		return nil, err
+	}
+	if err := p.auditSinks(s, before); err != nil {
+		return nil, err
+	}
+	if err := p.auths(s, before); err != nil {
 		return nil, err
 	}
 	return s, p.certificate(s)
@@ -141,17 +158,13 @@ func (r *running) leave() {
 	}
 }
 
-// certificate loads the listener's.
+// certificate refuses a listener's that could not be used.
 func (p *parts) certificate(s *setup) error {
 	if !s.cfg.Listener.TLS() {
 		return nil
 	}
-	cert, err := tls.LoadX509KeyPair(s.cfg.Listener.TLSCertFile, s.cfg.Listener.TLSKeyFile)
-	if err != nil {
-		return fmt.Errorf("loading the listener's certificate: %w", err)
-	}
-	s.certificate = &cert
-	return nil
+	_, _, err := readPair(s.cfg.Listener.TLSCertFile, s.cfg.Listener.TLSKeyFile)
+	return err
 }
 
 // close ends what the components keep running that no other setup has. It is not
@@ -241,7 +254,7 @@ func (p *parts) consumers(s, before *setup) error {
 			s.newKeys = append(s.newKeys, write)
 		}
 		at := block{"consumer", k.Name}
-		s.digests[at] = p.mac(fmt.Sprintf("%q %q %q %t %s", k.Tenant, k.Webhook.URL, k.Webhook.Payload, k.Webhook.AllowPrivate, secret.Reveal()))
+		s.digests[at] = p.mac(fmt.Sprintf("%q %q %q %q %t %s", k.Tenant, k.Role, k.Webhook.URL, k.Webhook.Payload, k.Webhook.AllowPrivate, secret.Reveal()))
 		err = component(s, before, at, s.catalog.Consumers, before.catalog.Consumers, func() (engine.Deliverer, func(), error) {
 			signer, err := webhook.NewSigner(secret)
 			return &webhookConsumer{endpoint: k.Webhook.Endpoint, signer: signer, sender: s.sender, source: p.source}, nil, err

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -18,12 +17,11 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/broker/alert"
 	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/config"
-	"github.com/keybroker/keybroker/broker/httpapi"
 	"github.com/keybroker/keybroker/broker/store"
-	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/keys"
 )
@@ -38,21 +36,20 @@ type Options struct {
 	// Listener replaces the one of the configuration; nil: listen there.
 	Listener net.Listener
 	// NewRootToken makes another root token, for those who lost all others; those
-	// that exist stay valid. It is logged and audited.
+	// that exist stay valid. It is logged and audited, and raises an alert.
 	NewRootToken bool
 
 	// For tests: who is told of each step of a rotation of the seal, and other times.
 	sealStep  func(step string) error
 	sealTimes sealTimes
+	// For tests: how often it is looked for what is worth an alert.
+	alertEvery time.Duration
+	// For tests: how often it is looked for another certificate.
+	certificateEvery time.Duration
 }
-
-// RootTokenFile is the name of the file in data_dir that the first start writes
-// the root token to.
-const RootTokenFile = "root-token"
 
 const (
 	auditFile       = "audit.jsonl"
-	rootTokenIssued = "root-token/issued"
 	workers         = 128 // mostly waiting: for answers, or out a short wait
 	jobTimeout      = time.Hour
 	stopTimeout     = 10 * time.Second
@@ -66,9 +63,10 @@ type Daemon struct {
 	db        *store.DB
 	seals     *sealing
 	audit     *audit.Log
+	node      string // this node's id, in its audit log
 	engine    *engine.Engine
 	broker    *broker.Broker
-	authn     *authn.Tokens
+	authn     *authn.Callers
 	keys      *keys.Checker
 	parts     *parts
 	setup     atomic.Pointer[setup] // in force
@@ -76,8 +74,12 @@ type Daemon struct {
 	aftermath aftermath
 	metrics   *metrics
 	health    *health
-	listener  net.Listener
+	alerts    *alert.Runner
+	wire      wire
+	telemetry net.Listener // of the metrics; nil: they have none of their own
 	closers   []func() error
+
+	keptCheckpoint string // of the audit log, that is kept elsewhere
 
 	reloading    chan struct{}   // one at a time
 	serving      context.Context // ends when the node begins to stop: reloads are cut off
@@ -138,11 +140,7 @@ func (d *Daemon) openState(ctx context.Context) error {
 		return err
 	}
 	d.metrics.watchStore(d.db)
-	if d.audit, err = audit.Open(filepath.Join(cfg.DataDir, auditFile)); err != nil {
-		return err
-	}
-	d.onClose(d.audit.Close)
-	return nil
+	return d.openAudit(ctx)
 }
 
 func storeConfig(cfg *config.Config, logger hclog.Logger) store.Config {
@@ -170,9 +168,8 @@ func (d *Daemon) openSeals(ctx context.Context) error {
 // it minted would be forgotten, and alive.
 func refuseLostData(cfg *config.Config) error {
 	path := filepath.Join(cfg.DataDir, auditFile)
-	info, err := os.Stat(path)
-	if err != nil || info.Size() == 0 {
-		return nil //nolint:nilerr // without an audit log nothing has happened here
+	if there, err := audit.Exists(path); err != nil || !there {
+		return err // without an audit log nothing has happened here
 	}
 	return fmt.Errorf("%w: the audit log %s tells of work, but the database %s is missing or empty: restore it, or move the audit log away to begin anew", backends.ErrNotFound, path, cfg.Storage.Path)
 }
@@ -191,9 +188,9 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 		return err
 	}
 	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
-	d.authn = authn.NewTokens(d.db, d.audit, own[keyTokenPepper], now, d.log.Named("authn"))
+	d.authn = authn.NewCallers(authn.NewTokens(d.db, own[keyTokenPepper], now), d.audit, d.log.Named("authn"))
 	fingerprint := fingerprinter(own[keyFingerprint])
-	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, logger: d.log, now: now, observer: d.metrics,
+	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, logger: d.log, now: now, observer: d.metrics, node: d.node,
 		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
 	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint,
 		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
@@ -222,7 +219,8 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	}
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Doubts: d.aftermath.doubts,
+	d.openAlerts()
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
 	d.use(s)
 	return nil
@@ -248,94 +246,6 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// issueRootToken makes the root token at the first start and writes it to
-// data_dir, readable by its owner only. The file is written before the token is
-// valid, so that none is ever valid and lost.
-func (d *Daemon) issueRootToken(ctx context.Context) error {
-	err := d.db.View(ctx, func(tx *store.Tx) error {
-		_, err := tx.Setting(ctx, rootTokenIssued)
-		return err
-	})
-	if d.opts.NewRootToken && err == nil {
-		return d.anotherRootToken(ctx)
-	}
-	if !errors.Is(err, backends.ErrNotFound) {
-		return err
-	}
-	rec, token := d.authn.Make(authn.Principal{}, "", "root", []string{broker.RootPolicy}, 0)
-	path := filepath.Join(d.opts.Config.DataDir, RootTokenFile)
-	if err := writePrivate(path, token); err != nil {
-		return fmt.Errorf("writing the root token: %w", err)
-	}
-	first := false
-	err = d.db.Update(ctx, func(tx *store.Tx) error {
-		kept, err := tx.PutSettingIfAbsent(ctx, rootTokenIssued, []byte(rec.ID))
-		first = string(kept) == rec.ID
-		if err != nil || !first {
-			return err
-		}
-		return tx.AddToken(ctx, rec)
-	})
-	if err != nil {
-		return err
-	}
-	if !first { // another node was, and its data_dir has the token
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("removing a root token that is not valid: %w", err)
-		}
-		return nil
-	}
-	d.log.Info("the root token was written; make tokens of your own with it and keep it safe", "file", path)
-	return nil
-}
-
-// anotherRootToken makes a root token although there was one: whoever holds the
-// host and the seal can, and the log says so.
-func (d *Daemon) anotherRootToken(ctx context.Context) error {
-	rec, token := d.authn.Make(authn.Principal{}, "", "root", []string{broker.RootPolicy}, 0)
-	path := filepath.Join(d.opts.Config.DataDir, RootTokenFile)
-	if err := writePrivate(path, token); err != nil {
-		return fmt.Errorf("writing the root token: %w", err)
-	}
-	err := d.db.Update(ctx, func(tx *store.Tx) error {
-		if err := tx.AddToken(ctx, rec); err != nil {
-			return err
-		}
-		return tx.AddAudit(ctx, rotation.AuditEvent{At: now(), Actor: "keybroker", Action: "token.new-root", Path: "sys/tokens",
-			Outcome: "ok", Detail: map[string]string{"token": rec.ID}})
-	})
-	if err == nil {
-		d.log.Warn("another root token was made, as asked on the command line; the earlier ones stay valid until they are revoked", "file", path)
-	}
-	return err
-}
-
-func (d *Daemon) listen(context.Context) error {
-	cfg := d.opts.Config.Listener
-	l := d.opts.Listener
-	if l == nil {
-		var err error
-		if l, err = net.Listen("tcp", cfg.Address); err != nil {
-			return fmt.Errorf("listening: %w", err)
-		}
-	}
-	d.onClose(func() error {
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
-	scheme := "http"
-	if cfg.TLS() {
-		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.setup.Load().certificate, nil }})
-		scheme = "https"
-	}
-	d.listener = l
-	d.parts.source = scheme + "://" + l.Addr().String()
-	return nil
-}
-
 // Addr is the URL that the node is called at.
 func (d *Daemon) Addr() string { return d.parts.source }
 
@@ -352,13 +262,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.prune, d.watchHistory, d.seals.run, d.followUnmet} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.alerts.Run, d.followUnmet, d.watchCertificate, d.serveTelemetry} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})
 	srv := d.server(stopping)
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(d.listener) }()
+	go func() { served <- srv.Serve(d.wire.listener) }()
 	d.log.Info("keybroker is serving", "address", d.Addr(), "secrets", len(d.opts.Config.Secrets))
 
 	var err error
@@ -385,11 +295,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, stopErr, d.close())
 }
 
-// How long the feed of changes and the ids of inbound events are kept.
+// How long the feed of changes, the ids of inbound events and ended tokens are kept.
 const (
 	pruneEvery  = time.Hour
 	keepChanges = 7 * 24 * time.Hour
 	keepEvents  = 30 * 24 * time.Hour
+	keepTokens  = 90 * 24 * time.Hour // after they have ended
 )
 
 // prune forgets what is older than anybody looks back.
@@ -398,7 +309,8 @@ func (d *Daemon) prune(ctx context.Context) {
 	defer t.Stop()
 	for {
 		err := d.db.Update(ctx, func(tx *store.Tx) error {
-			return errors.Join(tx.PruneChanges(ctx, now().Add(-keepChanges)), tx.PruneEvents(ctx, now().Add(-keepEvents)))
+			return errors.Join(tx.PruneChanges(ctx, now().Add(-keepChanges)), tx.PruneEvents(ctx, now().Add(-keepEvents)),
+				tx.PruneTokens(ctx, now().Add(-keepTokens)))
 		})
 		if err != nil && ctx.Err() == nil {
 			d.log.Warn("pruning failed", "error", err)
@@ -413,20 +325,6 @@ func (d *Daemon) prune(ctx context.Context) {
 
 func (d *Daemon) pumpAudit(ctx context.Context) {
 	d.audit.Pump(ctx, auditOutbox{d.db}, d.log.Named("audit"))
-}
-
-func (d *Daemon) server(stopping <-chan struct{}) *http.Server {
-	handler := httpapi.New(httpapi.Config{Broker: d.broker, Authenticator: d.authn, Logger: d.log.Named("http"),
-		Ready:   d.ready,
-		Metrics: d.metrics.handler(), Observe: d.metrics.observeRequest, Stopping: stopping})
-	return &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          d.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
-	}
 }
 
 // auditOutbox is the store as the audit log sees it.

@@ -33,6 +33,15 @@ func (p *parts) digest(s *setup) {
 	for _, b := range s.cfg.Probes {
 		named("probe", b.Named)
 	}
+	for _, a := range s.cfg.Auths {
+		named("auth", a.Named)
+	}
+	for _, a := range s.cfg.AuditSinks {
+		named("audit", a.Named)
+	}
+	for _, n := range s.cfg.Notifiers {
+		named("notifier", n.Named)
+	}
 	plain := func(kind, name string, content ...any) {
 		text, _ := json.Marshal(content) // settings and names cannot fail
 		s.digests[block{kind, name}] = p.mac(string(text))
@@ -44,8 +53,19 @@ func (p *parts) digest(s *setup) {
 		plain("policy", a.Name, a)
 	}
 	for _, t := range s.cfg.Triggers {
-		plain("trigger", t.Name, t.Type, t.Action, t.Secrets)
+		plain("trigger", t.Name, t.Type, t.Tenant, t.Action, t.Secrets)
 	}
+	for _, t := range s.cfg.Tenants {
+		plain("tenant", t.Name, t.Limit)
+	}
+	for _, r := range s.cfg.Roles {
+		plain("role", r.Name, r.Role)
+	}
+	for _, a := range s.cfg.Alerts {
+		plain("alert", a.Name, a.Tenant, a.Notifier, a.On, a.Repeat, a.Escalate, a.Heartbeat)
+	}
+	l := s.cfg.Listener
+	plain("listener", "tcp", l.TLSMinVersion, l.TrustedProxies, l.MaxRequestSize, l.Limits)
 }
 
 // changedBlocks tells what next does to the blocks of s, by kind and name.
@@ -103,6 +123,9 @@ func fixed(now, next *config.Config) []client.ConfigFinding {
 		"listener.address":       now.Listener.Address != next.Listener.Address,
 		"listener.tls_cert_file": now.Listener.TLSCertFile != next.Listener.TLSCertFile,
 		"listener.tls_key_file":  now.Listener.TLSKeyFile != next.Listener.TLSKeyFile,
+		"telemetry.address":      now.Telemetry.Address != next.Telemetry.Address,
+		"telemetry.prometheus":   now.Telemetry.Prometheus != next.Telemetry.Prometheus,
+		"telemetry.secret_names": now.Telemetry.SecretNames != next.Telemetry.SecretNames,
 		"storage":                now.Storage.Type != next.Storage.Type,
 		"storage.path":           now.Storage.Path != next.Storage.Path,
 		"storage.url":            now.Storage.URL != next.Storage.URL,

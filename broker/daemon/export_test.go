@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -22,6 +24,29 @@ func (o *Options) QuickSeal(grace time.Duration, step func(string) error) {
 	o.sealStep = step
 	o.sealTimes = sealTimes{look: 50 * time.Millisecond, check: time.Second, retry: 50 * time.Millisecond, grace: grace}
 }
+
+// LookForAlerts says how often a node looks for what is wrong, and tells it.
+func (o *Options) LookForAlerts(every time.Duration) { o.alertEvery = every }
+
+// CertificateTrouble is what is told of a certificate that lives for so long and has so
+// much left of it.
+func CertificateTrouble(lives, left time.Duration) (bool, string) {
+	at := now()
+	leaf := &x509.Certificate{NotBefore: at.Add(left - lives), NotAfter: at.Add(left)}
+	return certificateTrouble(&certificate{inUse: &tls.Certificate{Leaf: leaf}}, at)
+}
+
+// LookForCertificates says how often a node looks whether its certificate was replaced.
+func (o *Options) LookForCertificates(every time.Duration) { o.certificateEvery = every }
+
+// CertificateState is until when the listener's certificate is valid, and what is
+// wrong with the one that is to replace it.
+func (d *Daemon) CertificateState() (notAfter time.Time, problem error) {
+	return d.wire.certificate.state()
+}
+
+// Telemetry is the address of the metrics' own listener.
+func (d *Daemon) Telemetry() string { return d.telemetry.Addr().String() }
 
 // SlowSealCheck makes a node whose seals are well ask them once an hour only.
 func (o *Options) SlowSealCheck() { o.sealTimes.check = time.Hour }

@@ -56,6 +56,8 @@ type site struct {
 	newRoot bool
 	// adjust changes what the node is started with; nil: nothing.
 	adjust func(*daemon.Options)
+	// opened is given the node before it runs; nil: nobody is.
+	opened func(*daemon.Daemon)
 }
 
 // newSite makes a site with a configuration in which ADDR stands for its address.
@@ -108,6 +110,9 @@ func (s *site) start() *node {
 	d, err := daemon.Open(context.Background(), opts)
 	if err != nil {
 		s.t.Fatalf("opening: %v", err)
+	}
+	if s.opened != nil {
+		s.opened(d)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -83,7 +83,7 @@ func TestCallsOfBackendsAreCounted(t *testing.T) {
 	s.env["US_TOKEN"] = "none"
 	n := s.start()
 	n.done(t, "app/key")
-	metrics := func() string { _, text := s.get("GET", "/metrics", ""); return text }
+	metrics := func() string { _, text := s.get("GET", "/metrics", s.rootToken()); return text }
 	for _, want := range []string{
 		`keybroker_backend_calls_total{backend="embedded",class="ok",operation="publish"} 1`,
 		`keybroker_backend_call_seconds_count{backend="embedded",operation="publish"} 1`,

@@ -26,6 +26,8 @@ const (
 	keyFingerprint  = "fingerprint"
 	keyTokenPepper  = "token-pepper"
 	keyAPIKeyPepper = "api-key-pepper"
+	keyAuditHash    = "audit-hash"
+	keyAuditSigning = "audit-signing"
 )
 
 // ownKey returns one of the broker's own keys; nodes that start together agree.
@@ -60,24 +62,29 @@ func fingerprinter(key []byte) func(tenant, value string) string {
 // in a file that is missing, it is made, and write puts it there, for the consumer
 // to be given.
 func signingSecret(cfg *config.Config, c *config.Consumer) (_ backends.SecretString, write func() error, err error) {
-	if c.Webhook.SigningSecret != "" {
-		return c.Webhook.SigningSecret, nil, nil
+	return signingSecretOf("consumer "+c.Name, c.Webhook.SigningSecret, c.Webhook.SigningSecretFile, filepath.Join(cfg.DataDir, "consumers", c.Name+".whsec"))
+}
+
+// signingSecretOf is the signing secret that was given, or the one in the file, which
+// unless it is named is the usual one; write creates it where it is missing.
+func signingSecretOf(what string, given backends.SecretString, path, usual string) (_ backends.SecretString, write func() error, err error) {
+	if given != "" {
+		return given, nil, nil
 	}
-	path := c.Webhook.SigningSecretFile
 	if path == "" {
-		path = filepath.Join(cfg.DataDir, "consumers", c.Name+".whsec")
+		path = usual
 	}
 	text, err := os.ReadFile(path)
 	if err == nil {
 		return backends.SecretString(trimNewline(text)), nil, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return "", nil, fmt.Errorf("reading the signing secret of consumer %s: %w", c.Name, err)
+		return "", nil, fmt.Errorf("reading the signing secret of %s: %w", what, err)
 	}
 	secret := webhook.GenerateSecret()
 	return secret, func() error {
 		if err := writePrivate(path, secret); err != nil {
-			return fmt.Errorf("writing the signing secret of consumer %s: %w", c.Name, err)
+			return fmt.Errorf("writing the signing secret of %s: %w", what, err)
 		}
 		return nil
 	}, nil

@@ -15,7 +15,11 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// metrics counts what the node does. No label ever names a secret.
+// scrapeTimeout bounds each look into the store for the metrics.
+const scrapeTimeout = 2 * time.Second
+
+// metrics counts what the node does. No label names a secret, save those of
+// nameSecrets, which takes the operator's word.
 type metrics struct {
 	registry    *prometheus.Registry
 	rotations   *prometheus.CounterVec
@@ -34,6 +38,8 @@ type metrics struct {
 	reloadOK    prometheus.Gauge
 	loadedAt    prometheus.Gauge
 	conflicts   prometheus.Gauge
+	notified    *prometheus.CounterVec // see watchAlerts
+	notifierUp  *prometheus.GaugeVec
 }
 
 func newMetrics() *metrics {
@@ -105,7 +111,7 @@ func (p *placements) Describe(out chan<- *prometheus.Desc) { out <- p.out }
 // Collect implements prometheus.Collector. A store that does not answer leaves the
 // figures out.
 func (p *placements) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 	var counts []store.PlacementCount
 	err := p.db.View(ctx, func(tx *store.Tx) (err error) {

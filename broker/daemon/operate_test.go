@@ -257,7 +257,7 @@ func TestApproval(t *testing.T) {
 	refused(t, "by who asked for it", err, http.StatusForbidden, "somebody else has to approve it")
 	_, err = carol.Approve(ctx, id, none)
 	refused(t, "by who may not", err, http.StatusForbidden, "approve on")
-	if got := o.lastAudited("rotation.approve", 3, "error", "capability"); got != "ok mail/approved error= capability=; failed mail/approved error=denied capability=; denied mail/approved error= capability=approve" {
+	if got := o.lastAudited("rotation.approve", 3, "error", "capability"); got != "failed mail/approved error=denied capability=approve; denied mail/approved error= capability=approve; denied mail/approved error=denied capability=approve" {
 		t.Errorf("the audit log has %q", got)
 	}
 	must(bob.Approve(ctx, id, client.InterventionRequest{DryRun: true}))(t)

@@ -39,12 +39,20 @@ var (
 
 // Registry says which types of blocks a configuration can have.
 func Registry() config.Registry {
-	r := config.Registry{Seals: sealTypes(), Backends: map[string]config.BackendType{}, Issuers: map[string]config.IssuerType{}, Probes: map[string]config.Type{}}
+	r := config.Registry{Seals: sealTypes(), Backends: map[string]config.BackendType{}, Issuers: map[string]config.IssuerType{}, Probes: map[string]config.Type{}, Auths: authTypes()}
 	for name, t := range backendTypes {
 		r.Backends[name] = t.BackendType
 	}
 	for name, t := range issuerTypes {
 		r.Issuers[name] = t.IssuerType
+	}
+	r.Notifiers = map[string]config.Type{}
+	for name, t := range notifierTypes {
+		r.Notifiers[name] = t.Type
+	}
+	r.Audits = map[string]config.Type{}
+	for name, t := range auditSinkTypes {
+		r.Audits[name] = t.Type
 	}
 	for name, t := range probeTypes {
 		r.Probes[name] = t.Type

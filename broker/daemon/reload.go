@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker"
+	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
@@ -187,13 +189,22 @@ func (d *Daemon) committed(err error, cfg *config.Config, changes []change) bool
 // use puts a setup in force, for whatever begins from now on.
 func (d *Daemon) use(s *setup) {
 	d.engine.SetCatalog(crashCatalog(s.catalog))
-	rules := broker.Rules{Policies: s.cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: s.catalog.Backends, Down: d.health.down}
+	rules := broker.Rules{Policies: s.cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: s.catalog.Backends, Environments: map[string][]string{}, Down: d.health.down}
 	for _, t := range s.cfg.Triggers {
-		rules.Triggers[t.Name] = broker.Trigger{Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
+		rules.Triggers[t.Name] = broker.Trigger{Tenant: t.Tenant, Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
+	}
+	for _, b := range s.cfg.Backends {
+		rules.Environments[b.Name] = b.Environments
 	}
 	d.broker.SetRules(rules)
+	d.authn.SetRules(s.callers())
 	d.health.watch(s.catalog.Backends)
+	d.alerts.SetRules(alertRules(s))
+	if err := d.audit.SetSinks(filepath.Join(s.cfg.DataDir, auditCursorDir), s.sinks); err != nil {
+		d.log.Error("the audit log is sent to no sink", "error", err)
+	}
 	d.setup.Store(s)
+	d.wire.apply(s.cfg)
 	d.config.mu.Lock()
 	defer d.config.mu.Unlock()
 	d.config.loadedAt = now()
@@ -242,8 +253,8 @@ func (d *Daemon) reloaded(by string, out client.Reload, err error) {
 			log.Error("the configuration: "+p.What, "remedy", p.Remedy, "file", p.File, "line", p.Line)
 		}
 		log.Error("the configuration was not reloaded; that of before stays in force", "by", by, "problems", len(outcome.Problems), "error", err)
-		auditErr := d.audit.Record(rotation.AuditEvent{At: outcome.At, Actor: by, Action: "config.apply", Path: "sys/config", Outcome: "failed",
-			Detail: map[string]string{"problems": fmt.Sprint(len(outcome.Problems))}})
+		auditErr := d.audit.Write(d.serving, audit.Record{AuditEvent: rotation.AuditEvent{At: outcome.At, Actor: by, Action: "config.apply", Path: "sys/config", Outcome: "failed",
+			Detail: map[string]string{"problems": fmt.Sprint(len(outcome.Problems))}}}, audit.Synced)
 		if auditErr != nil {
 			log.Error("a refused reload is not in the audit log", "error", auditErr)
 		}

@@ -468,7 +468,7 @@ func TestANodeStartsWithoutWhatIsUnderWay(t *testing.T) {
 	if log := s.log.String(); !strings.Contains(log, "the configuration lacks what is under way; it waits: rotation "+id) {
 		t.Error("the log does not tell what is missing")
 	}
-	if _, metrics := s.get("GET", "/metrics", ""); !strings.Contains(metrics, "keybroker_config_conflicts 1") {
+	if _, metrics := s.get("GET", "/metrics", s.rootToken()); !strings.Contains(metrics, "keybroker_config_conflicts 1") {
 		t.Error("the metric does not tell of the conflicts")
 	}
 	eventually(t, "a revocation that waits for its issuer", func() bool {

@@ -103,6 +103,7 @@ listener "tcp" {
 backend "local" "embedded" {}
 `
 	s.writeCertificate(1)
+	s.adjust = func(o *daemon.Options) { o.LookForCertificates(time.Hour) }
 	n := s.start()
 	reload := func() error {
 		c, err := client.New(n.addr, s.rootToken(), client.Options{CAFile: filepath.Join(s.dir, "trusted.pem")})

@@ -119,13 +119,20 @@ func TestRule08ConsentOverlapAndAcknowledgementOutliveTheProcess(t *testing.T) {
     timeout    = "1h"
     on_timeout = "hold"
   }`)
+	o.hcl += `
+policy "ops" {
+  path "*" {
+    capabilities = ["list", "read", "rotate", "approve"]
+  }
+}
+`
 	o.node = o.start()
 	ctx, why := t.Context(), client.InterventionRequest{Reason: "test"}
 	again := func() { t.Helper(); o.stop(); o.node = o.start() }
-	ops, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"root"}})
+	ops, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"ops"}})
 	approve := func(id string) {
 		t.Helper()
-		another, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"root"}})
+		another, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"ops"}})
 		must(another.Approve(ctx, id, why))(t)
 	}
 

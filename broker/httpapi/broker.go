@@ -13,10 +13,14 @@ import (
 // itself; errors carry a class of package backends (ErrDenied: the caller may
 // not do that) and no secret. What has no class is reported as an internal error.
 type Broker interface {
+	Alerts
+	Audits
 	Operations
 	Storage
 	Drifts
 	Seals
+	OwnTokens
+	Logins
 
 	Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error)
 	Secret(ctx context.Context, p authn.Principal, name string) (client.Secret, error)
@@ -54,15 +58,18 @@ type Broker interface {
 	Reload(ctx context.Context, p authn.Principal, r client.ReloadRequest) (client.Reload, error)
 	Configuration(ctx context.Context, p authn.Principal) (client.Configuration, error)
 
+	// ReadMetrics tells whether p may read the metrics of the node.
+	ReadMetrics(ctx context.Context, p authn.Principal) error
+
 	// CheckKey tells whether a key that the broker itself issued works. A wrong
 	// key is no error.
 	CheckKey(ctx context.Context, from netip.Addr, key backends.SecretString) (client.KeyCheck, error)
 }
 
-// Authenticator tells who holds a token. It is asked for requests without a
-// token too (the empty one), so that it can audit them all.
+// Authenticator tells who shows credentials. It is asked for requests without any
+// too, so that it can audit them all.
 type Authenticator interface {
 	// Authenticate returns ErrUnavailable if it cannot tell now; any other error
-	// with a class means that the token is not accepted.
-	Authenticate(ctx context.Context, token string, from netip.Addr) (authn.Principal, error)
+	// with a class means that the credentials are not accepted.
+	Authenticate(ctx context.Context, c authn.Credentials) (authn.Principal, error)
 }

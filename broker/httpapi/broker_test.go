@@ -227,15 +227,15 @@ func (m *memory) CheckKey(_ context.Context, from netip.Addr, key backends.Secre
 // tokens is an Authenticator that knows two tokens.
 type tokens struct{ err error }
 
-func (t tokens) Authenticate(_ context.Context, token string, from netip.Addr) (authn.Principal, error) {
+func (t tokens) Authenticate(_ context.Context, c authn.Credentials) (authn.Principal, error) {
 	names := map[string]string{goodToken: "good", otherToken: "other"}
 	switch {
 	case t.err != nil:
 		return authn.Principal{}, t.err
-	case names[token] == "":
+	case names[c.Token] == "":
 		return authn.Principal{}, fmt.Errorf("%w: token", backends.ErrDenied)
 	}
-	return authn.Principal{ID: "id-" + names[token], Name: names[token], Address: from}, nil
+	return authn.Principal{ID: "id-" + names[c.Token], Name: names[c.Token], Address: c.Address}, nil
 }
 
 // node is the API on a loopback server.
@@ -279,16 +279,12 @@ func startWith(t *testing.T, m *memory, adjust func(*httpapi.Config), adjustServ
 		defer mu.Unlock()
 		return slices.Clone(routes)
 	}
-	config := httpapi.Config{
-		Broker:        m,
-		Authenticator: tokens{},
-		Logger:        hclog.New(&hclog.LoggerOptions{Output: n.log, Level: hclog.Trace}),
-		Ready:         func(context.Context) []string { return m.readied },
-		Observe: func(route string, status int, _ time.Duration) {
-			mu.Lock()
-			defer mu.Unlock()
-			routes = append(routes, fmt.Sprint(route, " ", status))
-		},
+	config := configOf(m)
+	config.Logger = hclog.New(&hclog.LoggerOptions{Output: n.log, Level: hclog.Trace})
+	config.Observe = func(route string, status int, _ time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		routes = append(routes, fmt.Sprint(route, " ", status))
 	}
 	if adjust != nil {
 		adjust(&config)
@@ -304,6 +300,11 @@ func startWith(t *testing.T, m *memory, adjust func(*httpapi.Config), adjustServ
 	return n
 }
 
+// configOf is what a handler for m needs.
+func configOf(m *memory) httpapi.Config {
+	return httpapi.Config{Broker: m, Authenticator: tokens{}, Logger: hclog.NewNullLogger(), Ready: func(context.Context) []string { return m.readied }}
+}
+
 func (n *node) client(t *testing.T, token string) *client.Client {
 	t.Helper()
 	c, err := client.New(n.url, token, client.Options{})
@@ -312,4 +313,8 @@ func (n *node) client(t *testing.T, token string) *client.Client {
 	}
 	t.Cleanup(c.Close)
 	return c
+}
+
+func (m *memory) ReadMetrics(_ context.Context, p authn.Principal) error {
+	return m.serve(p, "metrics")
 }

@@ -3,8 +3,9 @@
 //
 // # Routes
 //
-// All but the last three are below /api/v1 and need a token (Authorization:
-// Bearer), except keys/check.
+// All but the last four are below /api/v1. All need a token (Authorization: Bearer)
+// or a client certificate, except auth, auth/{method}/login, keys/check and the last
+// three.
 //
 //	GET    secrets                      ?prefix= &limit= &after=
 //	GET    secrets/{name}
@@ -38,8 +39,16 @@
 //	POST   deliveries/{id}/ack          {generation}                200 delivery
 //	POST   deliveries/{id}/replay       {reason, dry_run}           200 intervention
 //	POST   events/{trigger}             {id, secret, reason}        202 rotation
+//	GET    audit                        ?actor= &action= &secret= &path= &outcome= &request= &hash= &tenant= &since= &until= &limit= &after=
+//	POST   audit/hash                   {text}                      200 what the log has in its place
+//	GET    audit/checkpoint                                         the newest signed one, and the public key
+//	GET    auth                                                     the ways to log in
+//	POST   auth/{method}/login          {role, jwt}                 201 token
 //	GET    tokens                       ?limit= &after=
-//	POST   tokens                       {name, tenant, policies, ttl} 201 token
+//	POST   tokens                       {name, role or policies, tenant, ttl, max_ttl, max_idle, uses, cidrs, break_glass} 201 token
+//	GET    tokens/self
+//	POST   tokens/self/renew                                        200 token
+//	DELETE tokens/self                                              200 token
 //	DELETE tokens/{id}                                              200 token
 //	GET    sys/freeze
 //	POST   sys/freeze                   {reason, dry_run}           200 intervention
@@ -52,7 +61,11 @@
 //	POST   seal/rotate                  {reason, force}             202 the new key
 //	POST   seal/verify                  {after}                     200 what opens, and what does not
 //	POST   keys/check                   {key}, or the key as bearer 200 or 401
-//	GET    /healthz  /readyz  /metrics
+//	GET    /metrics
+//	GET    /healthz  /readyz  /openapi.json
+//
+// The function table has them as data, with what each needs and takes: it is what the
+// routes and /openapi.json are made of.
 //
 // # Names in paths
 //
@@ -91,6 +104,18 @@
 // the log alone. A refused reload has all of its reasons in the member problems, a
 // list of {what, remedy, file, line}. A parameter or JSON field that the API does not know is refused,
 // so that a misspelt ?version= never answers with another version.
+//
+// # Limits
+//
+// Requests are counted for each address before it is known who calls, for each
+// identity and tenant after that; see package ratelimit. Answers say what is left in
+// the headers RateLimit-Policy and RateLimit; a 429 has a Retry-After. What contains
+// (revoke, emergency, events, ending a token) has buckets of its own and none of the
+// address, checks of keys have one of their own, /healthz and /readyz have none.
+//
+// Where a request comes from is the peer of the connection, or what a trusted proxy
+// says in X-Forwarded-For. There are no CORS headers: pages of other origins cannot
+// call the API.
 //
 // # Events
 //

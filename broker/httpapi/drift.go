@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
@@ -17,16 +16,6 @@ type Drifts interface {
 	AdoptDrift(ctx context.Context, p authn.Principal, name string, r client.DriftRequest) (client.RotationIntervention, error)
 
 	Import(ctx context.Context, p authn.Principal, name string, r client.ImportRequest) (client.Import, error)
-}
-
-// drifts are the routes of Drifts below a secret's name.
-func (s *server) drifts(subs map[string]endpoints) map[string]endpoints {
-	b := s.Broker
-	subs["drift/check"] = endpoints{"POST": submit(s, http.StatusAccepted, "name", b.CheckDrift)}
-	subs["drift/restore"] = endpoints{"POST": submit(s, http.StatusOK, "name", b.RestoreDrift)}
-	subs["drift/adopt"] = endpoints{"POST": submit(s, http.StatusOK, "name", b.AdoptDrift)}
-	subs["import"] = endpoints{"POST": submit(s, http.StatusOK, "name", b.Import)}
-	return subs
 }
 
 func driftQuery(p *params) client.DriftQuery {

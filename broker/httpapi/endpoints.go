@@ -1,12 +1,12 @@
 package httpapi
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"math"
 	"net/http"
+	"reflect"
 	"strings"
 	"time"
 
@@ -15,76 +15,7 @@ import (
 	"github.com/keybroker/keybroker/broker/client"
 )
 
-// list makes the endpoint of a collection.
-func list[Q, T any](s *server, parse func(*params) Q, call func(context.Context, authn.Principal, Q) (client.List[T], error)) endpoint {
-	return s.authenticated(func(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
-		given, err := queryOf(r)
-		if err != nil {
-			return err
-		}
-		query := parse(given)
-		if err := given.err(); err != nil {
-			return err
-		}
-		items, err := call(r.Context(), caller, query)
-		if err != nil {
-			return err
-		}
-		if items.Items == nil {
-			items.Items = []T{} // [] for programs, not null
-		}
-		return send(w, http.StatusOK, items)
-	})
-}
-
-// one makes the endpoint of what the path names and nothing else is said about.
-func one[T any](s *server, key string, call func(context.Context, authn.Principal, string) (T, error)) endpoint {
-	return s.authenticated(func(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
-		if err := bare(r, &struct{}{}); err != nil {
-			return err
-		}
-		answer, err := call(r.Context(), caller, r.PathValue(key))
-		if err != nil {
-			return err
-		}
-		return send(w, http.StatusOK, answer)
-	})
-}
-
-// submit makes the endpoint of a request about what the path names.
-func submit[B, T any](s *server, status int, key string, call func(context.Context, authn.Principal, string, B) (T, error)) endpoint {
-	return s.authenticated(func(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
-		var body B
-		if err := bare(r, &body); err != nil {
-			return err
-		}
-		answer, err := call(r.Context(), caller, r.PathValue(key), body)
-		if err != nil {
-			return err
-		}
-		return send(w, status, answer)
-	})
-}
-
-// create makes the endpoint of a request for something new.
-func create[B, T any](s *server, call func(context.Context, authn.Principal, B) (T, error)) endpoint {
-	return submit(s, http.StatusCreated, "", func(ctx context.Context, p authn.Principal, _ string, body B) (T, error) {
-		return call(ctx, p, body)
-	})
-}
-
-// bare reads the body of a request that takes no parameters.
-func bare(r *http.Request, body any) error {
-	given, err := queryOf(r)
-	if err != nil {
-		return err
-	}
-	if err := given.err(); err != nil {
-		return err
-	}
-	return readBody(r, body)
-}
-
+// send answers with JSON.
 func send(w http.ResponseWriter, status int, answer any) error {
 	body, err := json.Marshal(answer)
 	if err != nil {
@@ -96,6 +27,16 @@ func send(w http.ResponseWriter, status int, answer any) error {
 	return nil
 }
 
+// valueOf serves a secret's value.
+func valueOf() Endpoint {
+	return Endpoint{
+		Query: parametersOf(func(p *params) { versionOf(p) }), Status: http.StatusOK, Answer: reflect.TypeFor[client.Value](),
+		serve: (*server).value,
+	}
+}
+
+func versionOf(p *params) int { return p.number("version", math.MaxInt32) }
+
 // value answers a secret's value, or 304 if the caller has this answer. A version
 // asked for by its number has no tag: what the tag is made of is not about it.
 func (s *server) value(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
@@ -103,7 +44,7 @@ func (s *server) value(w http.ResponseWriter, r *http.Request, caller authn.Prin
 	if err != nil {
 		return err
 	}
-	version := given.number("version", math.MaxInt32)
+	version := versionOf(given)
 	if err := given.err(); err != nil {
 		return err
 	}
@@ -151,9 +92,14 @@ func matches(header, tag string) bool {
 	return false
 }
 
+// checksKeys serves who was shown a key that the broker issued.
+func checksKeys() Endpoint {
+	return Endpoint{Body: reflect.TypeFor[client.KeyCheckRequest](), Status: http.StatusOK, Answer: reflect.TypeFor[client.KeyCheck](), serve: (*server).checkKey}
+}
+
 // checkKey tells a service whether a key that the broker issued works. It needs
 // no token: whoever holds a key may know whether it works.
-func (s *server) checkKey(w http.ResponseWriter, r *http.Request) error {
+func (s *server) checkKey(w http.ResponseWriter, r *http.Request, _ authn.Principal) error {
 	var body client.KeyCheckRequest
 	if err := bare(r, &body); err != nil {
 		return err
@@ -186,16 +132,39 @@ func (s *server) checkKey(w http.ResponseWriter, r *http.Request) error {
 	return send(w, http.StatusOK, check)
 }
 
-func (s *server) healthz(w http.ResponseWriter, _ *http.Request) error {
-	return send(w, http.StatusOK, map[string]string{"status": "ok"})
+// healthy serves who watches the process.
+func healthy() Endpoint {
+	return Endpoint{
+		Status: http.StatusOK, Answer: reflect.TypeFor[client.Health](),
+		serve: func(_ *server, w http.ResponseWriter, _ *http.Request, _ authn.Principal) error {
+			return send(w, http.StatusOK, client.Health{Status: "ok"})
+		}}
 }
 
-func (s *server) readyz(w http.ResponseWriter, r *http.Request) error {
-	answer := client.Readiness{Problems: s.Ready(r.Context())}
-	answer.Ready = len(answer.Problems) == 0
-	if answer.Ready {
-		answer.Problems = []string{}
-		return send(w, http.StatusOK, answer)
-	}
-	return send(w, http.StatusServiceUnavailable, answer)
+// ready serves who decides whether the node gets requests.
+func ready() Endpoint {
+	return Endpoint{
+		Status: http.StatusOK, Answer: reflect.TypeFor[client.Readiness](),
+		serve: func(s *server, w http.ResponseWriter, r *http.Request, _ authn.Principal) error {
+			answer := client.Readiness{Problems: s.Ready(r.Context())}
+			answer.Ready = len(answer.Problems) == 0
+			if answer.Ready {
+				answer.Problems = []string{}
+				return send(w, http.StatusOK, answer)
+			}
+			return send(w, http.StatusServiceUnavailable, answer)
+		}}
+}
+
+// measures serves the metrics of the node.
+func measures() Endpoint {
+	return Endpoint{
+		Status: http.StatusOK, Media: "text/plain",
+		serve: func(s *server, w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+			if err := s.Broker.ReadMetrics(r.Context(), caller); err != nil {
+				return err
+			}
+			s.Metrics.ServeHTTP(w, r)
+			return nil
+		}}
 }

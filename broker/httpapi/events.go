@@ -17,19 +17,21 @@ import (
 // writeWithin is how long a reader of events may keep one write waiting.
 const writeWithin = 10 * time.Second
 
-// watch makes the endpoint that streams what becomes of what the path names.
-func (s *server) watch(call func(context.Context, authn.Principal, string) (<-chan client.Event, error)) endpoint {
-	return s.authenticated(func(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
-		return s.stream(w, r, caller, call)
-	})
+// watches serves a stream of what becomes of what the path names.
+func watches(call func(Broker, context.Context, authn.Principal, string) (<-chan client.Event, error)) Endpoint {
+	return Endpoint{
+		Status: http.StatusOK, Media: "text/event-stream",
+		serve: func(s *server, w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+			return s.stream(w, r, caller, call)
+		}}
 }
 
-func (s *server) stream(w http.ResponseWriter, r *http.Request, caller authn.Principal, call func(context.Context, authn.Principal, string) (<-chan client.Event, error)) error {
+func (s *server) stream(w http.ResponseWriter, r *http.Request, caller authn.Principal, call func(Broker, context.Context, authn.Principal, string) (<-chan client.Event, error)) error {
 	if err := bare(r, &struct{}{}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	events, err := call(ctx, caller, r.PathValue("id"))
+	events, err := call(s.Broker, ctx, caller, r.PathValue("id"))
 	if err != nil {
 		cancel()
 		return err

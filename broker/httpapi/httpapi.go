@@ -7,18 +7,17 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/ratelimit"
 )
 
-const (
-	// DefaultMaxRequestSize is the limit of a request's body in bytes.
-	DefaultMaxRequestSize = 1 << 20
-	defaultHeartbeat      = 15 * time.Second
-)
+const defaultHeartbeat = 15 * time.Second
 
 // Config is what a Handler needs. Broker, Authenticator, Logger and Ready must
 // be set.
@@ -29,7 +28,7 @@ type Config struct {
 	// Ready returns what keeps the node from doing all of its work, as texts for
 	// people without secrets; none if it is ready.
 	Ready func(context.Context) []string
-	// Metrics serves /metrics; nil: there is none.
+	// Metrics serves /metrics to whom the Broker lets read them; nil: there are none.
 	Metrics http.Handler
 	// Observe is told of every answer; nil: nobody is. The route is a pattern such
 	// as "GET /api/v1/secrets/{name}/value", never a name.
@@ -38,24 +37,33 @@ type Config struct {
 	// streams (http.Server.Shutdown would wait for them); nil: never.
 	Stopping <-chan struct{}
 
-	MaxRequestSize int64         // bytes of a body; 0 = DefaultMaxRequestSize
+	Limits         Limits        // until SetLimits
 	Heartbeat      time.Duration // between two comments in an event stream; 0 = 15 s
 	SnapshotWithin time.Duration // for a snapshot to be made and read; 0 = 1 h
 }
 
-// server answers the native API.
+// Handler answers the native API, /healthz, /readyz, /metrics and /openapi.json; any
+// other path is a 404 problem. Its timeouts are those of its http.Server: see NewServer.
+type Handler struct{ s *server }
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.s.serve(w, r) }
+
+const metricsPath = "/metrics"
+
+// server is what endpoints are served by.
 type server struct {
 	Config
-	mux *http.ServeMux
-	now func() time.Time
+	mux    *http.ServeMux
+	rates  *ratelimit.Limiter
+	limits atomic.Pointer[Limits]
+	now    func() time.Time
+
+	describe func() ([]byte, error) // for /openapi.json
 }
 
-// New returns the handler of the native API, of /healthz, /readyz and /metrics;
-// any other path is a 404 problem. Read and write timeouts are the http.Server's.
-func New(c Config) http.Handler {
-	if c.MaxRequestSize <= 0 {
-		c.MaxRequestSize = DefaultMaxRequestSize
-	}
+// New makes the handler.
+func New(c Config) *Handler {
 	if c.Heartbeat <= 0 {
 		c.Heartbeat = defaultHeartbeat
 	}
@@ -65,57 +73,10 @@ func New(c Config) http.Handler {
 	if c.Observe == nil {
 		c.Observe = func(string, int, time.Duration) {}
 	}
-	s := &server{Config: c, mux: http.NewServeMux(), now: time.Now}
-	s.routes()
-	return http.HandlerFunc(s.serve)
-}
-
-const root = "/api/v1/"
-
-// routes is the whole surface; package documentation lists it for readers.
-func (s *server) routes() {
-	b := s.Broker
-	s.mux.Handle(root+"secrets", s.methods(endpoints{"GET": list(s, secretQuery, b.Secrets)}))
-	s.mux.Handle(root+"secrets/{path...}", s.secrets(s.drifts(map[string]endpoints{
-		"":          {"GET": one(s, "name", b.Secret)},
-		"value":     {"GET": s.authenticated(s.value)},
-		"rotate":    {"POST": submit(s, http.StatusAccepted, "name", b.Rotate)},
-		"revoke":    {"POST": submit(s, http.StatusAccepted, "name", b.Revoke)},
-		"emergency": {"POST": submit(s, http.StatusAccepted, "name", b.Emergency)},
-		"pause":     {"POST": submit(s, http.StatusOK, "name", b.Pause)},
-		"resume":    {"POST": one(s, "name", b.Resume)},
-		"plan":      {"GET": one(s, "name", b.Plan)},
-		"repair":    {"POST": submit(s, http.StatusOK, "name", b.Repair)},
-	})))
-	s.mux.Handle(root+"drift", s.methods(endpoints{"GET": list(s, driftQuery, b.Placements)}))
-
-	s.mux.Handle(root+"rotations", s.methods(endpoints{"GET": list(s, rotationQuery, b.Rotations)}))
-	s.mux.Handle(root+"rotations/{id}", s.methods(endpoints{"GET": one(s, "id", b.Rotation)}))
-	s.mux.Handle(root+"rotations/{id}/events", s.methods(endpoints{"GET": s.watch(b.WatchRotation)}))
-	s.mux.Handle(root+"retirements", s.methods(endpoints{"GET": list(s, retirementQuery, b.Retirements)}))
-	s.mux.Handle(root+"retirements/{id}", s.methods(endpoints{"GET": one(s, "id", b.Retirement)}))
-	s.mux.Handle(root+"deliveries", s.methods(endpoints{"GET": list(s, deliveryQuery, b.Deliveries)}))
-	s.mux.Handle(root+"deliveries/{id}", s.methods(endpoints{"GET": one(s, "id", b.Delivery)}))
-	s.mux.Handle(root+"deliveries/{id}/ack", s.methods(endpoints{"POST": submit(s, http.StatusOK, "id", b.Acknowledge)}))
-	s.mux.Handle(root+"events/{trigger}", s.methods(endpoints{"POST": submit(s, http.StatusAccepted, "trigger", b.Event)}))
-	s.mux.Handle(root+"tokens", s.methods(endpoints{"GET": list(s, page, b.Tokens), "POST": create(s, b.CreateToken)}))
-	s.mux.Handle(root+"tokens/{id}", s.methods(endpoints{"DELETE": one(s, "id", b.RevokeToken)}))
-	s.operations()
-	s.storage()
-	s.seals()
-	s.mux.Handle(root+"sys/reload", s.methods(endpoints{"POST": s.reload()}))
-	s.mux.Handle(root+"sys/config", s.methods(endpoints{"GET": s.configuration()}))
-	s.mux.Handle(root+"keys/check", s.methods(endpoints{"POST": s.checkKey}))
-
-	s.mux.Handle("/healthz", s.methods(endpoints{"GET": s.healthz}))
-	s.mux.Handle("/readyz", s.methods(endpoints{"GET": s.readyz}))
-	if s.Metrics != nil {
-		s.mux.Handle("/metrics", s.methods(endpoints{"GET": func(w http.ResponseWriter, r *http.Request) error {
-			s.Metrics.ServeHTTP(w, r)
-			return nil
-		}}))
-	}
-	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, errNoRoute) })
+	s := &server{Config: c, mux: http.NewServeMux(), rates: ratelimit.New(time.Now), now: time.Now, describe: sync.OnceValues(openAPI)}
+	s.setLimits(c.Limits)
+	s.register(slices.DeleteFunc(table(), func(e Endpoint) bool { return e.Pattern == metricsPath && c.Metrics == nil }))
+	return &Handler{s}
 }
 
 // endpoint answers one request. It returns an error instead of an answer, never
@@ -149,7 +110,7 @@ func (s *server) methods(e endpoints) http.Handler {
 		answer, ok := e.find(r.Method)
 		if !ok {
 			w.Header().Set("Allow", e.allow())
-			s.fail(w, r, errNoMethod)
+			s.stray(w, r, errNoMethod)
 			return
 		}
 		if err := answer(w, r); err != nil {
@@ -163,7 +124,7 @@ func (s *server) secrets(subs map[string]endpoints) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, sub, ok := splitName(strings.TrimPrefix(r.URL.EscapedPath(), root+"secrets/"), subs)
 		if !ok {
-			s.fail(w, r, errNoRoute)
+			s.stray(w, r, errNoRoute)
 			return
 		}
 		r.SetPathValue("name", name)
@@ -172,24 +133,14 @@ func (s *server) secrets(subs map[string]endpoints) http.Handler {
 	})
 }
 
-// authenticated makes an endpoint of what needs to know the caller.
-func (s *server) authenticated(answer func(http.ResponseWriter, *http.Request, authn.Principal) error) endpoint {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		caller, err := s.authenticate(r)
-		if err != nil {
-			return err
-		}
-		return answer(w, r, caller)
-	}
-}
-
-func (s *server) authenticate(r *http.Request) (authn.Principal, error) {
-	token, _ := bearer(r)
-	caller, err := s.Authenticator.Authenticate(r.Context(), token, address(r))
+// authenticate finds out who calls.
+func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (authn.Principal, error) {
+	shown := credentials(w, r)
+	caller, err := s.Authenticator.Authenticate(r.Context(), shown)
 	if err != nil {
-		return authn.Principal{}, refusal(token, err)
+		return authn.Principal{}, refusal(shown.Token, err)
 	}
-	if token == "" || caller.ID == "" { // whatever the Authenticator thinks: nobody is nobody
+	if shown.Token == "" && len(shown.Certificates) == 0 || caller.ID == "" { // whatever the Authenticator thinks: nobody is nobody
 		return authn.Principal{}, errNoToken
 	}
 	return caller, nil
@@ -205,8 +156,8 @@ func bearer(r *http.Request) (string, bool) {
 	return token, true
 }
 
-// address is where the connection comes from; the zero Addr if it is no IP
-// connection.
+// address is where the request comes from, once serve has found that out; the zero
+// Addr if that is no IP address.
 func address(r *http.Request) netip.Addr {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

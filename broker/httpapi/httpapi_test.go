@@ -123,6 +123,9 @@ func TestEveryCallReachesTheBroker(t *testing.T) {
 		{"reload true", func() (any, error) { return c.Reload(ctx, client.ReloadRequest{DryRun: true}) }},
 		{"configuration", func() (any, error) { return c.Configuration(ctx) }},
 		{"revoke-token k1", func() (any, error) { return c.RevokeToken(ctx, "k1") }},
+		{"own-token", func() (any, error) { return c.OwnToken(ctx) }},
+		{"renew-own-token", func() (any, error) { return c.RenewOwnToken(ctx) }},
+		{"revoke-own-token", func() (any, error) { return c.RevokeOwnToken(ctx) }},
 	} {
 		t.Run(test.want, func(t *testing.T) {
 			got, err := test.call()
@@ -337,7 +340,7 @@ func TestAuthenticatorThatCannotTell(t *testing.T) {
 }
 
 func TestBodies(t *testing.T) {
-	n := start(t, newMemory(), func(c *httpapi.Config) { c.MaxRequestSize = 100 })
+	n := start(t, newMemory(), func(c *httpapi.Config) { c.Limits.MaxRequestSize = 100 })
 	for _, test := range []struct {
 		name, body, contentType string
 		status                  int
@@ -459,8 +462,10 @@ func TestHealth(t *testing.T) {
 	if a := n.ask(t, "GET", "/healthz", "", ""); a.status != 200 {
 		t.Errorf("%+v", a)
 	}
-	if a := n.ask(t, "GET", "/metrics", "", ""); a.status != 200 || a.body != "up 1" {
-		t.Errorf("%+v", a)
+	for token, want := range map[string]int{goodToken: 200, otherToken: 403, "": 401} {
+		if a := n.ask(t, "GET", "/metrics", token, ""); a.status != want || want == 200 && a.body != "up 1" {
+			t.Errorf("metrics for %q: %+v", token, a)
+		}
 	}
 	if a := n.ask(t, "GET", "/readyz", "", ""); a.status != 200 || a.body != `{"ready":true,"problems":[]}` {
 		t.Errorf("%+v", a)

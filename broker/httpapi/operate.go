@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"net/http"
 
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
@@ -29,34 +28,6 @@ type Operations interface {
 	Frozen(ctx context.Context, p authn.Principal) (client.Freeze, error)
 	Freeze(ctx context.Context, p authn.Principal, r client.InterventionRequest) (client.FreezeIntervention, error)
 	Unfreeze(ctx context.Context, p authn.Principal, r client.InterventionRequest) (client.FreezeIntervention, error)
-}
-
-// operations are the routes of Operations, but for those below a secret's name.
-func (s *server) operations() {
-	b := s.Broker
-	post := func(path string, answer endpoint) { s.mux.Handle(root+path, s.methods(endpoints{"POST": answer})) }
-	post("rotations/{id}/cancel", submit(s, http.StatusOK, "id", b.Cancel))
-	post("rotations/{id}/retry", submit(s, http.StatusOK, "id", b.Retry))
-	post("rotations/{id}/approve", submit(s, http.StatusOK, "id", b.Approve))
-	post("rotations/{id}/rollback", submit(s, http.StatusOK, "id", b.RollBack))
-	post("retirements/{id}/probe", submit(s, http.StatusOK, "id", b.Probe))
-	s.mux.Handle(root+"retirements/{id}/events", s.methods(endpoints{"GET": s.watch(b.WatchRetirement)}))
-	s.mux.Handle(root+"orphans", s.methods(endpoints{"GET": list(s, orphanQuery, b.Orphans)}))
-	post("deliveries/{id}/replay", submit(s, http.StatusOK, "id", b.Replay))
-	s.mux.Handle(root+"sys/freeze", s.methods(endpoints{
-		"GET": one(s, "", func(ctx context.Context, p authn.Principal, _ string) (client.Freeze, error) {
-			return b.Frozen(ctx, p)
-		}),
-		"POST": whole(s, b.Freeze),
-	}))
-	post("sys/unfreeze", whole(s, b.Unfreeze))
-}
-
-// whole makes the endpoint of a request about everything.
-func whole[B, T any](s *server, call func(context.Context, authn.Principal, B) (T, error)) endpoint {
-	return submit(s, http.StatusOK, "", func(ctx context.Context, p authn.Principal, _ string, body B) (T, error) {
-		return call(ctx, p, body)
-	})
 }
 
 func orphanQuery(p *params) client.OrphanQuery {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
 )
 
@@ -47,11 +49,15 @@ var (
 )
 
 // refusal is the answer to a token that the Authenticator did not accept. Why is
-// not told to those whom we do not know.
+// not told to those whom we do not know, unless it is an authn.Refused.
 func refusal(token string, err error) error {
+	_, waits := errors.AsType[waiter](err)
+	told, tells := errors.AsType[*authn.Refused](err)
 	switch {
-	case backends.Retryable(err): // it cannot tell now, or its failure is unknown
+	case waits, backends.Retryable(err): // it cannot tell now, or its failure is unknown
 		return err
+	case tells:
+		return &failure{status: http.StatusUnauthorized, detail: told.Error(), header: errNoToken.header}
 	case token == "":
 		return errNoToken
 	}
@@ -74,6 +80,12 @@ type hinter interface {
 	Hint() string
 }
 
+// waiter is an error about somebody who has failed too often and has to wait.
+type waiter interface {
+	error
+	RetryAfter() time.Duration
+}
+
 // lister is an error that has several reasons.
 type lister interface {
 	error
@@ -84,6 +96,11 @@ type lister interface {
 // the log alone.
 func asFailure(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	if w, ok := errors.AsType[waiter](err); ok {
+		f := tooMany(w.RetryAfter())
+		f.detail = err.Error()
 		return f
 	}
 	status, ok := statuses[backends.Class(err)]

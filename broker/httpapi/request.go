@@ -43,6 +43,14 @@ func splitName(escaped string, subs map[string]endpoints) (name, sub string, ok 
 type params struct {
 	values   url.Values
 	problems []string
+	taken    []Parameter
+}
+
+// parametersOf are those that parse takes.
+func parametersOf(parse func(*params)) []Parameter {
+	p := &params{}
+	parse(p)
+	return p.taken
 }
 
 func queryOf(r *http.Request) (*params, error) {
@@ -53,7 +61,11 @@ func queryOf(r *http.Request) (*params, error) {
 	return &params{values: values}, nil
 }
 
-func (p *params) text(key string) string {
+func (p *params) text(key string) string { return p.take(Parameter{Name: key, Type: "string"}) }
+
+func (p *params) take(what Parameter) string {
+	p.taken = append(p.taken, what)
+	key := what.Name
 	given := p.values[key]
 	delete(p.values, key)
 	if len(given) > 1 {
@@ -67,7 +79,7 @@ func (p *params) text(key string) string {
 
 // number returns a parameter from 1 to limit, or 0 if it is not given.
 func (p *params) number(key string, limit int) int {
-	text := p.text(key)
+	text := p.take(Parameter{Name: key, Type: "integer", Max: limit})
 	if text == "" {
 		return 0
 	}
@@ -80,7 +92,7 @@ func (p *params) number(key string, limit int) int {
 }
 
 func (p *params) flag(key string) bool {
-	switch p.text(key) {
+	switch p.take(Parameter{Name: key, Type: "boolean"}) {
 	case "", "false":
 		return false
 	case "true":

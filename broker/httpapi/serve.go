@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -22,7 +23,11 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	h.Set(requestIDHeader, uuid.NewString())
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	r.Body = http.MaxBytesReader(rec, r.Body, s.MaxRequestSize)
+	if r.TLS != nil {
+		h.Set("Strict-Transport-Security", "max-age=31536000") // a year (RFC 6797)
+	}
+	limits := s.limits.Load()
+	r.Body = http.MaxBytesReader(rec, r.Body, limits.MaxRequestSize)
 
 	defer func() {
 		took := s.now().Sub(began)
@@ -31,8 +36,14 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	}()
 	defer s.recover(rec, r)
 
+	from, err := limits.client(r)
+	if err != nil {
+		s.fail(rec, r, err)
+		return
+	}
+	r.RemoteAddr = netip.AddrPortFrom(from, 0).String()
 	if !canonical(r.URL.EscapedPath()) {
-		s.fail(rec, r, errNoRoute)
+		s.stray(rec, r, errNoRoute)
 		return
 	}
 	s.mux.ServeHTTP(rec, r)

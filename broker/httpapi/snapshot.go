@@ -18,15 +18,9 @@ type Storage interface {
 	Storage(ctx context.Context, p authn.Principal) (client.Storage, error)
 }
 
-// storage are the routes of Storage.
-func (s *server) storage() {
-	b := s.Broker
-	s.mux.Handle(root+"storage", s.methods(endpoints{
-		"GET": one(s, "", func(ctx context.Context, p authn.Principal, _ string) (client.Storage, error) {
-			return b.Storage(ctx, p)
-		}),
-	}))
-	s.mux.Handle(root+"storage/snapshot", s.methods(endpoints{"GET": s.authenticated(s.snapshot)}))
+// snapshots serves the state as one file.
+func snapshots() Endpoint {
+	return Endpoint{Status: http.StatusOK, Media: snapshotType, serve: (*server).snapshot}
 }
 
 // snapshotWithin is how long a snapshot may take, copying and reading: its copy takes

@@ -14,18 +14,17 @@ func (tx *Tx) AddAudit(_ context.Context, ev rotation.AuditEvent) error {
 }
 
 // auditStatements number the transaction's events like its changes, in the order
-// of commits.
+// of commits. They are one row, under the number of the last of them: rows cost more
+// than what is in them.
 func (tx *Tx) auditStatements() []statement {
-	const insert = "INSERT INTO audit_outbox (seq, record) SELECT last - $1, $2 FROM audit_counter WHERE id = 1"
 	n := len(tx.audit)
 	if n == 0 {
 		return nil
 	}
-	statements := []statement{{"UPDATE audit_counter SET last = last + $1 WHERE id = 1", []any{n}}}
-	for i, ev := range tx.audit {
-		statements = append(statements, statement{insert, []any{n - 1 - i, asJSON{ev}}})
+	return []statement{
+		{"UPDATE audit_counter SET last = last + $1 WHERE id = 1", []any{n}},
+		{"INSERT INTO audit_outbox (seq, records) SELECT last, $1 FROM audit_counter WHERE id = 1", []any{asJSON{tx.audit}}},
 	}
-	return statements
 }
 
 // AuditEntry is an event that is not known to be in the audit log yet.
@@ -34,19 +33,29 @@ type AuditEntry struct {
 	Event rotation.AuditEvent
 }
 
-// AuditOutbox returns the oldest entries, at most limit (0 = 100).
+// AuditOutbox returns the entries of the oldest commits, of at most limit (0 = 100).
 func (tx *Tx) AuditOutbox(ctx context.Context, limit int) ([]AuditEntry, error) {
-	entries, err := all(ctx, tx, func(r row) (e AuditEntry, err error) {
-		err = r.Scan(&e.Seq, fromJSON{&e.Event})
-		return e, err
-	}, "SELECT seq, record FROM audit_outbox ORDER BY seq"+atMost("$1"), Page{Limit: limit}.limit())
+	type commit struct {
+		last   int64
+		events []rotation.AuditEvent
+	}
+	commits, err := all(ctx, tx, func(r row) (c commit, err error) {
+		err = r.Scan(&c.last, fromJSON{&c.events})
+		return c, err
+	}, "SELECT seq, records FROM audit_outbox ORDER BY seq"+atMost("$1"), Page{Limit: limit}.limit())
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit outbox: %w", err)
+	}
+	var entries []AuditEntry
+	for _, c := range commits {
+		for i, ev := range c.events {
+			entries = append(entries, AuditEntry{Seq: c.last - int64(len(c.events)-1-i), Event: ev})
+		}
 	}
 	return entries, nil
 }
 
-// DeleteAudit removes the entries up to seq: the log has them.
+// DeleteAudit removes the commits whose entries are all up to seq: the log has them.
 func (tx *Tx) DeleteAudit(ctx context.Context, seq int64) error {
 	if err := tx.execOnly(ctx, "DELETE FROM audit_outbox WHERE seq <= $1", seq); err != nil {
 		return fmt.Errorf("clearing the audit outbox: %w", err)

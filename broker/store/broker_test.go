@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -105,7 +106,7 @@ func TestListsAreNewestFirst(t *testing.T) {
 				return names(items, func(d rotation.Delivery) string { return d.ID }), next, err
 			}},
 			"tokens": {tokens, func(tx *store.Tx, p store.Page) ([]string, string, error) {
-				items, next, err := tx.Tokens(ctx, "acme", p)
+				items, next, err := tx.Tokens(ctx, store.TokenFilter{Tenant: "acme"}, p)
 				return names(items, func(t store.Token) string { return t.ID }), next, err
 			}},
 		} {
@@ -148,8 +149,10 @@ func TestTokens(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()
 		want := store.Token{
-			ID: "tok_1", Tenant: "acme", Name: "ci", Hash: []byte{0, 1, 2}, Policies: []string{"reader", "ops"},
-			CreatedAt: now.UTC(), ExpiresAt: now.Add(time.Hour).UTC(), Lineage: "tok_0/tok_1",
+			ID: "tok_1", Kind: store.TokenBreakGlass, Tenant: "acme", Environment: "production", Name: "ci", Hash: []byte{0, 1, 2},
+			Method: "corp", Identity: "alice", Role: "on-call", Policies: []string{"reader", "ops"}, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+			Parent: "tok_0", Lineage: "tok_0/tok_1", Uses: 3, UsesLeft: 2, CreatedAt: now.UTC(), TTL: time.Minute,
+			ExpiresAt: now.Add(time.Hour).UTC(), EndsAt: now.Add(2 * time.Hour).UTC(), Idle: time.Hour,
 		}
 		update(t, db, func(tx *store.Tx) error { return tx.AddToken(ctx, want) })
 		update(t, db, func(tx *store.Tx) error {
@@ -236,26 +239,29 @@ func TestAuditOutbox(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()
 		var want []rotation.AuditEvent
-		for i := range 5 {
+		for i := range 6 {
 			ev := rotation.AuditEvent{
 				At: now.UTC(), Tenant: "acme", Actor: "keybroker", Action: "rotation.publish", Path: fmt.Sprint("a/", i),
 				Outcome: "ok", Detail: map[string]string{"n": "1"},
 			}
 			want = append(want, ev)
+			if i%2 == 0 {
+				continue // two events a commit
+			}
 			changed := db.Changed()
-			update(t, db, func(tx *store.Tx) error { return tx.AddAudit(ctx, ev) })
+			update(t, db, func(tx *store.Tx) error { return errors.Join(tx.AddAudit(ctx, want[i-1]), tx.AddAudit(ctx, ev)) })
 			<-changed
 		}
-		entries := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, 3) })
-		if len(entries) != 3 {
+		entries := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, 2) })
+		if len(entries) != 4 {
 			t.Fatalf("%d entries", len(entries))
 		}
 		for i, e := range entries {
 			same(t, "event", e.Event, want[i])
 		}
-		update(t, db, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, entries[2].Seq) })
+		update(t, db, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, entries[3].Seq) })
 		rest := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, 0) })
-		if len(rest) != 2 || rest[0].Seq != entries[2].Seq+1 || rest[0].Event.Path != "a/3" {
+		if len(rest) != 2 || rest[0].Seq != entries[3].Seq+1 || rest[0].Event.Path != "a/4" {
 			t.Errorf("the rest: %+v", rest)
 		}
 	})

@@ -194,7 +194,7 @@ func TestErrorsShowNoValue(t *testing.T) {
 				return tx.SaveSecret(t.Context(), &s)
 			},
 			"malformed cursor": func(tx *store.Tx) error {
-				_, _, err := tx.Tokens(t.Context(), "", store.Page{After: canary})
+				_, _, err := tx.Tokens(t.Context(), store.TokenFilter{}, store.Page{After: canary})
 				return err
 			},
 		} {

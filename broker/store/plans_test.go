@@ -54,6 +54,17 @@ func TestQueriesUseIndexes(t *testing.T) {
 				}
 				return nil
 			}},
+			{"troubled retirements", "retirements_troubled", func(tx *store.Tx) error { _, err := tx.TroubledRetirements(ctx, "unprovable", 10); return err }},
+			{"stuck deliveries", "deliveries_dead deliveries_of_generation", func(tx *store.Tx) error {
+				_, err := tx.StuckDeliveries(ctx, now, 10)
+				return err
+			}},
+			{"held overlaps", "", func(tx *store.Tx) error { _, err := tx.HeldOverlaps(ctx, 10); return err }},
+			{"failed rotations", "rotations_failed", func(tx *store.Tx) error { _, err := tx.FailedRotations(ctx, 10); return err }},
+			{"astray placements", "placements_out_of_step", func(tx *store.Tx) error { _, err := tx.AstrayPlacements(ctx, 10); return err }},
+			{"unsettled alerts", "", func(tx *store.Tx) error { _, err := tx.UnsettledAlerts(ctx); return err }},
+			{"all alerts", "alerts_by_opening", func(tx *store.Tx) error { _, _, err := tx.AlertsPage(ctx, store.AlertFilter{}, page); return err }},
+			{"raising an alert", "", func(tx *store.Tx) error { return tx.RaiseAlert(ctx, store.Raise{Kind: "drift", Subject: "a"}) }},
 			{"in flight", "deliveries_leased", func(tx *store.Tx) error { _, err := tx.InFlight(ctx, d, now); return err }},
 			{"deliveries of a generation", "deliveries_of_generation", func(tx *store.Tx) error { _, err := tx.Deliveries(ctx, s.ID, 7); return err }},
 			{"adding a delivery", "deliveries_pending", func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) }},
@@ -90,7 +101,8 @@ func TestQueriesUseIndexes(t *testing.T) {
 			}},
 			{"tries of a retirement", "tries_by_retirement", func(tx *store.Tx) error { _, _, err := tx.TriesOfRetirement(ctx, "ret", page); return err }},
 			{"values by key", "versions_sealed_by local_versions_sealed_by", func(tx *store.Tx) error { _, err := tx.SealedBy(ctx); return err }},
-			{"tokens", "tokens_by_creation", func(tx *store.Tx) error { _, _, err := tx.Tokens(ctx, "", page); return err }},
+			{"tokens", "tokens_by_creation", func(tx *store.Tx) error { _, _, err := tx.Tokens(ctx, store.TokenFilter{}, page); return err }},
+			{"root tokens", "tokens_of_root", func(tx *store.Tx) error { _, err := tx.RootTokens(ctx, now); return err }},
 		} {
 			t.Run(tt.name, func(t *testing.T) { checkPlans(t, db, setting, strings.Fields(tt.indexes), tt.query) })
 		}

@@ -37,6 +37,9 @@ type app struct {
 	token     string
 	tokenFile string
 	caFile    string
+	certFile  string
+	keyFile   string
+	role      string
 	format    string
 }
 
@@ -50,6 +53,9 @@ func (a *app) flags(root *cobra.Command) {
 	f.StringVar(&a.token, "token", "", "token to authenticate with; default $KEYBROKER_TOKEN")
 	f.StringVar(&a.tokenFile, "token-file", "", "file that holds the token; default $KEYBROKER_TOKEN_FILE")
 	f.StringVar(&a.caFile, "ca-file", "", "PEM certificates to trust instead of the system's")
+	f.StringVar(&a.certFile, "client-cert", "", "PEM certificate to show to the server; default $KEYBROKER_CLIENT_CERT")
+	f.StringVar(&a.keyFile, "client-key", "", "PEM key of the client certificate; default $KEYBROKER_CLIENT_KEY")
+	f.StringVar(&a.role, "as", "", "role to act in, where several are bound to the client certificate; default $KEYBROKER_ROLE")
 	f.StringVar(&a.format, "format", "table", "how to print: table or json")
 	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -73,14 +79,27 @@ func (a *app) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.New(a.address(), token, client.Options{CAFile: a.caFile})
+	return a.clientWith(token)
+}
+
+// clientWith makes a client that shows a token, or none.
+func (a *app) clientWith(token string) (*client.Client, error) {
+	cert, key := a.certificate()
+	c, err := client.New(a.address(), token, client.Options{CAFile: a.caFile, CertFile: cert, KeyFile: key,
+		Role: cmp.Or(a.role, os.Getenv("KEYBROKER_ROLE"))})
 	if err != nil {
-		return nil, &hintError{err, "see --addr, --token and --ca-file"}
+		return nil, &hintError{err, "see --addr, --token, --ca-file and --client-cert"}
 	}
 	return c, nil
 }
 
-// findToken looks for a token: flags before the environment.
+// certificate is where the client certificate and its key are; empty: there is none.
+func (a *app) certificate() (cert, key string) {
+	return cmp.Or(a.certFile, os.Getenv("KEYBROKER_CLIENT_CERT")), cmp.Or(a.keyFile, os.Getenv("KEYBROKER_CLIENT_KEY"))
+}
+
+// findToken looks for a token: flags before the environment, and that before what the
+// last login has left. Who shows a certificate needs none.
 func (a *app) findToken() (string, error) {
 	file := a.tokenFile
 	if file == "" {
@@ -88,7 +107,10 @@ func (a *app) findToken() (string, error) {
 			return token, nil
 		}
 		if file = os.Getenv("KEYBROKER_TOKEN_FILE"); file == "" {
-			return "", nil
+			if cert, _ := a.certificate(); cert != "" {
+				return "", nil
+			}
+			return a.loginToken()
 		}
 	}
 	b, err := os.ReadFile(file)
@@ -145,8 +167,10 @@ func (a *app) hint(err error) string {
 	token, _ := a.findToken()
 	_, untrusted := errors.AsType[x509.UnknownAuthorityError](err)
 	switch {
+	case client.Status(err) == http.StatusUnauthorized && a.usesLogin():
+		return "the login has ended: keybroker login"
 	case client.Status(err) == http.StatusUnauthorized && token == "":
-		return "set KEYBROKER_TOKEN, or KEYBROKER_TOKEN_FILE to a file that holds it, e.g. data/root-token"
+		return "set KEYBROKER_TOKEN, or KEYBROKER_TOKEN_FILE to a file that holds it, e.g. data/root-token; people: keybroker login"
 	case client.Status(err) == http.StatusUnauthorized:
 		return "is the token one of the server at " + a.address() + "?"
 	case isProblem && p.Hint != "":

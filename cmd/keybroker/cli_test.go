@@ -220,13 +220,13 @@ func TestEmergencyNeedsNoPreview(t *testing.T) {
 func TestTokenIsPrintedAlone(t *testing.T) {
 	s := serve(t, map[string]any{
 		"POST /api/v1/tokens":      client.Token{ID: "k1", Name: "ci", Token: canary},
-		"GET /api/v1/tokens":       client.List[client.Token]{Items: []client.Token{{ID: "k1", Name: "ci", Tenant: "acme", Policies: []string{"reader"}}}},
+		"GET /api/v1/tokens":       client.List[client.Token]{Items: []client.Token{{ID: "k1", Name: "ci", State: client.TokenActive, Tenant: "acme", Policies: []string{"reader"}}}},
 		"DELETE /api/v1/tokens/k1": client.Token{ID: "k1", Name: "ci"},
 	})
 	if r := s.keybroker("token", "create", "ci", "--policy", "reader"); r.code != 0 || r.out != canary+"\n" || strings.Contains(r.err, canary) {
 		t.Errorf("%+v", r)
 	}
-	if r := s.keybroker("token", "list"); r.code != 0 || !strings.Contains(r.out, "k1  ci    acme    reader    -        -          never    -") {
+	if r := s.keybroker("token", "list"); r.code != 0 || !strings.Contains(r.out, "k1  ci    active  acme    -     reader    -        -          never    -") {
 		t.Errorf("%+v", r)
 	}
 	if r := s.keybroker("token", "revoke", "k1"); r.code != 0 || r.err != "token k1 (ci) is revoked\n" {

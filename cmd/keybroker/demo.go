@@ -304,6 +304,7 @@ The node stays up, rotates every minute, and can be looked at:
   keybroker retirement list
   keybroker emergency %s --reason "seen in a public repository" --wait
 
-("keybroker" is: go run ./cmd/keybroker.) Ctrl-C ends it and removes its data.`,
+("keybroker" is: go run ./cmd/keybroker. The token is good for an hour.) Ctrl-C ends it
+and removes its data.`,
 		d.node.Addr(), d.tokenFile(), demoSecret, demoSecret, demoSecret)
 }

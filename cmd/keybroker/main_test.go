@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keybroker/keybroker/broker/authn/oidcserver"
 )
 
 func TestMain(m *testing.M) {
@@ -12,7 +14,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
-	testscript.Main(m, map[string]func(){"keybroker": main})
+	testscript.Main(m, map[string]func(){"keybroker": main, "person": person})
 }
 
 // TestScripts runs the command line as people do; the scripts are to be read.
@@ -28,12 +30,16 @@ func TestScripts(t *testing.T) {
 			"logged":   logged,
 			"vault":    startVault,
 			"somebody": somebody,
+			"provider": startProvider,
+			"jwt":      writeJWT,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KEYBROKER_ADDR", "http://127.0.0.1:1") // nobody listens there
 			env.Setenv("TMPDIR", env.WorkDir)
 			env.Values[theTest{}] = env.T()
+			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/.config")
 			env.Values[theServer{}] = new(*liveServer)
+			env.Values[theProvider{}] = new(*oidcserver.Server)
 			env.Values[theVault{}] = new(*mailerSite)
 			return nil
 		},

@@ -46,8 +46,10 @@ func (a *app) serverCommand() *cobra.Command {
 		Short: "Run the daemon",
 		Long: "Run the daemon until it is interrupted (SIGINT or SIGTERM).\n\n" +
 			"The first start makes data_dir, the seal key and the root token, which is written\n" +
-			"to <data_dir>/root-token. Whatever was under way when the daemon last stopped,\n" +
-			"however it stopped, is continued.\n\n" +
+			"to <data_dir>/root-token. That one is good for an hour, or until the first token or\n" +
+			"login of an admin role; another takes a start with --new-root-token, which raises an\n" +
+			"alert. Whatever was under way when the daemon last stopped, however it stopped, is\n" +
+			"continued.\n\n" +
 			"SIGHUP takes changed configuration files into use, as `keybroker reload` does.",
 		Example: "  keybroker server --config config.hcl\n  keybroker server --config /etc/keybroker.d",
 		Args:    cobra.NoArgs,
@@ -74,7 +76,7 @@ func (a *app) serverCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&path, "config", "config.hcl", "configuration: a file, or a directory of *.hcl files")
-	cmd.Flags().BoolVar(&newRoot, "new-root-token", false, "write another root token to data_dir, if all others are lost")
+	cmd.Flags().BoolVar(&newRoot, "new-root-token", false, "write another root token, good for an hour, to data_dir, if nobody can make tokens any more; raises an alert")
 	logs.declare(cmd, "info")
 	return cmd
 }

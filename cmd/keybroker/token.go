@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -9,40 +11,9 @@ import (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	return group("token", "Create, list and revoke tokens of the API",
-		a.tokenCreateCommand(), a.tokenListCommand(), a.tokenRevokeCommand())
-}
-
-// tokenCreateCommand is the only command that prints a token.
-func (a *app) tokenCreateCommand() *cobra.Command {
-	var request client.CreateTokenRequest
-	cmd := &cobra.Command{
-		Use:   "create NAME --policy POLICY",
-		Short: "Create a token and print it, once",
-		Long:  "Create a token and print it alone on stdout. It is never shown again.",
-		Example: "  keybroker token create billing --policy payments-reader --ttl 720h\n" +
-			"  keybroker token create acme-ops --policy operator --tenant acme",
-		Args: takes("NAME"),
-		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			if len(request.Policies) == 0 {
-				return usagef("--policy is missing: a token without a policy may do nothing")
-			}
-			request.Name = args[0]
-			t, err := c.CreateToken(ctx, request)
-			if err != nil {
-				return err
-			}
-			if a.json() {
-				return a.showJSON(t)
-			}
-			a.note("token %s (%s) expires %s", t.ID, t.Name, expiry(t, a))
-			return write(a.out, t.Token.Reveal()+"\n")
-		}),
-	}
-	cmd.Flags().StringSliceVar(&request.Policies, "policy", nil, "policy that says what the token may do; can be repeated")
-	cmd.Flags().StringVar(&request.Tenant, "tenant", "", "tenant that it is bound to: it sees nothing of others; as the caller's own token if not given")
-	cmd.Flags().StringVar(&request.TTL, "ttl", "", "how long it lives, e.g. 24h; until it is revoked if not given")
-	return cmd
+	return group("token", "Create, list, renew and revoke tokens of the API",
+		a.tokenCreateCommand(), a.tokenListCommand(), a.tokenRevokeCommand(),
+		a.tokenSelfCommand(), a.tokenRenewCommand(), a.tokenRevokeSelfCommand())
 }
 
 func expiry(t client.Token, a *app) string {
@@ -50,6 +21,14 @@ func expiry(t client.Token, a *app) string {
 		return "never"
 	}
 	return relative(t.ExpiresAt, a.now())
+}
+
+// usesLeft tells how many requests a token is good for; empty: any number.
+func usesLeft(t client.Token) string {
+	if t.Uses == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d", t.UsesLeft, t.Uses)
 }
 
 func (a *app) tokenListCommand() *cobra.Command {
@@ -65,20 +44,37 @@ func (a *app) tokenListCommand() *cobra.Command {
 				return err
 			}
 			return a.show(tokens, func(t *table) {
-				t.row("ID", "NAME", "TENANT", "POLICIES", "CREATED", "LAST USED", "EXPIRES", "REVOKED")
+				t.row("ID", "NAME", "STATE", "TENANT", "ROLE", "POLICIES", "CREATED", "LAST USED", "EXPIRES", "USES LEFT", "KIND")
 				for _, k := range tokens {
-					t.row(k.ID, k.Name, k.Tenant, k.Policies, k.CreatedAt, k.LastUsedAt, expiry(k, a), k.RevokedAt)
+					t.row(k.ID, k.Name, k.State, k.Tenant, k.Role, k.Policies, k.CreatedAt, k.LastUsedAt, expiry(k, a), usesLeft(k), kind(k))
 				}
 			})
 		}),
 	}
 }
 
+// kind tells what is not every token's: what it is for, or how its holder logged in.
+func kind(t client.Token) string {
+	if t.Kind == "" && t.Method != "" {
+		return "login by " + t.Method
+	}
+	return strings.ReplaceAll(t.Kind, "_", " ")
+}
+
 func (a *app) tokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke ID",
-		Short: "Revoke a token at once",
+		Short: "Revoke a token at once, and all that descend from it",
 		Args:  takes("ID"),
+		ValidArgsFunction: completeIDs(a, func(ctx context.Context, c *client.Client, p client.Page) ([]client.Token, error) {
+			list, err := c.Tokens(ctx, p)
+			return list.Items, err
+		}, func(t client.Token) (id, description string) {
+			if t.State == client.TokenRevoked {
+				return "", ""
+			}
+			return t.ID, t.Name
+		}),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			t, err := c.RevokeToken(ctx, args[0])
 			if err != nil {

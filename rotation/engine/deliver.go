@@ -248,7 +248,7 @@ func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery,
 
 // acknowledged adds an acknowledgement to the timeline.
 func (e *Engine) acknowledged(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, now time.Time) error {
-	if err := tx.EndStep(ctx, rotationID, "acknowledge", "ok", fmt.Sprintf("%s uses version %d", d.Consumer, d.Version), now); err != nil {
+	if err := e.endStep(ctx, tx, d.Ref, rotationID, "acknowledge", "ok", fmt.Sprintf("%s uses version %d", d.Consumer, d.Version), now); err != nil {
 		return err
 	}
 	return wakeHeld(ctx, tx, rotationID, now)

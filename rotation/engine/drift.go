@@ -51,7 +51,7 @@ func (e *Engine) compareNow(ctx context.Context, x *placing) error {
 			}
 			if line.Verdict != "" {
 				d.Verdict, d.Said = line.Verdict, line.Detail
-				if err := tx.AddTry(ctx, p.SecretID, line); err != nil {
+				if err := e.addTry(ctx, tx, p.SecretID, p.Ref, line); err != nil {
 					return err
 				}
 			}

@@ -294,7 +294,7 @@ func (e *Engine) takeOver(ctx context.Context, tx Tx, d *declaring, containBy, n
 		if err := tx.SaveRotation(ctx, &r); err != nil {
 			return err
 		}
-		if err := tx.EndStep(ctx, r.ID, stepName(was), "superseded", r.Error, now); err != nil {
+		if err := e.endStep(ctx, tx, d.secret.Ref, r.ID, stepName(was), "superseded", r.Error, now); err != nil {
 			return err
 		}
 		if was == rotation.Overlap && !slices.Contains(pinned, r.From) {

@@ -284,7 +284,7 @@ func (e *Engine) mintLost(ctx context.Context, x *rotating, cause error, mayExis
 			return err
 		}
 		x.r.MintLost(why, errors.Is(cause, backends.ErrInvalid), e.Now())
-		return tx.EndStep(ctx, x.r.ID, "mint", "retry", why, e.Now())
+		return e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "mint", "retry", why, e.Now())
 	})
 }
 

@@ -98,7 +98,7 @@ func (e *Engine) stillWorks(ctx context.Context, x *rotating, v *rotation.Versio
 		if line.Verdict == rotation.Rejected {
 			x.r.TriedBack(line.Detail, e.Now())
 		}
-		return tx.AddTry(ctx, x.secret.ID, line)
+		return e.addTry(ctx, tx, x.secret.ID, x.secret.Ref, line)
 	})
 	return line.Verdict != rotation.Rejected, err
 }
@@ -153,7 +153,7 @@ func (e *Engine) restored(ctx context.Context, x *rotating, v rotation.Version, 
 		if err := tx.EndStep(ctx, x.r.ID, stepRollback, "ok", detail, now); err != nil {
 			return err
 		}
-		if err := tx.EndStep(ctx, x.r.ID, stepName(rotation.Overlap), "ok", "rolled back", now); err != nil {
+		if err := e.endStep(ctx, tx, x.secret.Ref, x.r.ID, stepName(rotation.Overlap), "ok", "rolled back", now); err != nil {
 			return err
 		}
 		return e.audit(ctx, tx, good.Ref, "rotation.rollback", "ok", map[string]string{"rotation": x.r.ID, "by": by,

@@ -171,7 +171,7 @@ func (e *Engine) perform(ctx context.Context, x *rotating, effect rotation.Effec
 	case rotation.Finish:
 		return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 			x.r.Finished(e.Now())
-			return tx.EndStep(ctx, x.r.ID, "done", "ok", "", e.Now())
+			return e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "done", "ok", "", e.Now())
 		})
 	}
 	return nil
@@ -470,7 +470,7 @@ func (e *Engine) stagedHere(ctx context.Context, tx Tx, x *rotating) error {
 
 func (e *Engine) staged(ctx context.Context, tx Tx, x *rotating, detail string) error {
 	x.r.Staged(e.Now())
-	if err := tx.EndStep(ctx, x.r.ID, "stage", "ok", detail, e.Now()); err != nil {
+	if err := e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "stage", "ok", detail, e.Now()); err != nil {
 		return err
 	}
 	return tx.StartStep(ctx, x.r.ID, stepName(rotation.Verifying), e.Now())
@@ -532,11 +532,11 @@ func (e *Engine) verify(ctx context.Context, x *rotating) error {
 		}
 		if x.r.State == rotation.Publishing {
 			detail := fmt.Sprintf("accepted %d times in a row (%s)", x.r.Plan.Verify.Successes, line.Detail)
-			if err := tx.EndStep(ctx, x.r.ID, "verify", "ok", detail, e.Now()); err != nil {
+			if err := e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "verify", "ok", detail, e.Now()); err != nil {
 				return err
 			}
 		}
-		return tx.AddTry(ctx, x.secret.ID, line)
+		return e.addTry(ctx, tx, x.secret.ID, x.secret.Ref, line)
 	})
 }
 
@@ -562,6 +562,10 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 			detail = fmt.Sprintf("%d consumers have not acknowledged", x.facts.MissingAcks)
 			e.Logger.Warn("revoking although consumers have not acknowledged", "secret", x.secret.Ref, "missing", x.facts.MissingAcks)
 			err := e.audit(ctx, tx, x.secret.Ref, "rotation.unacknowledged", "failed", map[string]string{"rotation": x.r.ID, "missing": fmt.Sprint(x.facts.MissingAcks)})
+			if err == nil {
+				err = alert(ctx, tx, AlertMissingAcknowledgement, x.secret.Ref, x.r.ID,
+					fmt.Sprintf("version %d of %s is being revoked although %s", x.r.From, x.secret.Ref, detail), "keybroker delivery list --secret "+x.secret.Ref.String())
+			}
 			if err != nil {
 				return err
 			}
@@ -574,7 +578,7 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 				return err
 			}
 		}
-		if err := tx.EndStep(ctx, x.r.ID, "overlap", "ok", detail, now); err != nil {
+		if err := e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "overlap", "ok", detail, now); err != nil {
 			return err
 		}
 		x.r.RetireBegun(now)

@@ -71,7 +71,7 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 			return nil
 		}
 		for _, l := range lines {
-			if err := tx.AddTry(ctx, x.t.SecretID, l); err != nil {
+			if err := e.addTry(ctx, tx, x.t.SecretID, x.secret.Ref, l); err != nil {
 				return err
 			}
 		}

@@ -113,6 +113,7 @@ CREATE UNIQUE INDEX rotations_one_per_secret ON rotations (secret_id) WHERE occu
 CREATE INDEX rotations_due ON rotations (next_at, id) WHERE next_at IS NOT NULL AND ended_at IS NULL;
 CREATE INDEX rotations_by_secret ON rotations (secret_id, started_at, id);
 CREATE INDEX rotations_by_start ON rotations (started_at, id);
+CREATE INDEX rotations_failed ON rotations (started_at, id) WHERE state = 'failed';
 CREATE INDEX rotations_live ON rotations (secret_id, started_at, id) WHERE ended_at IS NULL;
 CREATE INDEX rotations_live_by_start ON rotations (started_at, id) WHERE ended_at IS NULL;
 
@@ -145,6 +146,7 @@ CREATE TABLE retirements (
 CREATE INDEX retirements_due ON retirements (next_at, id) WHERE next_at IS NOT NULL;
 CREATE INDEX retirements_open ON retirements (secret_id, version)
     WHERE state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL;
+CREATE INDEX retirements_troubled ON retirements (requested_at, id) WHERE state IN ('unconfirmed', 'resurrected', 'unprovable');
 CREATE INDEX retirements_by_rotation ON retirements (rotation_id, version);
 CREATE INDEX retirements_by_secret ON retirements (secret_id, requested_at, id);
 CREATE INDEX retirements_by_request ON retirements (requested_at, id);
@@ -200,6 +202,7 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_due ON deliveries (next_attempt_at, id) WHERE state = 'pending';
 CREATE INDEX deliveries_pending ON deliveries (secret_id, consumer, generation) WHERE state = 'pending';
+CREATE INDEX deliveries_dead ON deliveries (created_at, id) WHERE state = 'dead';
 CREATE INDEX deliveries_leased ON deliveries (secret_id, consumer) WHERE lease_until IS NOT NULL;
 CREATE INDEX deliveries_of_generation ON deliveries (secret_id, generation);
 CREATE INDEX deliveries_by_secret ON deliveries (secret_id, created_at, id);
@@ -221,24 +224,37 @@ CREATE TABLE changes (
 
 CREATE TABLE audit_counter (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
 INSERT INTO audit_counter (id, last) VALUES (1, 0);
-CREATE TABLE audit_outbox (        -- committed with the change it tells of, until the log has it
-    seq    BIGINT PRIMARY KEY,
-    record TEXT NOT NULL
+CREATE TABLE audit_outbox (        -- committed with the change they tell of, until the log has them
+    seq     BIGINT PRIMARY KEY,    -- of the last of them
+    records TEXT NOT NULL          -- JSON array
 );
 
 CREATE TABLE tokens (
     id           TEXT PRIMARY KEY, -- public: shown, logged
+    kind         TEXT NOT NULL,    -- 'root', 'break_glass' or empty
     tenant       TEXT NOT NULL,
+    environment  TEXT NOT NULL,
     name         TEXT NOT NULL,
     hash         BYTEA NOT NULL UNIQUE,
+    method       TEXT NOT NULL,    -- the auth block by which the identity logged in; empty: made by hand
+    identity     TEXT NOT NULL,
+    role         TEXT NOT NULL,    -- empty: the policies are its own
     policies     TEXT NOT NULL,    -- JSON array
+    cidrs        TEXT NOT NULL,    -- JSON array
+    parent       TEXT NOT NULL,    -- the token that it ends with; empty: none
+    lineage      TEXT NOT NULL,    -- whose it is: ids of tokens, joined by "/"
+    uses         BIGINT NOT NULL,  -- 0: any number
+    uses_left    BIGINT NOT NULL,
     created_at   BIGINT NOT NULL,
+    ttl          BIGINT NOT NULL,  -- microseconds by which it is renewed; 0: none
     expires_at   BIGINT,
+    ends_at      BIGINT,           -- beyond which no renewal goes
+    idle         BIGINT NOT NULL,  -- microseconds that it lives unused; 0: any
     last_used_at BIGINT,
-    revoked_at   BIGINT,
-    lineage      TEXT NOT NULL     -- whose it is: ids of tokens, joined by "/"
+    revoked_at   BIGINT
 );
 CREATE INDEX tokens_by_creation ON tokens (created_at, id);
+CREATE INDEX tokens_of_root ON tokens (kind) WHERE kind = 'root';
 
 CREATE TABLE api_keys (            -- issued by the api_key issuer
     id             TEXT PRIMARY KEY,
@@ -260,6 +276,50 @@ CREATE TABLE events (              -- inbound events seen, so that a repeated on
     received_at  BIGINT NOT NULL,
     rotation_id  TEXT NOT NULL,
     PRIMARY KEY (trigger_name, event_id)
+);
+
+CREATE TABLE alerts (              -- what people should be told
+    id          TEXT PRIMARY KEY,
+    kind        TEXT NOT NULL,
+    tenant      TEXT NOT NULL,
+    subject     TEXT NOT NULL,
+    node        TEXT NOT NULL,     -- the only one that can tell whether it is over; empty: all
+    text        TEXT NOT NULL,
+    next        TEXT NOT NULL,     -- the command to run
+    count       BIGINT NOT NULL,
+    opened_at   BIGINT NOT NULL,
+    last_at     BIGINT NOT NULL,
+    seen_at     BIGINT NOT NULL,   -- by the node
+    acked_at    BIGINT,
+    acked_by    TEXT NOT NULL,
+    ack_reason  TEXT NOT NULL,
+    resolved_at BIGINT,
+    settled_at  BIGINT,            -- everybody was told that it is over
+    revision    BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX alerts_open ON alerts (kind, tenant, subject) WHERE resolved_at IS NULL;
+CREATE INDEX alerts_unsettled ON alerts (opened_at, id) WHERE settled_at IS NULL;
+CREATE INDEX alerts_by_opening ON alerts (opened_at, id);
+CREATE INDEX alerts_by_subject ON alerts (kind, subject);
+
+CREATE TABLE alert_notices (       -- what one notifier is told of one alert; alert_id '' is a heartbeat
+    id         TEXT PRIMARY KEY,
+    alert_id   TEXT NOT NULL,
+    rule       TEXT NOT NULL,
+    notifier   TEXT NOT NULL,
+    event      TEXT NOT NULL,
+    seq        BIGINT NOT NULL,
+    state      TEXT NOT NULL,
+    told       BIGINT NOT NULL,    -- events that arrived
+    attempts   BIGINT NOT NULL,
+    error      TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    sent_at    BIGINT,
+    next_at    BIGINT,
+    lease_until BIGINT,
+    owner      TEXT NOT NULL,
+    revision   BIGINT NOT NULL,
+    UNIQUE (alert_id, rule, notifier)
 );
 
 CREATE TABLE local_secrets (       -- the embedded backend
@@ -284,6 +344,8 @@ CREATE INDEX local_versions_sealed_by ON local_versions (sealed_by) WHERE sealed
 -- +goose Down
 DROP TABLE local_versions;
 DROP TABLE local_secrets;
+DROP TABLE alert_notices;
+DROP TABLE alerts;
 DROP TABLE events;
 DROP TABLE api_keys;
 DROP TABLE tokens;

@@ -1,0 +1,195 @@
+package alert_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/alert"
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// why is what an issuer or consumer is said to have done wrong.
+const why = "it answered 500"
+
+func save(t *testing.T, db *store.DB, fn func(*store.Tx) error) {
+	t.Helper()
+	if err := db.Update(t.Context(), fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addSecret(t *testing.T, db *store.DB) rotation.Secret {
+	t.Helper()
+	s := rotation.Secret{ID: "sec_1", Ref: backends.Ref{Tenant: "acme", Name: "mail/sender"}, Origin: rotation.OriginAPI, State: rotation.SecretActive,
+		Definition: rotation.Definition{Backend: "prod"}, Current: 2, Generation: 2, CreatedAt: start, UpdatedAt: start}
+	save(t, db, func(tx *store.Tx) error { return tx.AddSecret(t.Context(), &s) })
+	return s
+}
+
+// open are the kinds of the open alerts, in order.
+func open(t *testing.T, db *store.DB) (kinds []string) {
+	t.Helper()
+	for _, a := range alerts(t, db) {
+		if a.Open() {
+			kinds = append(kinds, a.Kind)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
+// TestSweepFindsAndEnds: what is wrong in the store is raised at the next look, with a
+// text and the command to run next, and is over when it is mended.
+func TestSweepFindsAndEnds(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		ctx := t.Context()
+		s := addSecret(t, db)
+		n := newNode(t, db, "a", c, alert.Rules{})
+		must := func(kinds ...string) {
+			t.Helper()
+			n.tick(t)
+			if got := open(t, db); !slices.Equal(got, kinds) {
+				t.Errorf("open %q, want %q", got, kinds)
+			}
+		}
+		must()
+
+		dead := rotation.Retirement{ID: "ret_1", SecretID: s.ID, Version: 1, Cause: rotation.CauseRotated, State: rotation.Unconfirmed, RequestedAt: start}
+		save(t, db, func(tx *store.Tx) error { return tx.AddRetirement(ctx, &dead) })
+		must(alert.Unconfirmed)
+		dead.State = rotation.ProvenDead
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &dead) })
+		must()
+		dead.State = rotation.Resurrected
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &dead) })
+		must(alert.Resurrected)
+		dead.State = rotation.Rejecting // contained, and not proven
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &dead) })
+		must(alert.Resurrected)
+		dead.State = rotation.ProvenDead
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &dead) })
+		must()
+
+		d := rotation.Delivery{ID: "del_1", SecretID: s.ID, Ref: s.Ref, Consumer: "web", Version: 2, Generation: 2, Event: rotation.EventRotated,
+			Trigger: rotation.TriggerSchedule, CreatedAt: c.Now(), NextAttemptAt: c.Now(), Error: why}
+		save(t, db, func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) })
+		must()
+		c.pass(time.Hour + time.Second)
+		must(alert.StuckDelivery)
+		d.State = rotation.DeliveryReceived
+		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(ctx, &d) })
+		must()
+
+		held := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerManual, State: rotation.Overlap, WaitingFor: rotation.WaitAcknowledgment,
+			From: 1, To: 2, CreatedAt: c.Now(), Plan: rotation.Plan{Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied}}}
+		save(t, db, func(tx *store.Tx) error { return tx.AddRotation(ctx, &held) })
+		must(alert.MissingAcknowledgement)
+		held.State, held.WaitingFor = rotation.Retiring, "" // it timed out, and web has not applied it
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &held) })
+		must(alert.MissingAcknowledgement)
+		d.State = rotation.DeliveryApplied
+		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(ctx, &d) })
+		must()
+		held.State, held.EndedAt, held.Error = rotation.Failed, c.Now(), why
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &held) })
+		must(alert.RotationFailed)
+		next := rotation.Rotation{ID: "rot_2", SecretID: s.ID, Trigger: rotation.TriggerManual, State: rotation.Queued, CreatedAt: c.Now().Add(time.Second)}
+		save(t, db, func(tx *store.Tx) error { return tx.AddRotation(ctx, &next) })
+		must()
+
+		p := rotation.Placement{ID: "pla_1", SecretID: s.ID, Backend: "prod", Role: rotation.RolePrimary, Want: 2, Have: 2,
+			Drift: &rotation.Drift{Kind: rotation.DriftChanged, Detail: "it holds a value that is no version", FoundAt: c.Now()}}
+		save(t, db, func(tx *store.Tx) error { return tx.AddPlacement(ctx, &p) })
+		must() // it may be brought in step by itself
+		c.pass(15 * time.Minute)
+		must(alert.Drift)
+		p.Drift = nil
+		save(t, db, func(tx *store.Tx) error { return tx.SavePlacement(ctx, &p) })
+		must()
+
+		dead.State = rotation.Unprovable
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &dead) })
+		must(alert.Unprovable)
+		save(t, db, func(tx *store.Tx) error { // somebody acknowledges it
+			all, _, err := tx.AlertsPage(ctx, store.AlertFilter{Kind: alert.Unprovable}, store.Page{})
+			if err != nil {
+				return err
+			}
+			all[0].AckedAt, all[0].ResolvedAt = c.Now(), c.Now()
+			return tx.SaveAlert(ctx, &all[0])
+		})
+		must()
+		raise(t, db, rootToken)
+		must(alert.NewRootToken) // and only people end it
+		kinds := map[string]bool{}
+		for _, a := range alerts(t, db) {
+			kinds[a.Kind] = true
+			if a.Kind != alert.NewRootToken && (a.Tenant != "acme" || a.Next == "") || a.Text == "" {
+				t.Errorf("alert %+v", a)
+			}
+			t.Log(a.Text, "|", a.Next)
+		}
+		if len(kinds) != 8 {
+			t.Errorf("raised of %v", kinds)
+		}
+	})
+}
+
+// TestEngineRaises: what may be over before a sweep looks is raised with what happened.
+func TestEngineRaises(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		s := addSecret(t, db)
+		r := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerManual, State: rotation.Retiring, From: 1, To: 2, CreatedAt: start,
+			Plan: rotation.Plan{Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireReceived}}}
+		d := rotation.Delivery{ID: "del_1", SecretID: s.ID, Ref: s.Ref, Consumer: "web", Version: 2, Generation: 2, Event: rotation.EventRotated,
+			Trigger: rotation.TriggerSchedule, CreatedAt: start, NextAttemptAt: start}
+		save(t, db, func(tx *store.Tx) error {
+			if err := tx.AddRotation(t.Context(), &r); err != nil {
+				return err
+			}
+			if err := tx.AddDelivery(t.Context(), &d); err != nil {
+				return err
+			}
+			return tx.AddAlert(t.Context(), alert.MissingAcknowledgement, "acme", r.ID, "version 1 is being revoked although 1 consumers have not acknowledged", "next")
+		})
+		n := newNode(t, db, "a", c, alert.Rules{})
+		n.tick(t)
+		if got := open(t, db); len(got) != 1 {
+			t.Errorf("open %q", got)
+		}
+		r.State, r.EndedAt = rotation.Done, c.Now() // which ends nothing: web does not know of it
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(t.Context(), &r) })
+		n.tick(t)
+		if got := open(t, db); len(got) != 1 {
+			t.Errorf("open %q", got)
+		}
+		d.State = rotation.DeliveryReceived
+		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(t.Context(), &d) })
+		n.tick(t)
+		if got := open(t, db); len(got) != 0 {
+			t.Errorf("open %q", got)
+		}
+	})
+}
+
+// TestShortTroubleIsTold: what was over before anybody was told is told all the same.
+func TestShortTroubleIsTold(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		to := &receiver{}
+		n := newNode(t, db, "a", c, only(to, config.Alert{}))
+		r := rootToken
+		r.Kind, r.Subject = alert.Resurrected, "ret_gone"
+		raise(t, db, r)
+		for range 3 { // the sweep comes first, and ends it
+			n.tick(t)
+		}
+		want(t, to.events(), "raised ret_gone", "resolved ret_gone")
+		if all := alerts(t, db); len(all) != 1 || all[0].SettledAt.IsZero() {
+			t.Errorf("not settled: %+v", all)
+		}
+	})
+}

@@ -1,0 +1,320 @@
+package audit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/keybroker/keybroker/backends/privatefile"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+const (
+	// signEvery is how long a line stays without a checkpoint after it, and how long
+	// one stays unsynced.
+	signEvery = time.Second
+	// maxUnsigned is how many lines stand between two checkpoints at most; a verifier
+	// counts on it. The journal signs at half of it.
+	maxUnsigned = 4096
+)
+
+// progress is what the next line follows from.
+type progress struct {
+	tree     tree
+	prev     string    // of the next line
+	seq      int64     // the highest of the outbox so far
+	unsigned int       // lines since the last checkpoint
+	signedAt time.Time // when that was written
+}
+
+func (p progress) clone() progress {
+	p.tree = p.tree.clone()
+	return p
+}
+
+// follow takes a line in.
+func (p *progress) follow(line []byte) {
+	leaf := leafOf(line)
+	p.tree.add(leaf)
+	p.prev = leaf.String()
+}
+
+// journal is the file that lines are appended to, and the segments before it. It is
+// used by one goroutine at a time.
+type journal struct {
+	path    string
+	signer  *signer
+	maxSize int64
+	now     func() time.Time
+	logger  hclog.Logger
+
+	file    *file // nil: it is to be opened before anything is written
+	regular bool  // else nothing can be read back, cut off or synced: a device, a pipe
+	fresh   bool  // the next lines belong in a segment of their own
+	first   int64 // index of the segment's first line, or of the line to come
+	offset  int64 // where the next line begins
+	newest  Checkpoint
+	pending []queued // what opening has found, to be told by the next lines
+	progress
+}
+
+// queued is a line that has no place yet.
+type queued struct {
+	body []byte
+	seq  int64
+}
+
+// append writes lines, with checkpoints between them as they are due. Of lines that
+// could not be written nothing stays, as far as the file lets itself be cut off.
+func (j *journal) append(lines []queued) error {
+	if err := j.ready(); err != nil {
+		return err
+	}
+	next, newest, now := j.progress.clone(), j.newest, j.now()
+	var text []byte
+	add := func(body []byte) {
+		line := place(next.tree.size, next.prev, body)
+		next.follow(line)
+		text = append(append(text, line...), '\n')
+	}
+	sign := func() (err error) {
+		if newest, err = j.signer.sign(next.tree, next.seq, now); err != nil {
+			return err
+		}
+		body, err := json.Marshal(signedBody{KindCheckpoint, newest.Note})
+		add(body)
+		next.unsigned, next.signedAt = 0, now
+		return err
+	}
+	if j.offset == 0 && next.tree.size > 0 || next.unsigned > 0 && now.Sub(next.signedAt) >= signEvery {
+		if err := sign(); err != nil {
+			return err
+		}
+	}
+	for _, q := range slices.Concat(j.pending, lines) {
+		if next.unsigned == 0 {
+			next.signedAt = now // the time counts from here
+		}
+		add(q.body)
+		next.seq = max(next.seq, q.seq)
+		if next.unsigned++; next.unsigned >= maxUnsigned/2 {
+			if err := sign(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := j.write(text); err != nil {
+		return err
+	}
+	j.progress, j.newest, j.pending = next, newest, nil
+	return nil
+}
+
+// ready opens the file, or another segment, where that has to be.
+func (j *journal) ready() error {
+	if j.file == nil {
+		if err := j.open(j.progress); err != nil {
+			j.drop()
+			return err
+		}
+	}
+	if j.regular && j.offset > 0 && (j.fresh || j.offset >= j.maxSize) {
+		return j.rotate()
+	}
+	return nil
+}
+
+func (j *journal) write(text []byte) error {
+	n, err := j.file.Write(text)
+	if err == nil {
+		j.offset += int64(n)
+		return nil
+	}
+	if j.regular && j.file.Truncate(j.offset) != nil {
+		j.drop() // what is there is found out when it is opened again
+	}
+	return err
+}
+
+// drop closes the file, which is in an unknown state.
+func (j *journal) drop() {
+	if j.file != nil {
+		_ = j.file.Close() // it has failed already
+		j.file = nil
+	}
+}
+
+// rotate gives the segment that is full its own name, and begins another.
+func (j *journal) rotate() error {
+	if err := j.file.sync(); err != nil && !j.fresh {
+		j.drop()
+		return err
+	}
+	j.file.whole.Store(!j.fresh)
+	j.drop()
+	if err := j.rename(); err != nil {
+		return err
+	}
+	return j.create()
+}
+
+// create begins a segment where the journal has come to.
+func (j *journal) create() error {
+	f, err := os.OpenFile(j.path, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := privatefile.SyncDir(filepath.Dir(j.path)); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	j.file, j.regular, j.fresh, j.first, j.offset = &file{File: f, regular: true}, true, false, j.tree.size, 0
+	return nil
+}
+
+// moved tells whether the file at path is another than the one that is written.
+func (j *journal) moved() bool {
+	if j.file == nil {
+		return false
+	}
+	here, err := j.file.Stat()
+	there, statErr := os.Stat(j.path)
+	return err == nil && (statErr != nil || !os.SameFile(here, there))
+}
+
+// file is one that is written by one goroutine and synced by another.
+type file struct {
+	*os.File
+	regular bool
+	whole   atomic.Bool // it was synced before it was closed
+}
+
+// sync makes everything that was written outlive the machine's power.
+func (f *file) sync() error {
+	if !f.regular {
+		return nil
+	}
+	if err := f.Sync(); err != nil && !(errors.Is(err, os.ErrClosed) && f.whole.Load()) {
+		return err
+	}
+	return nil
+}
+
+// close signs what is not signed yet, syncs and closes.
+func (j *journal) close() error {
+	if j.file == nil {
+		return nil
+	}
+	var err error
+	if j.unsigned > 0 {
+		j.signedAt = time.Time{}
+		err = j.append(nil)
+	}
+	if j.file == nil {
+		return err
+	}
+	syncErr := j.file.sync()
+	j.file.whole.Store(syncErr == nil)
+	err = errors.Join(err, syncErr, j.file.Close())
+	j.file = nil
+	return err
+}
+
+// note is a line about the journal itself.
+func (j *journal) note(action, outcome string, detail map[string]string) (queued, error) {
+	text, err := body{AuditEvent: rotation.AuditEvent{At: j.now(), Kind: rotation.AuditStep, Actor: "keybroker", Action: action, Path: "sys/audit", Outcome: outcome, Detail: detail}}.encode()
+	return queued{body: text}, err
+}
+
+// open opens the file, having made it whole, and finds out what the next line follows
+// from. Known is what there has certainly been: a journal that has less has lost it,
+// and goes on in a segment of its own behind the gap.
+func (j *journal) open(known progress) error {
+	if info, err := os.Stat(j.path); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return err
+		}
+		j.file, j.regular, j.offset, j.progress = &file{File: f}, false, 0, known
+		return nil
+	}
+	all, err := segments(j.path)
+	if err != nil {
+		return err
+	}
+	found, about, err := j.recover(all)
+	if err != nil {
+		return err
+	}
+	if found.tree.size < known.tree.size {
+		if err := j.setAside(); err != nil {
+			return err
+		}
+		about = append(about, lost{found.tree.size, known.tree.size})
+		known.prev, known.unsigned = "", 0 // nobody has the line before
+		found = known
+	}
+	j.progress = found
+	if j.file == nil {
+		if err := j.create(); err != nil {
+			return err
+		}
+	}
+	return j.tell(about)
+}
+
+// tell has what opening found written down as soon as anything can be.
+func (j *journal) tell(about []finding) error {
+	for _, f := range about {
+		j.logger.Error("the audit log: "+f.String(), "file", j.path)
+		line, err := j.note(f.event())
+		if err != nil {
+			return err
+		}
+		j.pending = append(j.pending, line)
+	}
+	return nil
+}
+
+// setAside ends the segment that is open, if there is any line in it.
+func (j *journal) setAside() error {
+	if j.file == nil {
+		return nil
+	}
+	j.drop()
+	if j.offset == 0 {
+		return os.Remove(j.path)
+	}
+	return j.rename()
+}
+
+// rename gives the segment its own name; never that of another.
+func (j *journal) rename() error {
+	to := segmentPath(j.path, j.first)
+	if _, err := os.Lstat(to); err == nil {
+		to = fmt.Sprintf("%s.cut-%016d-%d", strings.TrimSuffix(j.path, extension), j.first, j.now().UnixNano())
+	}
+	return os.Rename(j.path, to)
+}
+
+// copyTo keeps a part of a file in a file of its own.
+func copyTo(path string, f io.ReaderAt, from, to int64) error {
+	return privatefile.Create(path, func(w io.Writer) error {
+		_, err := io.Copy(w, io.NewSectionReader(f, from, to-from))
+		return err
+	})
+}
+
+// finding is something that opening a journal has found, and that it tells of.
+type finding interface {
+	fmt.Stringer
+	event() (action, outcome string, detail map[string]string)
+}

@@ -1,0 +1,103 @@
+package client
+
+import (
+	"context"
+	"net/url"
+	"time"
+)
+
+// The severities of alerts.
+const (
+	Critical = "critical" // a key that should be dead may live, or somebody has taken control
+	Failing  = "error"    // something does not work
+	Warning  = "warning"  // something will not work if nobody looks
+)
+
+// The states of what a notifier is told.
+const (
+	NoticePending = "pending" // it is to be told; attempts that failed are repeated
+	NoticeSent    = "sent"
+	NoticeDropped = "dropped" // it came too late to be told
+)
+
+// Alert is something that people are told until it is over.
+type Alert struct {
+	ID             string    `json:"id"`
+	Kind           string    `json:"kind"` // "unconfirmed", "resurrected", "drift", …
+	Severity       string    `json:"severity"`
+	Tenant         string    `json:"tenant,omitempty"` // empty: of none
+	Subject        string    `json:"subject"`          // what it is about: of each kind and subject one alert is open
+	Node           string    `json:"node,omitempty"`   // the only one that can tell whether it is over
+	Text           string    `json:"text"`
+	Next           string    `json:"next,omitempty"` // the command to run
+	Count          int       `json:"count"`          // times that it was raised
+	OpenedAt       time.Time `json:"opened_at"`
+	LastAt         time.Time `json:"last_at"`
+	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"`
+	AcknowledgedBy string    `json:"acknowledged_by,omitempty"`
+	Reason         string    `json:"reason,omitempty"` // of the acknowledgement
+	ResolvedAt     time.Time `json:"resolved_at,omitzero"`
+	Notices        []Notice  `json:"notices"` // not shown to who is bound to a tenant
+}
+
+// Notice is what one notifier was told last of an alert, or is to be told.
+type Notice struct {
+	Rule     string    `json:"rule"` // the alert block
+	Notifier string    `json:"notifier"`
+	Event    string    `json:"event"` // "raised", "reminder", "escalated", "resolved"
+	State    string    `json:"state"`
+	Told     int       `json:"told"`               // events that arrived
+	Attempts int       `json:"attempts,omitempty"` // at this one
+	Error    string    `json:"error,omitempty"`    // of the last attempt, if it failed
+	SentAt   time.Time `json:"sent_at,omitzero"`
+	NextAt   time.Time `json:"next_at,omitzero"` // of the next attempt
+}
+
+// AlertQuery selects alerts, the latest first.
+type AlertQuery struct {
+	Kind string
+	All  bool // also those that are over
+	Page
+}
+
+func (q AlertQuery) values() url.Values {
+	v := q.Page.values()
+	set(v, "kind", q.Kind)
+	if q.All {
+		v.Set("all", "true")
+	}
+	return v
+}
+
+// AcknowledgeAlertRequest says that somebody looks after an alert.
+type AcknowledgeAlertRequest struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// NotifierTest is what came of a test of a notifier.
+type NotifierTest struct {
+	Notifier string `json:"notifier"`
+	OK       bool   `json:"ok"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Alerts lists alerts: those that are open, or all.
+func (c *Client) Alerts(ctx context.Context, q AlertQuery) (List[Alert], error) {
+	return do[List[Alert]](ctx, c, api("GET", "alerts").with(q.values()))
+}
+
+// Alert returns one alert.
+func (c *Client) Alert(ctx context.Context, id string) (Alert, error) {
+	return do[Alert](ctx, c, api("GET", "alerts", id))
+}
+
+// AcknowledgeAlert says that the caller looks after an alert: nobody is reminded of
+// it any more. What is about something that has happened is over with that.
+func (c *Client) AcknowledgeAlert(ctx context.Context, id string, r AcknowledgeAlertRequest) (Alert, error) {
+	return do[Alert](ctx, c, api("POST", "alerts", id, "ack").send(r))
+}
+
+// TestNotifier has a notifier tell now that it works, and waits for its answer.
+func (c *Client) TestNotifier(ctx context.Context, name string) (NotifierTest, error) {
+	return do[NotifierTest](ctx, c, api("POST", "notifiers", name, "test").send(struct{}{}))
+}

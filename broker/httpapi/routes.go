@@ -1,0 +1,103 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/keybroker/keybroker/broker/ratelimit"
+	"github.com/keybroker/keybroker/policy"
+)
+
+const root = "/api/v1/"
+
+const (
+	inEmergencies = "while an emergency goes on: emergency instead of rotate"
+	toOverwrite   = "update as well"
+)
+
+// table is the whole surface. It is data: nothing is served that is not in it.
+func table() []Endpoint {
+	rotating := on(policy.Rotate).also(inEmergencies)
+	onRecord := rotating.hiding()
+	return []Endpoint{
+		get("secrets", seen.hiding(), "Lists secrets by name, without their values.", pages(secretQuery, Broker.Secrets)),
+		get("secrets/{name}", seen, "Shows a secret: its state and versions, no value.", shows("name", Broker.Secret)),
+		get("secrets/{name}/value", on(policy.Read).also("of a version in its overlap read_previous, of a pending one read_pending, instead of read"),
+			"Gives the value of the current version, or of the version asked for, with an entity tag.", valueOf()),
+		get("secrets/{name}/plan", seen, "Tells what would happen to a secret, when, and what keeps it from happening.", shows("name", Broker.Plan)),
+		post("secrets/{name}/rotate", on(policy.Rotate), "Begins a rotation.", takes(http.StatusAccepted, "name", Broker.Rotate)),
+		post("secrets/{name}/revoke", on(policy.Revoke), "Turns one version off, which is then proven.", takes(http.StatusAccepted, "name", Broker.Revoke)).as(ratelimit.Containing),
+		post("secrets/{name}/emergency", on(policy.Emergency), "Turns off what is compromised, and replaces it. Idempotent while the emergency lasts.",
+			takes(http.StatusAccepted, "name", Broker.Emergency)).as(ratelimit.Containing),
+		post("secrets/{name}/pause", on(policy.Update), "Keeps a secret from rotating. Emergencies go on.", takes(http.StatusOK, "name", Broker.Pause)),
+		post("secrets/{name}/resume", on(policy.Update), "Ends a pause.", shows("name", Broker.Resume)),
+		post("secrets/{name}/repair", rotating.also(inEmergencies+"; with overwrite: "+toOverwrite),
+			"Finds what is out of step between the broker and the vault of a secret, and mends it.", takes(http.StatusOK, "name", Broker.Repair)),
+		post("secrets/{name}/import", rotating.also(inEmergencies+"; "+toOverwrite+"; with a handle: revoke as well"),
+			"Takes over what the vault holds of a secret already.", takes(http.StatusOK, "name", Broker.Import)),
+		post("secrets/{name}/drift/check", rotating, "Asks for every backend of a secret to be compared now with what it should hold.",
+			takes(http.StatusAccepted, "name", Broker.CheckDrift)),
+		post("secrets/{name}/drift/restore", rotating.also(inEmergencies+"; "+toOverwrite), "Writes the current version over what a backend holds.",
+			takes(http.StatusOK, "name", Broker.RestoreDrift)),
+		post("secrets/{name}/drift/adopt", rotating, "Asks for the value that a backend holds to become the current version, once somebody has approved it.",
+			takes(http.StatusOK, "name", Broker.AdoptDrift)),
+		get("drift", seen.hiding(), "Lists what backends hold of secrets: what is out of step, or all.", pages(driftQuery, Broker.Placements)),
+
+		get("rotations", seen.hiding(), "Lists rotations, the newest first.", pages(rotationQuery, Broker.Rotations)),
+		get("rotations/{id}", seen.hiding(), "Shows a rotation with its steps.", shows("id", Broker.Rotation)),
+		get("rotations/{id}/events", seen.hiding(), "Streams a rotation and the retirements it waits for, each whenever it changes, until it has ended.", watches(Broker.WatchRotation)),
+		post("rotations/{id}/cancel", onRecord, "Cancels a rotation that has not published yet.", takes(http.StatusOK, "id", Broker.Cancel)),
+		post("rotations/{id}/retry", onRecord, "Lets a rotation that waits try again at once.", takes(http.StatusOK, "id", Broker.Retry)),
+		post("rotations/{id}/approve", on(policy.Approve).hiding().also("not who asked for the rotation"), "Approves a rotation that waits for it.",
+			takes(http.StatusOK, "id", Broker.Approve)),
+		post("rotations/{id}/rollback", onRecord, "Makes the version of before current again, while it is in its overlap.", takes(http.StatusOK, "id", Broker.RollBack)),
+
+		get("retirements", seen.hiding(), "Lists retirements, without their tries.", pages(retirementQuery, Broker.Retirements)),
+		get("retirements/{id}", seen.hiding(), "Shows a retirement with every try: the whole proof.", shows("id", Broker.Retirement)),
+		get("retirements/{id}/events", seen.hiding(), "Streams a retirement whenever it changes, until its proof.", watches(Broker.WatchRetirement)),
+		post("retirements/{id}/probe", onRecord, "Tries a revoked credential again now.", takes(http.StatusOK, "id", Broker.Probe)),
+		get("orphans", seen.hiding(), "Lists credentials that no version stands for and that may be alive.", pages(orphanQuery, Broker.Orphans)),
+
+		get("deliveries", seen.hiding(), "Lists deliveries to consumers.", pages(deliveryQuery, Broker.Deliveries)),
+		get("deliveries/{id}", seen.hiding(), "Shows a delivery.", shows("id", Broker.Delivery)),
+		post("deliveries/{id}/ack", on(policy.Update).hiding(), "Says that the consumer uses what was delivered.", takes(http.StatusOK, "id", Broker.Acknowledge)),
+		post("deliveries/{id}/replay", onRecord, "Delivers again.", takes(http.StatusOK, "id", Broker.Replay)),
+		post("events/{trigger}", node("events/{trigger}", policy.Create), "Reports an event to a trigger, which rotates a secret or declares an emergency.",
+			takes(http.StatusAccepted, "trigger", Broker.Event)).as(ratelimit.Containing),
+
+		get("auth", anybody, "Lists the ways to log in.", methodsToLogIn()),
+		post("auth/{method}/login", anybody, "Makes a token of a role for whom a JWT of an identity provider, or the certificate of the connection, proves. Only this answer carries it.", logsIn()),
+
+		get("tokens", node("tokens", policy.List), "Lists tokens, without the tokens themselves.", pages(page, Broker.Tokens)),
+		post("tokens", node("tokens", policy.Create).also("of a break-glass token create on sys/break-glass instead"), "Makes a token. Only this answer carries it.", does(http.StatusCreated, Broker.CreateToken)),
+		get("tokens/self", known, "Shows the token of the caller, or what the caller's certificate stands for.", tells(Broker.OwnToken)),
+		post("tokens/self/renew", known, "Has the caller's token live for its ttl from now on, as far as it can.", tells(Broker.RenewOwnToken)),
+		remove("tokens/self", known, "Ends the caller's token at once.", tells(Broker.RevokeOwnToken)).as(ratelimit.Containing),
+		remove("tokens/{id}", node("tokens", policy.Delete), "Ends a token at once.", shows("id", Broker.RevokeToken)).as(ratelimit.Containing),
+
+		get("audit", node("audit", policy.Read).also("who is bound to a tenant sees its records only"), "Looks through the audit log of this node, the newest records first.", pages(auditQuery, Broker.AuditRecords)),
+		post("audit/hash", node("audit", policy.Read), "Tells what the audit log has in the place of a text.", does(http.StatusOK, Broker.AuditHash)),
+		get("audit/checkpoint", node("audit", policy.Read).unbound(), "Gives the newest signed checkpoint of this node's audit log, and the public key.", tells(Broker.AuditCheckpoint)),
+
+		get("alerts", node("alerts", policy.Read), "Lists alerts: those that are open, or all.", pages(alertQuery, Broker.Alerts)),
+		get("alerts/{id}", node("alerts", policy.Read), "Shows an alert, and how people were told of it.", shows("id", Broker.Alert)),
+		post("alerts/{id}/ack", node("alerts", policy.Update), "Says that somebody looks after an alert: nobody is reminded of it.", takes(http.StatusOK, "id", Broker.AcknowledgeAlert)),
+		post("notifiers/{name}/test", node("alerts", policy.Update), "Has a notifier tell now that it works.", shows("name", Broker.TestNotifier)),
+
+		get("sys/freeze", node("freeze", policy.Read), "Tells whether everything is frozen.", tells(Broker.Frozen)),
+		post("sys/freeze", node("freeze", policy.Update).unbound(), "Stops all rotations but emergencies.", does(http.StatusOK, Broker.Freeze)),
+		post("sys/unfreeze", node("freeze", policy.Update).unbound(), "Lets rotations go on.", does(http.StatusOK, Broker.Unfreeze)),
+		post("sys/reload", node("config", policy.Update).unbound(), "Takes the files of the configuration into use, wholly or not at all.", does(http.StatusOK, Broker.Reload)),
+		get("sys/config", node("config", policy.Read).unbound(), "Tells how the last reload ended, and what the configuration lacks.", tells(Broker.Configuration)),
+		get("storage", node("storage", policy.Read).unbound(), "Tells what is out of step since the state was restored.", tells(Broker.Storage)),
+		get("storage/snapshot", node("storage", policy.Read).unbound(), "Gives the whole state as one file, sealed as it is kept.", snapshots()),
+		get("seal", node("seal", policy.Read).unbound(), "Shows the seals and the keys that they wrap.", tells(Broker.SealStatus)),
+		post("seal/rotate", node("seal", policy.Update).unbound(), "Makes a new key to seal by, and seals everything anew.", does(http.StatusAccepted, Broker.RotateSeal)),
+		post("seal/verify", node("seal", policy.Read).unbound(), "Opens every sealed value, page by page, and tells which do not open.", does(http.StatusOK, Broker.VerifySeal)),
+
+		post("keys/check", anybody, "Tells a service whether a key that the broker issued works: 200 or 401. The key comes as bearer, or in the body.", checksKeys()).as(ratelimit.Checking),
+		get("/healthz", anybody, "Tells that the process serves.", healthy()).as(ratelimit.Unlimited),
+		get("/readyz", anybody, "Tells whether the node can do all of its work: 200 or 503.", ready()).as(ratelimit.Unlimited),
+		get(metricsPath, node("metrics", policy.Read).unbound(), "Gives the metrics of the node in the form of Prometheus.", measures()),
+		get("/openapi.json", anybody, "Describes this API.", describes()),
+	}
+}

@@ -1,0 +1,117 @@
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // zones must be known in images without a zone database
+)
+
+// windows are times of the week by the clock on the wall: where that is put
+// forward or back, an hour of them is missing there, or comes twice.
+type windows []window
+
+// window is from one minute of the week up to, not including, another. The week
+// begins with Sunday.
+type window struct{ from, to int }
+
+const (
+	minutesPerDay  = 24 * 60
+	minutesPerWeek = 7 * minutesPerDay
+)
+
+// contain tells whether local, a time in the zone that is meant, is in one of them.
+func (w windows) contain(local time.Time) bool {
+	minute := int(local.Weekday())*minutesPerDay + local.Hour()*60 + local.Minute()
+	return slices.ContainsFunc(w, func(one window) bool { return one.from <= minute && minute < one.to })
+}
+
+// add notes length minutes from that minute of the week, which may go on into the
+// next week.
+func (w *windows) add(from, length int) {
+	*w = append(*w, window{from, min(from+length, minutesPerWeek)})
+	if over := from + length - minutesPerWeek; over > 0 {
+		*w = append(*w, window{0, over})
+	}
+}
+
+var (
+	weekdays = []string{"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"}
+	form     = regexp.MustCompile(`^(?:([A-Za-z]+)(?:-([A-Za-z]+))? +)?([0-9]{2}):([0-9]{2})-([0-9]{2}):([0-9]{2})$`)
+)
+
+const windowExample = `write for instance "Mon-Fri 08:00-18:00", several joined by ","`
+
+// parseWindows reads "Mon-Fri 08:00-18:00, Sat 22:00-06:00": days, or none for
+// every day, and times. A window that ends before it begins goes on into the next
+// day. problem is empty if it can be read.
+func parseWindows(text string) (w windows, problem, suggestion string) {
+	parts := strings.Split(text, ",")
+	if len(parts) > maxConditions {
+		return nil, fmt.Sprintf("time has %d windows, the limit is %d", len(parts), maxConditions), ""
+	}
+	for _, part := range parts {
+		part = strings.TrimSpace(part)
+		m := form.FindStringSubmatch(part)
+		if m == nil {
+			return nil, fmt.Sprintf("%q is no time of the week", part), withTimes(part)
+		}
+		first, last, unknown := days(m[1], m[2])
+		if unknown != "" {
+			return nil, fmt.Sprintf("%q is no day of the week", unknown), suggest(unknown, weekdays)
+		}
+		from, okFrom := minuteOfDay(m[3], m[4])
+		to, okTo := minuteOfDay(m[5], m[6])
+		switch {
+		case !okFrom || !okTo || from == minutesPerDay:
+			return nil, fmt.Sprintf("%q has a time that no clock shows", part), "a day goes from 00:00 to 24:00"
+		case from == to:
+			return nil, fmt.Sprintf("%q begins when it ends", part), `for a whole day write "00:00-24:00"`
+		case to < from:
+			to += minutesPerDay
+		}
+		for day := first; ; day = (day + 1) % 7 {
+			w.add(day*minutesPerDay+from, to-from)
+			if day == last {
+				break
+			}
+		}
+	}
+	return w, "", ""
+}
+
+// withTimes says how to write what is no window. Days alone are none: "Mon, Tue
+// 08:00-18:00" would mean another thing than it seems to.
+func withTimes(part string) string {
+	if days := strings.Split(part, "-"); len(days) <= 2 && !slices.ContainsFunc(days, func(d string) bool { return !slices.Contains(weekdays, d) }) {
+		return fmt.Sprintf(`give it times of its own, as in "%s 00:00-24:00"`, part)
+	}
+	return windowExample
+}
+
+// days returns the first and last day of the week that are meant; unknown is what
+// is no day.
+func days(from, to string) (first, last int, unknown string) {
+	if from == "" {
+		return 0, 6, ""
+	}
+	if to == "" {
+		to = from
+	}
+	for _, d := range []string{from, to} {
+		if !slices.Contains(weekdays, d) {
+			return 0, 0, d
+		}
+	}
+	return slices.Index(weekdays, from), slices.Index(weekdays, to), ""
+}
+
+func minuteOfDay(hour, minute string) (n int, ok bool) {
+	h, _ := strconv.Atoi(hour) // two digits, as m is
+	m, _ := strconv.Atoi(minute)
+	n = h*60 + m
+	return n, m < 60 && n <= minutesPerDay
+}
