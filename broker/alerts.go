@@ -89,8 +89,8 @@ func (b *Broker) acknowledge(ctx context.Context, tx *store.Tx, p authn.Principa
 	if err := tx.SaveAlert(ctx, a); err != nil {
 		return err
 	}
-	return tx.AddAudit(ctx, rotation.AuditEvent{At: a.AckedAt, Tenant: a.Tenant, Actor: p.ID, Address: p.Address.String(),
-		Action: "alert.acknowledged", Path: alertsPath, Outcome: outcomeOK, Detail: map[string]string{"alert": a.ID, "kind": a.Kind, "subject": a.Subject}})
+	return tx.AddAudit(ctx, rotation.AuditEvent{At: a.AckedAt, Request: p.Request, Tenant: a.Tenant, Actor: p.ID, Role: p.Role, Method: p.Method,
+		Address: p.Address.String(), Action: "alert.acknowledged", Path: alertsPath, Outcome: outcomeOK, Detail: map[string]string{"alert": a.ID, "kind": a.Kind, "subject": a.Subject}})
 }
 
 // TestNotifier has a notifier tell now that it works.

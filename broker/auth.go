@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/keybroker/keybroker/backends"
@@ -42,13 +41,14 @@ func (b *Broker) AuthMethods(context.Context) (client.List[client.AuthMethod], e
 // LogIn makes the token of a role for whom a JWT, or the certificate of the
 // connection, proves to the method of that name. ErrDenied, which says why, if nobody
 // is proven, or no role is bound to them: it comes the later the more often that
-// happens to an address. ErrUnavailable if it cannot be told now.
-func (b *Broker) LogIn(ctx context.Context, shown authn.Credentials, method string, in client.LoginRequest) (out client.Token, err error) {
+// happens to an address. ErrUnavailable if it cannot be told now. Who is proven is
+// counted by admit, whose error is returned.
+func (b *Broker) LogIn(ctx context.Context, shown authn.Credentials, method string, in client.LoginRequest, admit func(authn.Principal) error) (out client.Token, err error) {
 	if len(in.Role) > maxRoleName {
 		return client.Token{}, fmt.Errorf("%w: the role is longer than %d bytes", backends.ErrInvalid, maxRoleName)
 	}
 	r := request{action: loginAction, path: authPath, detail: map[string]string{"role": in.Role}}
-	p := authn.Principal{ID: "anonymous", Address: shown.Address, Request: shown.Request}
+	p := authn.Principal{ID: authn.Anonymous, Address: shown.Address, Request: shown.Request}
 	if b.hasMethod(method) { // else it is any text
 		r.path, p.Method = authPath+"/"+method, method
 	}
@@ -64,9 +64,13 @@ func (b *Broker) LogIn(ctx context.Context, shown authn.Credentials, method stri
 		return client.Token{}, b.refuseLogin(ctx, p, r, err, sensitive)
 	}
 	p.Tenant, p.Role = role.Tenant, role.Name
-	rec, text := b.Authn.MakeFor(id, role, b.Now())
+	rec, text := b.Authn.MakeFor(id, b.forLogin(p, *role), b.Now())
+	p.Lineage, p.Limit = rec.Lineage, role.Limit
+	if err := admit(p); err != nil {
+		return client.Token{}, err
+	}
 	r.detail["token"] = rec.ID
-	allowed := decided{Decision: policy.Decision{Allowed: true}}
+	allowed := decided{changes: true, Decision: policy.Decision{Allowed: true}}
 	err = b.serve(ctx, p, r, allowed, func() (map[string]string, error) {
 		var ended []string
 		err := b.Store.Update(ctx, func(tx *store.Tx) (err error) {
@@ -94,7 +98,8 @@ func (b *Broker) hasMethod(name string) bool {
 }
 
 // proven tells who logs in, as far as that is known also with an error, and in which
-// role.
+// role. It takes as long as an identity provider does, so the role is that of the rules
+// in force afterwards.
 func (b *Broker) proven(ctx context.Context, shown authn.Credentials, method string, in client.LoginRequest) (id authn.Identity, role *policy.Role, err error) {
 	rules := b.Authn.Rules()
 	login, certificates := rules.Logins[method], rules.Certificates[method]
@@ -104,7 +109,7 @@ func (b *Broker) proven(ctx context.Context, shown authn.Credentials, method str
 	case certificates != nil && in.JWT != "":
 		return id, nil, fmt.Errorf("%w: the auth method %q takes the certificate of the connection, and no JWT", backends.ErrInvalid, method)
 	case certificates != nil:
-		id, err = b.Authn.IdentifyBy(method, shown.Certificates)
+		id, err = rules.IdentifyBy(method, shown.Certificates, b.Now())
 	case in.JWT == "":
 		return id, nil, fmt.Errorf("%w: the auth method %q takes a JWT", backends.ErrInvalid, method)
 	default:
@@ -117,17 +122,21 @@ func (b *Broker) proven(ctx context.Context, shown authn.Credentials, method str
 	if named == "" {
 		named = shown.Role
 	}
-	if role, err = b.Authn.RoleFor(id, named); err != nil {
+	after := b.Authn.Rules()
+	if after.Logins[method] != login || after.Certificates[method] != certificates {
+		return id, nil, fmt.Errorf("%w: the auth method was changed meanwhile: log in again", backends.ErrUnavailable)
+	}
+	if role, err = after.RoleFor(id, named); err != nil {
 		return id, nil, err
 	}
-	if from := shown.Address; len(role.CIDRs) > 0 && !slices.ContainsFunc(role.CIDRs, func(n netip.Prefix) bool { return n.Contains(from) }) {
-		return id, nil, fmt.Errorf("%w: the role %q is bound to other addresses than %s", backends.ErrDenied, role.Name, from)
+	if !authn.Admits(role, shown.Address) {
+		return id, nil, fmt.Errorf("%w: the role %q is bound to other addresses than %s", backends.ErrDenied, role.Name, shown.Address)
 	}
 	return id, role, nil
 }
 
 // refuseLogin writes that a login came to nothing, and returns why: in time, where it
-// may be an attempt to guess.
+// may be an attempt to guess. What is not written is summed up by the Authn.
 func (b *Broker) refuseLogin(ctx context.Context, p authn.Principal, r request, why error, sensitive map[string]string) error {
 	d := decided{Decision: policy.Decision{Allowed: !errors.Is(why, backends.ErrDenied)}}
 	outcome := outcomeDenied
@@ -136,13 +145,15 @@ func (b *Broker) refuseLogin(ctx context.Context, p authn.Principal, r request, 
 	} else {
 		r.detail["why"] = why.Error()
 	}
-	if err := b.record(ctx, p, r, d, outcome); err != nil {
-		return err
+	if b.Authn.Apart(p) {
+		if err := b.record(ctx, p, r, d, outcome); err != nil {
+			return err
+		}
+		if err := b.respond(ctx, p, r, d, why, sensitive); err != nil {
+			return err
+		}
 	}
-	if err := b.respond(ctx, p, r, d, why, sensitive); err != nil {
-		return err
-	}
-	if !d.Allowed {
+	if !d.Allowed && p.ID == authn.Anonymous { // who is proven, and has no role, guesses nothing
 		if slowed := b.Authn.Failed(ctx, p.Address); slowed != nil {
 			return slowed
 		}

@@ -6,10 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,14 +33,17 @@ type Trigger struct {
 	Covers    func(secret string) bool
 }
 
-// Rules are what the configuration says of access. They are never changed once
-// the Broker has them.
+// Rules are what one configuration says of access: who calls, and what they may do.
+// They are never changed once the Broker has them.
 type Rules struct {
-	Policies []policy.Policy
-	Triggers map[string]Trigger
-	Backends map[string]*backends.Mount
+	authn.Rules // but for Access, which the Broker sets
+	Policies    []policy.Policy
+	Triggers    map[string]Trigger
+	Backends    map[string]*backends.Mount
 	// Environments of each backend whose block has some.
 	Environments map[string][]string
+	// Consumers are those that a role acknowledges for, and that.
+	Consumers map[string]string
 	// Down tells whether a backend was found to be unusable, so that nobody waits
 	// for it; nil: none ever is.
 	Down func(backend string) bool
@@ -55,6 +56,7 @@ type Config struct {
 	Audit     *audit.Log
 	Authn     *authn.Callers
 	Keys      *keys.Checker
+	Pages     *Pages
 	Node      Node
 	Seal      SealKeeper
 	Notifiers Notifiers
@@ -70,7 +72,7 @@ type Config struct {
 // is refused) and acts. Their errors carry a class of package backends.
 type Broker struct {
 	Config
-	rules atomic.Pointer[compiled]
+	streams streams
 }
 
 // compiled are the rules with the access lists of those who have called.
@@ -100,12 +102,13 @@ const keptACLs = 10_000
 // New returns a Broker that allows nothing until it has Rules, except to holders
 // of the root policy.
 func New(cfg Config) *Broker {
-	b := &Broker{Config: cfg}
+	b := &Broker{Config: cfg, streams: streams{open: map[string]int{}}}
 	b.SetRules(Rules{})
 	return b
 }
 
-// SetRules replaces the rules, for requests that begin from now on.
+// SetRules replaces the rules, for callers who are authenticated from now on: all of
+// them at once.
 func (b *Broker) SetRules(r Rules) {
 	if r.Down == nil {
 		r.Down = func(string) bool { return false }
@@ -115,14 +118,21 @@ func (b *Broker) SetRules(r Rules) {
 	for _, p := range r.Policies {
 		c.byName[p.Name] = p
 	}
-	b.rules.Store(c)
+	r.Rules.Access = c
+	b.Authn.SetRules(r.Rules)
 }
+
+// rulesOf are the rules that p was found out by.
+func (b *Broker) rulesOf(p authn.Principal) *compiled { return b.Authn.RulesOf(p).Access.(*compiled) }
 
 // acl compiles the policies of p; a name that is not configured (any more) grants
 // nothing.
 func (c *compiled) acl(p authn.Principal) *policy.ACL {
 	set := c.set(p.Policies)
 	key := aclKey{set: set}
+	if p.Method == authn.MethodBreakGlass {
+		p.Name = p.ID // whoever makes such a token names it as they like
+	}
 	for _, part := range []struct{ into, from, uses *string }{
 		{&key.who.Tenant, &p.Tenant, &set.uses.Tenant}, {&key.who.Role, &p.Role, &set.uses.Role},
 		{&key.who.Name, &p.Name, &set.uses.Name}, {&key.who.Environment, &p.Environment, &set.uses.Environment},
@@ -169,22 +179,46 @@ func (c *compiled) decide(p authn.Principal, path string, capability policy.Capa
 
 // facts are what conditions are about, for a request of p about s.
 func (b *Broker) facts(p authn.Principal, s rotation.Secret) policy.Facts {
-	return policy.Facts{Environment: s.Definition.Labels[policy.EnvironmentLabel], Address: p.Address, At: b.Now()}
+	return policy.Facts{Environment: s.Definition.Environment(), Address: p.Address, At: b.Now()}
 }
 
 // allows tells whether p may do something to s, which is at path.
 func (b *Broker) allows(p authn.Principal, path string, s rotation.Secret, c policy.Capability) bool {
-	return b.rules.Load().decide(p, path, c, b.facts(p, s)).Allowed
+	return b.rulesOf(p).decide(p, path, c, b.facts(p, s)).Allowed
 }
 
-// reaches tells whether no wall is between p and s.
-func (b *Broker) reaches(p authn.Principal, s rotation.Secret) bool {
-	h := policy.Holding{Tenant: s.Ref.Tenant, Environment: s.Definition.Labels[policy.EnvironmentLabel]}
-	environments := b.rules.Load().Environments
+// reaches tells whether no wall is between p and s: neither by what the configuration
+// says of s, nor by where its versions were made and are kept.
+func (b *Broker) reaches(ctx context.Context, tx *store.Tx, p authn.Principal, s rotation.Secret) (bool, error) {
+	walls, environments := wallsOf(p), b.rulesOf(p).Environments
+	h := policy.Holding{Tenant: s.Ref.Tenant, Environment: s.Definition.Environment()}
 	for _, backend := range append([]string{s.Definition.Backend}, s.Definition.Mirrors...) {
 		h.Declared = append(h.Declared, environments[backend])
 	}
-	return wallsOf(p).Reaches(h)
+	if p.Environment == "" || !walls.Reaches(h) {
+		return walls.Reaches(h), nil
+	}
+	standings, err := tx.Standings(ctx, s.ID)
+	for _, at := range standings {
+		if h.Declared = append(h.Declared, environments[at.Backend]); !at.Placed {
+			h.Made = append(h.Made, at.Environment)
+		}
+	}
+	return err == nil && walls.Reaches(h), err
+}
+
+// within leaves out the secrets that p does not reach.
+func (b *Broker) within(ctx context.Context, tx *store.Tx, p authn.Principal, found []rotation.Secret) (reached []rotation.Secret, err error) {
+	for _, s := range found {
+		ok, err := b.reaches(ctx, tx, p, s)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			reached = append(reached, s)
+		}
+	}
+	return reached, nil
 }
 
 // maxNamesakes is how many tenants' secrets of one name are looked at.
@@ -204,13 +238,19 @@ func (b *Broker) find(ctx context.Context, tx *store.Tx, p authn.Principal, name
 	}
 	if tenant != "" {
 		s, err := tx.SecretByRef(ctx, backends.Ref{Tenant: tenant, Name: bare})
-		if errors.Is(err, backends.ErrNotFound) || err == nil && !b.reaches(p, s) {
+		reached := false
+		if err == nil {
+			reached, err = b.reaches(ctx, tx, p, s)
+		}
+		if errors.Is(err, backends.ErrNotFound) || err == nil && !reached {
 			return rotation.Secret{}, notThere("secret", name)
 		}
 		return s, err
 	}
 	found, _, err := tx.Secrets(ctx, store.SecretFilter{Name: bare}, store.Page{Limit: maxNamesakes})
-	found = slices.DeleteFunc(found, func(s rotation.Secret) bool { return !b.reaches(p, s) })
+	if err == nil {
+		found, err = b.within(ctx, tx, p, found)
+	}
 	switch {
 	case err != nil:
 		return rotation.Secret{}, err

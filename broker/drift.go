@@ -20,11 +20,15 @@ import (
 func (b *Broker) onVault(ctx context.Context, p authn.Principal, action, name string, detail map[string]string, more []policy.Capability, fn func(rotation.Secret) error) error {
 	found, req, missing := b.resolve(ctx, p, name, request{action: action, path: pathOf(name), detail: detail})
 	takes := append([]policy.Capability{policy.Rotate}, more...)
+	emergency := false
 	if missing == nil {
-		var emergency bool
-		if emergency, missing = b.inEmergency(ctx, found.ID); emergency {
-			takes[0] = policy.Emergency
-		}
+		emergency, missing = b.inEmergency(ctx, found.ID)
+	}
+	if emergency {
+		takes[0] = policy.Emergency
+	}
+	if d, err := b.decide(p, req, takes...); emergency && err == nil {
+		return b.containing(ctx, p, req, d, func() error { return fn(found) })
 	}
 	return b.doAll(ctx, p, takes, req, func() error {
 		if missing != nil {
@@ -36,10 +40,10 @@ func (b *Broker) onVault(ctx context.Context, p authn.Principal, action, name st
 
 // Placements lists what backends hold of secrets: those out of step, or all.
 func (b *Broker) Placements(ctx context.Context, p authn.Principal, q client.DriftQuery) (client.List[client.Placement], error) {
-	return listOf(ctx, b, p, "drift.list", q.Secret,
-		func(tx *store.Tx, id string) ([]rotation.Placement, string, error) {
+	return listOf(ctx, b, p, "drift.list", q.Secret, q.Page,
+		func(tx *store.Tx, id string, at store.Page) ([]rotation.Placement, string, error) {
 			f := store.PlacementFilter{Tenant: p.Tenant, SecretID: id, Backend: q.Backend, OutOfStep: !q.All}
-			return tx.PlacementsPage(ctx, f, page(q.Page))
+			return tx.PlacementsPage(ctx, f, at)
 		},
 		func(p rotation.Placement) backends.Ref { return p.Ref },
 		func(_ *store.Tx, p rotation.Placement) (client.Placement, error) { return viewPlacement(p), nil })

@@ -88,20 +88,27 @@ func onDelivery(id string) target {
 	}}
 }
 
+// targeted looks up whose record at is, and what p may know of that secret. What p
+// does not reach is missing.
+func (b *Broker) targeted(ctx context.Context, p authn.Principal, at target) (of rotation.Secret, may sight, emergency bool, missing error) {
+	missing = b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if of, emergency, err = at.of(ctx, tx); err == nil {
+			may, err = b.sight(ctx, tx, p, of)
+		}
+		return err
+	})
+	if errors.Is(missing, backends.ErrNotFound) || missing == nil && !may.reaches {
+		missing = notThere(at.kind, at.id)
+	}
+	return of, may, emergency, missing
+}
+
 // intervene authorises p for capability c on the secret that at belongs to (in
 // place of rotate, for emergency where it belongs to one), then runs fn in a
 // read-write transaction. Who may neither do that nor see the secret is told that
 // there is no such record.
 func (b *Broker) intervene(ctx context.Context, p authn.Principal, c policy.Capability, action string, at target, r client.InterventionRequest, fn func(*store.Tx, backends.Ref) error) error {
-	var of rotation.Secret
-	var emergency bool
-	missing := b.Store.View(ctx, func(tx *store.Tx) (err error) {
-		of, emergency, err = at.of(ctx, tx)
-		return err
-	})
-	if errors.Is(missing, backends.ErrNotFound) || missing == nil && !b.reaches(p, of) {
-		missing = notThere(at.kind, at.id)
-	}
+	of, may, emergency, missing := b.targeted(ctx, p, at)
 	if c == policy.Rotate && emergency {
 		c = policy.Emergency
 	}
@@ -110,8 +117,11 @@ func (b *Broker) intervene(ctx context.Context, p authn.Principal, c policy.Capa
 		return b.refuse(ctx, p, req, itemwise, missing)
 	}
 	req = req.about(of.Ref.Name, of)
-	if req.path = of.Ref.Name; !b.sees(p, of) && !b.allows(p, req.path, of, c) {
+	if req.path = of.Ref.Name; !may.sees && !b.allows(p, req.path, of, c) {
 		return b.unseen(ctx, p, req, at.kind, at.id)
+	}
+	if emergency && !r.DryRun { // it goes on with a containment
+		return b.contain(ctx, p, c, req, func(tx *store.Tx) error { return fn(tx, of.Ref) })
 	}
 	return b.do(ctx, p, c, req, func() error {
 		return b.change(ctx, r.DryRun, func(tx *store.Tx) error { return fn(tx, of.Ref) })
@@ -218,10 +228,10 @@ func (b *Broker) Replay(ctx context.Context, p authn.Principal, id string, r cli
 // Orphans lists credentials whose mint's answer was lost or whose rotation
 // failed, the newest first.
 func (b *Broker) Orphans(ctx context.Context, p authn.Principal, q client.OrphanQuery) (client.List[client.Orphan], error) {
-	return listOf(ctx, b, p, "orphan.list", q.Secret,
-		func(tx *store.Tx, id string) ([]store.RetirementOf, string, error) {
+	return listOf(ctx, b, p, "orphan.list", q.Secret, q.Page,
+		func(tx *store.Tx, id string, at store.Page) ([]store.RetirementOf, string, error) {
 			f := store.RetirementFilter{Tenant: p.Tenant, SecretID: id, Causes: []rotation.Cause{rotation.CauseOrphan, rotation.CauseFailed}}
-			return tx.RetirementsPage(ctx, f, page(q.Page))
+			return tx.RetirementsPage(ctx, f, at)
 		},
 		func(t store.RetirementOf) backends.Ref { return t.Ref },
 		func(tx *store.Tx, t store.RetirementOf) (client.Orphan, error) {
@@ -249,7 +259,7 @@ func (b *Broker) Plan(ctx context.Context, p authn.Principal, name string) (out 
 			return missing
 		}
 		o, err := b.Engine.Outlook(ctx, found.ID)
-		if out = viewPlan(found.Ref, o); p.Tenant != "" {
+		if out = viewPlan(found.Ref, o); wallsOf(p) != (policy.Walls{}) {
 			for i, w := range out.WhyNot {
 				if w.WaitingFor == rotation.WaitFreeze {
 					out.WhyNot[i].Detail = "everything is frozen" // by whom and why tells of others

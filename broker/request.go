@@ -2,9 +2,11 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/audit"
@@ -24,9 +26,6 @@ type request struct {
 	detail  map[string]string
 	secret  rotation.Secret // that it is about; zero: none that the caller reaches
 	version int             // of the secret; 0: none in particular
-	// contains: what is asked for turns a credential off. Its records are committed
-	// with what it does, so that it waits for no log.
-	contains bool
 }
 
 const (
@@ -34,6 +33,28 @@ const (
 	outcomeDenied = "denied"
 	outcomeFailed = "failed"
 )
+
+// maxDetail bounds what a caller's words, such as a reason, take in the log and in
+// all that is told of them, in bytes.
+const maxDetail = 2048
+
+// wordy refuses what says more than is kept.
+func (r request) wordy() error {
+	for name, text := range r.detail {
+		if len(text) > maxDetail {
+			return fmt.Errorf("%w: the %s is %d bytes long, at most %d are kept: say it in fewer words", backends.ErrInvalid, name, len(text), maxDetail)
+		}
+	}
+	return nil
+}
+
+// cut shortens a text to what is kept of one.
+func cut(text string) string {
+	if len(text) <= maxDetail {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxDetail], "") + "…"
+}
 
 // about says in r which secret it is about: s, or, where there is none, what the
 // caller called it.
@@ -53,6 +74,9 @@ func (r request) about(name string, s rotation.Secret) request {
 type decided struct {
 	capability policy.Capability // that decided; empty: it takes none, or its parts are decided one by one
 	policy.Decision
+	// changes: what it takes no capability for, or one that decides for others as well,
+	// changes something.
+	changes bool
 }
 
 // reading are the capabilities that change nothing.
@@ -60,23 +84,25 @@ var reading = []policy.Capability{policy.Read, policy.ReadPrevious, policy.ReadP
 
 // durability is how a request's record is to be written before it is served.
 func (d decided) durability() audit.Durability {
-	if d.capability == "" || slices.Contains(reading, d.capability) {
-		return audit.Written
+	if d.changes || d.capability != "" && !slices.Contains(reading, d.capability) {
+		return audit.Synced
 	}
-	return audit.Synced
+	return audit.Written
 }
 
 // event is one record of r.
 func (b *Broker) event(p authn.Principal, r request, d decided, kind rotation.AuditKind, outcome string) rotation.AuditEvent {
-	ev := rotation.AuditEvent{At: b.Now(), Kind: kind, Request: p.Request, Tenant: p.Tenant, Actor: p.ID, Role: p.Role, Method: p.Method,
-		Address: p.Address.String(), Action: r.action, Path: r.path, Outcome: outcome,
+	ev := rotation.AuditEvent{At: b.Now(), Kind: kind, Request: p.Request, Tenant: p.Tenant, Actor: p.ID, Role: p.Role, Method: p.Method, Identity: p.Identity,
+		Address: p.Address.String(), Action: r.action, Path: cut(r.path), Outcome: outcome,
 		Capability: string(d.capability), Policy: d.Policy, Rule: d.Path, Version: r.version}
 	if r.secret.ID != "" {
 		ev.Secret = r.secret.Ref.String()
 		ev.Tenant = r.secret.Ref.Tenant // also where an operator asks: it is about what is the tenant's
 	}
 	ev.Detail = map[string]string{"name": p.Name}
-	maps.Copy(ev.Detail, r.detail)
+	for name, text := range r.detail {
+		ev.Detail[name] = cut(text)
+	}
 	return ev
 }
 
@@ -134,7 +160,8 @@ func (b *Broker) refuse(ctx context.Context, p authn.Principal, r request, d dec
 // decide tells whether p may all that.
 func (b *Broker) decide(p authn.Principal, r request, all ...policy.Capability) (d decided, err error) {
 	for _, c := range all {
-		d = decided{c, b.rules.Load().decide(p, r.path, c, b.facts(p, r.secret))}
+		changes := d.changes || !slices.Contains(reading, c)
+		d = decided{capability: c, changes: changes, Decision: b.rulesOf(p).decide(p, r.path, c, b.facts(p, r.secret))}
 		why := d.reason()
 		if wall := wallsOf(p).Before(r.path, c); wall != policy.NoWall {
 			d.Allowed, why = false, fmt.Sprintf("it concerns every %s, and the caller is bound to one", wall)
@@ -156,7 +183,8 @@ func (d decided) reason() string {
 	case d.Path == "":
 		return "no policy of the caller grants it"
 	case d.Unmet != "":
-		return fmt.Sprintf("policy %q decides, by its path %q, and its conditions do not hold: %s", d.Policy, d.Path, d.Unmet)
+		// Which ones is not told: it would tell whether there is such a secret.
+		return fmt.Sprintf("policy %q decides, by its path %q, and its conditions do not hold here and now (`keybroker policy check` tells which)", d.Policy, d.Path)
 	}
 	return fmt.Sprintf("policy %q decides, by its path %q", d.Policy, d.Path)
 }
@@ -194,6 +222,9 @@ func errorOr(err, otherwise error) error {
 // handed out only if both are written. What was changed is changed whether or not
 // the second can be written: the events committed with it tell of it, too.
 func (b *Broker) serve(ctx context.Context, p authn.Principal, r request, d decided, act func() (sensitive map[string]string, err error)) error {
+	if err := r.wordy(); err != nil {
+		return b.refuse(ctx, p, r, d, err)
+	}
 	if err := b.record(ctx, p, r, d, outcomeOK); err != nil {
 		return err
 	}
@@ -209,15 +240,49 @@ func (b *Broker) serve(ctx context.Context, p authn.Principal, r request, d deci
 	return nil
 }
 
+// containing is serve for what goes on with an emergency and cannot be one transaction:
+// its records are committed to the store, and wait for no log.
+func (b *Broker) containing(ctx context.Context, p authn.Principal, r request, d decided, act func() error) error {
+	if err := r.wordy(); err != nil {
+		return b.refuse(ctx, p, r, d, err)
+	}
+	add := func(kind rotation.AuditKind, outcome string, result error) error {
+		ev := b.event(p, r, d, kind, outcome)
+		if result != nil {
+			ev.Detail["error"] = classOf(result)
+		}
+		return b.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.AddAudit(ctx, ev) })
+	}
+	if err := add(rotation.AuditRequest, outcomeOK, nil); err != nil {
+		return err
+	}
+	result, outcome := act(), outcomeOK
+	if result != nil {
+		outcome = outcomeFailed
+	}
+	if err := add(rotation.AuditResponse, outcome, result); err != nil {
+		b.Logger.Error("what came of a request is not in the audit log; the events committed with it will be", "action", r.action, "error", err)
+	}
+	return result
+}
+
 // contain authorises p for capability c and runs act in a read-write transaction,
 // which turns something off: the records are committed with it, so that it waits
 // for no log, however long that takes to be written.
 func (b *Broker) contain(ctx context.Context, p authn.Principal, c policy.Capability, r request, act func(*store.Tx) error) error {
 	d, err := b.decide(p, r, c)
+	if err == nil {
+		err = r.wordy()
+	}
 	if err != nil {
 		return b.refuse(ctx, p, r, d, err)
 	}
-	err = b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
+	return b.contained(ctx, p, r, d, act)
+}
+
+// contained is contain for what was decided already.
+func (b *Broker) contained(ctx context.Context, p authn.Principal, r request, d decided, act func(*store.Tx) error) error {
+	err := b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
 		if err := tx.AddAudit(ctx, b.event(p, r, d, rotation.AuditRequest, outcomeOK)); err != nil {
 			return err
 		}
@@ -227,7 +292,22 @@ func (b *Broker) contain(ctx context.Context, p authn.Principal, c policy.Capabi
 		return tx.AddAudit(ctx, b.event(p, r, d, rotation.AuditResponse, outcomeOK))
 	})
 	if err != nil {
-		return b.refuse(ctx, p, r, d, err)
+		return b.cameToNothing(ctx, p, r, d, err)
 	}
 	return nil
+}
+
+// cameToNothing is refuse for what waits for no log: both records are committed to the
+// store. Where not even that answers, there is nothing to wait for.
+func (b *Broker) cameToNothing(ctx context.Context, p authn.Principal, r request, d decided, why error) error {
+	ctx = context.WithoutCancel(ctx)
+	err := b.Store.Update(ctx, func(tx *store.Tx) error {
+		response := b.event(p, r, d, rotation.AuditResponse, outcomeFailed)
+		response.Detail["error"] = classOf(why)
+		return errors.Join(tx.AddAudit(ctx, b.event(p, r, d, rotation.AuditRequest, outcomeOK)), tx.AddAudit(ctx, response))
+	})
+	if err != nil {
+		b.Logger.Error("a refused request is not in the audit log", "action", r.action, "outcome", outcomeFailed, "error", err)
+	}
+	return why
 }

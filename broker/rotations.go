@@ -13,10 +13,24 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// sees tells whether p may know of a secret: it is within p's walls, and listed or
-// read by one of its policies.
-func (b *Broker) sees(p authn.Principal, s rotation.Secret) bool {
-	return b.reaches(p, s) && (b.allows(p, s.Ref.Name, s, policy.List) || b.allows(p, s.Ref.Name, s, policy.Read))
+// sight is what p may know of a secret.
+type sight struct {
+	reaches bool    // it is within p's walls
+	sees    bool    // and listed or read by one of p's policies
+	by      decided // which was decided by that
+}
+
+func (b *Broker) sight(ctx context.Context, tx *store.Tx, p authn.Principal, s rotation.Secret) (may sight, err error) {
+	if may.reaches, err = b.reaches(ctx, tx, p, s); err != nil || !may.reaches {
+		return may, err
+	}
+	for _, c := range []policy.Capability{policy.List, policy.Read} {
+		may.by = decided{capability: c, Decision: b.rulesOf(p).decide(p, s.Ref.Name, c, b.facts(p, s))}
+		if may.sees = may.by.Allowed; may.sees {
+			break
+		}
+	}
+	return may, nil
 }
 
 // unseen audits that p asked for what it may not see, which is answered as if it
@@ -49,8 +63,8 @@ func owners(ctx context.Context, tx *store.Tx) func(backends.Ref) (rotation.Secr
 }
 
 // listOf serves one page of what belongs to secrets: what p may not see is left out.
-func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string,
-	read func(*store.Tx, string) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
+func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string, q client.Page,
+	read func(*store.Tx, string, store.Page) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
 	list := client.List[W]{Items: []W{}}
 	r := request{action: action, path: pathOf(secret)}
 	var of rotation.Secret
@@ -65,19 +79,27 @@ func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action,
 		}
 	}
 	err := b.serve(ctx, p, r, itemwise, func() (map[string]string, error) {
+		at, err := b.Pages.open(p, action, q)
+		if err != nil {
+			return nil, err
+		}
 		return nil, b.Store.View(ctx, func(tx *store.Tx) error {
-			found, next, err := read(tx, of.ID)
+			found, next, err := read(tx, of.ID, at)
 			if err != nil {
 				return err
 			}
-			list.Items, list.Next = list.Items[:0], next
+			list.Items, list.Next = list.Items[:0], b.Pages.next(p, action, next)
 			owner := owners(ctx, tx)
 			for _, item := range found {
 				s, err := owner(ref(item))
 				if err != nil {
 					return err
 				}
-				if !b.sees(p, s) {
+				may, err := b.sight(ctx, tx, p, s)
+				if err != nil {
+					return err
+				}
+				if !may.sees {
 					continue
 				}
 				w, err := view(tx, item)
@@ -100,6 +122,7 @@ func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, ki
 	read func(*store.Tx) (T, rotation.Secret, error), view func(*store.Tx, T, rotation.Secret) (W, error)) (W, error) {
 	var out, none W
 	var of rotation.Secret
+	var may sight
 	r := request{action: action, path: recordPath[kind] + id, detail: map[string]string{kind: id}}
 	err := b.Store.View(ctx, func(tx *store.Tx) error {
 		item, s, err := read(tx)
@@ -107,15 +130,18 @@ func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, ki
 			return err
 		}
 		of = s
+		if may, err = b.sight(ctx, tx, p, s); err != nil {
+			return err
+		}
 		out, err = view(tx, item, s)
 		return err
 	})
 	if of.ID != "" {
-		if b.reaches(p, of) { // else not even a tenant's own audit log names it
+		if may.reaches { // else not even a tenant's own audit log names it
 			r = r.about(of.Ref.Name, of)
 			r.path = of.Ref.Name
 		}
-		if !b.sees(p, of) {
+		if !may.sees {
 			return none, b.unseen(ctx, p, r, kind, id)
 		}
 	}
@@ -125,7 +151,7 @@ func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, ki
 	if err != nil {
 		return none, b.refuse(ctx, p, r, itemwise, err)
 	}
-	if err := b.serve(ctx, p, r, itemwise, func() (map[string]string, error) { return nil, nil }); err != nil {
+	if err := b.serve(ctx, p, r, may.by, func() (map[string]string, error) { return nil, nil }); err != nil {
 		return none, err
 	}
 	return out, nil
@@ -133,9 +159,9 @@ func one[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, ki
 
 // Rotations lists rotations, the newest first.
 func (b *Broker) Rotations(ctx context.Context, p authn.Principal, q client.RotationQuery) (client.List[client.Rotation], error) {
-	return listOf(ctx, b, p, "rotation.list", q.Secret,
-		func(tx *store.Tx, id string) ([]store.RotationOf, string, error) {
-			return tx.Rotations(ctx, store.RotationFilter{Tenant: p.Tenant, SecretID: id, State: rotation.State(q.State), Live: q.Live}, page(q.Page))
+	return listOf(ctx, b, p, "rotation.list", q.Secret, q.Page,
+		func(tx *store.Tx, id string, at store.Page) ([]store.RotationOf, string, error) {
+			return tx.Rotations(ctx, store.RotationFilter{Tenant: p.Tenant, SecretID: id, State: rotation.State(q.State), Live: q.Live}, at)
 		},
 		func(r store.RotationOf) backends.Ref { return r.Ref },
 		func(tx *store.Tx, r store.RotationOf) (client.Rotation, error) {
@@ -161,9 +187,9 @@ func (b *Broker) Rotation(ctx context.Context, p authn.Principal, id string) (cl
 
 // Retirements lists retirements, the newest first, without their tries.
 func (b *Broker) Retirements(ctx context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error) {
-	return listOf(ctx, b, p, "retirement.list", q.Secret,
-		func(tx *store.Tx, id string) ([]store.RetirementOf, string, error) {
-			return tx.RetirementsPage(ctx, store.RetirementFilter{Tenant: p.Tenant, SecretID: id, State: rotation.RetirementState(q.State)}, page(q.Page))
+	return listOf(ctx, b, p, "retirement.list", q.Secret, q.Page,
+		func(tx *store.Tx, id string, at store.Page) ([]store.RetirementOf, string, error) {
+			return tx.RetirementsPage(ctx, store.RetirementFilter{Tenant: p.Tenant, SecretID: id, State: rotation.RetirementState(q.State)}, at)
 		},
 		func(t store.RetirementOf) backends.Ref { return t.Ref },
 		func(_ *store.Tx, t store.RetirementOf) (client.Retirement, error) { return viewRetirement(t, nil), nil })
@@ -199,10 +225,10 @@ func allTries(ctx context.Context, tx *store.Tx, retirementID string) ([]rotatio
 
 // Deliveries lists deliveries, the newest first.
 func (b *Broker) Deliveries(ctx context.Context, p authn.Principal, q client.DeliveryQuery) (client.List[client.Delivery], error) {
-	return listOf(ctx, b, p, "delivery.list", q.Secret,
-		func(tx *store.Tx, id string) ([]rotation.Delivery, string, error) {
+	return listOf(ctx, b, p, "delivery.list", q.Secret, q.Page,
+		func(tx *store.Tx, id string, at store.Page) ([]rotation.Delivery, string, error) {
 			f := store.DeliveryFilter{Tenant: p.Tenant, SecretID: id, Consumer: q.Consumer, State: rotation.DeliveryState(q.State)}
-			return tx.DeliveriesPage(ctx, f, page(q.Page))
+			return tx.DeliveriesPage(ctx, f, at)
 		},
 		func(d rotation.Delivery) backends.Ref { return d.Ref },
 		func(_ *store.Tx, d rotation.Delivery) (client.Delivery, error) { return viewDelivery(d), nil })
@@ -222,31 +248,48 @@ func (b *Broker) Delivery(ctx context.Context, p authn.Principal, id string) (cl
 		})
 }
 
-// Acknowledge records that a consumer uses what was delivered to it. Who may neither
-// do that nor see the secret is told that there is no such delivery.
+// Acknowledge records that a consumer uses what was delivered to it. Where the consumer
+// has a role, nobody acknowledges for it but who has that role, and who sees the secret
+// with it needs no more; else it takes the capability update. Who may neither do that
+// nor see the secret is told that there is no such delivery.
 func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (out client.Delivery, err error) {
-	var of rotation.Secret
-	missing := b.Store.View(ctx, func(tx *store.Tx) (err error) {
-		of, _, err = onDelivery(id).of(ctx, tx)
-		return err
-	})
-	if errors.Is(missing, backends.ErrNotFound) || missing == nil && !b.reaches(p, of) {
-		missing = notThere("delivery", id)
-	}
+	of, may, _, missing := b.targeted(ctx, p, onDelivery(id))
 	req := request{action: "delivery.acknowledge", path: recordPath["delivery"] + id, detail: map[string]string{"delivery": id, "generation": fmt.Sprint(r.Generation)}}
+	role := ""
+	if missing == nil {
+		role, missing = b.acknowledges(ctx, p, id)
+	}
 	if missing != nil { // nobody needs a permission to be told
 		return out, b.refuse(ctx, p, req, itemwise, missing)
 	}
 	req = req.about(of.Ref.Name, of)
-	if req.path = of.Ref.Name; !b.sees(p, of) && !b.allows(p, req.path, of, policy.Update) {
+	if req.path = of.Ref.Name; !may.sees && !b.allows(p, req.path, of, policy.Update) {
 		return out, b.unseen(ctx, p, req, "delivery", id)
 	}
-	err = b.do(ctx, p, policy.Update, req, func() error {
+	acknowledge := func() error {
 		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
 			d, err := b.Engine.Acknowledge(ctx, tx, id, r.Generation)
 			out = viewDelivery(d)
 			return err
 		})
-	})
+	}
+	switch {
+	case role == "":
+		err = b.do(ctx, p, policy.Update, req, acknowledge)
+	case may.sees && p.Role == role:
+		err = b.serve(ctx, p, req, decided{capability: policy.Update, Decision: may.by.Decision}, func() (map[string]string, error) { return nil, acknowledge() })
+	default:
+		err = b.refuse(ctx, p, req, decided{capability: policy.Update}, fmt.Errorf("%w: only the role %q acknowledges for this consumer", backends.ErrDenied, role))
+	}
 	return out, err
+}
+
+// acknowledges returns the role of a delivery's consumer; empty: it has none.
+func (b *Broker) acknowledges(ctx context.Context, p authn.Principal, deliveryID string) (role string, err error) {
+	err = b.Store.View(ctx, func(tx *store.Tx) error {
+		d, err := tx.Delivery(ctx, deliveryID)
+		role = b.rulesOf(p).Consumers[d.Consumer]
+		return err
+	})
+	return role, err
 }

@@ -18,15 +18,24 @@ import (
 // Secrets lists the secrets that p may list.
 func (b *Broker) Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error) {
 	list := client.List[client.Secret]{Items: []client.Secret{}}
-	err := b.serve(ctx, p, request{action: "secret.list", path: q.Prefix}, itemwise, func() (map[string]string, error) {
+	const action = "secret.list"
+	err := b.serve(ctx, p, request{action: action, path: q.Prefix}, itemwise, func() (map[string]string, error) {
+		at, err := b.Pages.open(p, action, q.Page)
+		if err != nil {
+			return nil, err
+		}
 		return nil, b.Store.View(ctx, func(tx *store.Tx) error {
-			found, next, err := tx.Secrets(ctx, store.SecretFilter{Tenant: p.Tenant, Prefix: q.Prefix}, page(q.Page))
+			found, next, err := tx.Secrets(ctx, store.SecretFilter{Tenant: p.Tenant, Prefix: q.Prefix}, at)
 			if err != nil {
 				return err
 			}
-			list.Items, list.Next = list.Items[:0], next
+			list.Items, list.Next = list.Items[:0], b.Pages.next(p, action, next)
 			for _, s := range found {
-				if !b.sees(p, s) {
+				may, err := b.sight(ctx, tx, p, s)
+				if err != nil {
+					return err
+				}
+				if !may.sees {
 					continue
 				}
 				v, err := viewWhole(ctx, tx, s)
@@ -172,7 +181,7 @@ func (b *Broker) setPaused(ctx context.Context, p authn.Principal, name string, 
 func (b *Broker) Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (out client.Rotation, err error) {
 	found, req, missing := b.resolve(ctx, p, r.Secret, request{action: "event.receive", path: "sys/events/" + trigger,
 		detail: map[string]string{"event": r.ID, "reason": r.Reason}})
-	t, known := b.rules.Load().Triggers[trigger]
+	t, known := b.rulesOf(p).Triggers[trigger]
 	if p.Tenant != "" && t.Tenant != "" && t.Tenant != p.Tenant {
 		t, known = Trigger{}, false // another tenant's is not there
 	}

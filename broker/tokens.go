@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
@@ -23,6 +26,11 @@ const (
 	tokensPath     = "sys/tokens"
 	breakGlassPath = "sys/break-glass"
 	maxTokenName   = 200 // bytes
+	maxTokenLife   = 100 * 365 * 24 * time.Hour
+	// maxLogins is how many tokens of one role live by logins of one identity.
+	maxLogins = 1000
+	// minAdminTTL is how long a token lives at least that a root token ends for.
+	minAdminTTL = 10 * time.Minute
 )
 
 // TokenRevoked is the event that is committed with the revocation of a token, its id
@@ -42,7 +50,7 @@ func (b *Broker) CreateToken(ctx context.Context, p authn.Principal, r client.Cr
 		req.detail["break_glass"] = strconv.FormatBool(true)
 	}
 	err = b.doSensitive(ctx, p, []policy.Capability{policy.Create}, req, func() (map[string]string, error) {
-		wanted, err := b.wanted(r)
+		wanted, err := b.wanted(p, r)
 		if err != nil {
 			return nil, err
 		}
@@ -62,13 +70,16 @@ func (b *Broker) CreateToken(ctx context.Context, p authn.Principal, r client.Cr
 		out = b.viewToken(rec, authn.StateActive)
 		out.EndedRoots = ended
 		out.Token = client.SecretText(text.Reveal())
+		if rec.Parent != "" {
+			out.ParentName = p.Name
+		}
 		return map[string]string{"token": text.Reveal()}, nil
 	})
 	return out, err
 }
 
-// wanted reads a request.
-func (b *Broker) wanted(r client.CreateTokenRequest) (w authn.Wanted, err error) {
+// wanted reads a request of p.
+func (b *Broker) wanted(p authn.Principal, r client.CreateTokenRequest) (w authn.Wanted, err error) {
 	w = authn.Wanted{Name: r.Name, Tenant: r.Tenant, Role: r.Role, Policies: r.Policies, Uses: r.Uses, BreakGlass: r.BreakGlass}
 	if r.Name == "" || len(r.Name) > maxTokenName || strings.ContainsFunc(r.Name, unicode.IsControl) {
 		return w, fmt.Errorf("%w: a token needs a name, of at most %d bytes and without control characters", backends.ErrInvalid, maxTokenName)
@@ -78,22 +89,31 @@ func (b *Broker) wanted(r client.CreateTokenRequest) (w authn.Wanted, err error)
 			return w, err
 		}
 	}
-	rules := b.rules.Load()
+	rules := b.rulesOf(p)
+	if role := rules.Roles[r.Role]; r.BreakGlass && role != nil && r.Role != p.Role && !p.IsRoot() && rules.set(role.Policies).uses.Role != "" {
+		return w, fmt.Errorf("%w: what the role %q may depends on its name, so that only who has it, or the root policy, makes a break-glass token of it", backends.ErrDenied, r.Role)
+	}
 	for _, name := range r.Policies {
 		if _, ok := rules.byName[name]; !ok {
-			return w, fmt.Errorf("%w: there is no policy %q in the configuration", backends.ErrInvalid, name)
+			return w, rules.unknown(p, "policy", name)
 		}
+	}
+	if r.Role != "" && rules.Roles[r.Role] == nil && p.Tenant == "" && p.Environment == "" { // else see authn.Callers.Make
+		return w, rules.unknown(p, "role", r.Role)
 	}
 	for _, d := range []struct {
 		what, text string
 		into       *time.Duration
-	}{{"ttl", r.TTL, &w.TTL}, {"max_ttl", r.MaxTTL, &w.MaxTTL}, {"max_idle", r.Idle, &w.Idle}} {
+	}{{"ttl", r.TTL, &w.TTL}, {"max_ttl", r.MaxTTL, &w.MaxTTL}, {"max_idle (--idle)", r.Idle, &w.Idle}} {
 		if d.text == "" {
 			continue
 		}
-		*d.into, err = time.ParseDuration(d.text)
-		if *d.into = d.into.Truncate(time.Microsecond); err != nil || *d.into <= 0 {
-			return w, fmt.Errorf("%w: the %s %q is no duration such as 24h", backends.ErrInvalid, d.what, d.text)
+		*d.into, err = config.ParseDuration(d.text)
+		switch *d.into = d.into.Truncate(time.Microsecond); {
+		case err != nil:
+			return w, fmt.Errorf("%w: the %s %q is no duration such as 24h or 7d", backends.ErrInvalid, d.what, d.text)
+		case *d.into <= 0 || *d.into > maxTokenLife:
+			return w, fmt.Errorf("%w: the %s %q is not more than nothing and at most %d years", backends.ErrInvalid, d.what, d.text, maxTokenLife/(365*24*time.Hour))
 		}
 	}
 	if r.Uses < 0 {
@@ -101,18 +121,54 @@ func (b *Broker) wanted(r client.CreateTokenRequest) (w authn.Wanted, err error)
 	}
 	for _, text := range r.CIDRs {
 		n, err := netip.ParsePrefix(text)
+		if a, one := netip.ParseAddr(text); one == nil {
+			n, err = a.Prefix(a.BitLen())
+		}
 		if err != nil || n != n.Masked() || n.Addr().Is4In6() {
-			return w, fmt.Errorf("%w: %q is no network such as 10.0.0.0/8", backends.ErrInvalid, text)
+			return w, fmt.Errorf("%w: %q is no network such as 10.0.0.0/8, and no address", backends.ErrInvalid, text)
 		}
 		w.CIDRs = append(w.CIDRs, n)
 	}
 	return w, nil
 }
 
+// unknown is the error of a role or policy that is not there. Whoever is bound to no
+// wall is told what is.
+func (c *compiled) unknown(p authn.Principal, kind, name string) error {
+	names, other, hint := slices.Sorted(maps.Keys(c.Roles)), c.byName[name].Name != "", "it is a policy: --policy"
+	if kind == "policy" {
+		names, other, hint = slices.Sorted(maps.Keys(c.byName)), c.Roles[name] != nil, "it is a role: --role"
+	}
+	text := fmt.Sprintf("there is no %s %q in the configuration", kind, name)
+	switch {
+	case p.Tenant != "" || p.Environment != "":
+	case other:
+		text += "; " + hint
+	case len(names) > maxNamed:
+		text += fmt.Sprintf(", but %d others", len(names))
+	case len(names) > 0:
+		text += ", but " + strings.Join(names, ", ")
+	}
+	return fmt.Errorf("%w: %s", backends.ErrInvalid, text)
+}
+
+// maxNamed is how many names an error tells.
+const maxNamed = 30
+
 // keepToken stores a token that by has made, or that was made for by's login. The
-// first of an admin role ends the root tokens, with the transaction: it tells which.
+// first of an admin role ends the root tokens, with the transaction: it tells which. A
+// break-glass token is locked away, and ends none.
 func (b *Broker) keepToken(ctx context.Context, tx *store.Tx, by authn.Principal, rec store.Token) (ended []string, err error) {
-	if err := tx.AddToken(ctx, rec); err != nil || !b.administers(rec) {
+	if rec.Method != "" {
+		n, err := tx.LiveLogins(ctx, rec.Method, rec.Identity, rec.Role, b.Now())
+		if err != nil {
+			return nil, err
+		}
+		if n >= maxLogins {
+			return nil, fmt.Errorf("%w: there are %d tokens of the role %q by logins of the same identity: use one of them, or revoke some", backends.ErrConflict, n, rec.Role)
+		}
+	}
+	if err := tx.AddToken(ctx, rec); err != nil || rec.Kind == store.TokenBreakGlass || !b.rulesOf(by).administers(rec, by.Address) {
 		return nil, err
 	}
 	roots, err := tx.RootTokens(ctx, b.Now())
@@ -130,19 +186,48 @@ func (b *Broker) keepToken(ctx context.Context, tx *store.Tx, by authn.Principal
 
 // administers tells whether a token is of an admin role, so that no root token is
 // needed any more: one that makes and revokes tokens, of the operators and not of a
-// tenant or an environment alone, and under no conditions.
-func (b *Broker) administers(rec store.Token) bool {
-	role := b.Authn.Rules().Roles[rec.Role]
-	if role == nil || cmp.Or(rec.Tenant, role.Tenant, rec.Environment, role.Environment) != "" {
+// tenant or an environment alone, under no conditions, from where the first one is
+// called for, and for long enough, or again by another login.
+func (c *compiled) administers(rec store.Token, from netip.Addr) bool {
+	role := c.Roles[rec.Role]
+	brief := !rec.ExpiresAt.IsZero() && rec.ExpiresAt.Sub(rec.CreatedAt) < minAdminTTL && rec.Method == ""
+	if role == nil || brief || rec.Uses > 0 || !contains(rec.CIDRs, from) || !contains(role.CIDRs, from) || cmp.Or(rec.Tenant, role.Tenant, rec.Environment, role.Environment) != "" {
 		return false
 	}
 	holder := authn.Principal{Name: rec.Name, Role: role.Name, Policies: role.Policies}
-	for _, c := range []policy.Capability{policy.Create, policy.Delete} {
-		if !b.rules.Load().decide(holder, tokensPath, c, policy.Facts{}).Allowed {
+	for _, needed := range []policy.Capability{policy.Create, policy.Delete} {
+		if !c.decide(holder, tokensPath, needed, policy.Facts{}).Allowed {
 			return false
 		}
 	}
 	return true
+}
+
+// How long the token of a login lives at most where its role does not say: that of who
+// may do everything, or may make tokens, for a day's work.
+const (
+	loginTTL      = 32 * 24 * time.Hour
+	adminLoginTTL = 12 * time.Hour
+)
+
+// forLogin is a role with an end to the tokens of who, with p's address, logs in.
+func (b *Broker) forLogin(p authn.Principal, role policy.Role) *policy.Role {
+	if role.TokenMaxTTL > 0 {
+		return &role
+	}
+	holder := authn.Principal{ID: p.ID, Name: p.Name, Role: role.Name, Tenant: role.Tenant, Environment: role.Environment, Policies: role.Policies}
+	now := policy.Facts{Address: p.Address, At: b.Now()}
+	role.TokenMaxTTL = loginTTL
+	if slices.Contains(role.Policies, RootPolicy) || b.rulesOf(p).decide(holder, tokensPath, policy.Create, now).Allowed {
+		role.TokenMaxTTL = adminLoginTTL
+	}
+	role.TokenMaxTTL = max(role.TokenMaxTTL, role.TokenTTL)
+	return &role
+}
+
+// contains tells whether an address is in one of the networks, or there are none.
+func contains(networks []netip.Prefix, a netip.Addr) bool {
+	return len(networks) == 0 || slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 // endToken revokes a token, with the event that tells of it.
@@ -180,7 +265,14 @@ func (b *Broker) Tokens(ctx context.Context, p authn.Principal, pg client.Page) 
 // RevokeToken ends a token at once, and all that descend from it.
 func (b *Broker) RevokeToken(ctx context.Context, p authn.Principal, id string) (out client.Token, err error) {
 	r := request{action: "token.revoke", path: tokensPath, detail: map[string]string{"token": id}}
+	mistaken := isToken(id)
+	if mistaken {
+		delete(r.detail, "token")
+	}
 	err = b.contain(ctx, p, policy.Delete, r, func(tx *store.Tx) error {
+		if mistaken {
+			return fmt.Errorf("%w: that is a token and not its id, which lists of tokens show: nothing was revoked", backends.ErrInvalid)
+		}
 		t, err := tx.Token(ctx, id)
 		hidden := err == nil && (p.Tenant != "" && t.Tenant != p.Tenant || p.Environment != "" && t.Environment != p.Environment)
 		if errors.Is(err, backends.ErrNotFound) || hidden {
@@ -195,13 +287,22 @@ func (b *Broker) RevokeToken(ctx context.Context, p authn.Principal, id string) 
 	return out, err
 }
 
+// isToken tells whether somebody gave a token where its id, or something else that is
+// written to logs and quoted, belongs. A part of one is enough: it may be mistyped.
+func isToken(text string) bool { return strings.Contains(text, authn.TokenPrefix+"_") }
+
 // revoked ends a token and shows it.
 func (b *Broker) revoked(ctx context.Context, tx *store.Tx, by authn.Principal, id string) (client.Token, error) {
 	if err := b.endToken(ctx, tx, by, id); err != nil {
 		return client.Token{}, err
 	}
 	t, err := tx.Token(ctx, id)
-	return b.viewToken(t, authn.StateRevoked), err
+	if err != nil {
+		return client.Token{}, err
+	}
+	out := b.viewToken(t, authn.StateRevoked)
+	out.EndedTokens, err = tx.LiveDescendants(ctx, id, b.Now())
+	return out, err
 }
 
 func (b *Broker) viewToken(t store.Token, state string) client.Token {
@@ -218,7 +319,7 @@ func (b *Broker) viewToken(t store.Token, state string) client.Token {
 		out.CIDRs = append(out.CIDRs, n.String())
 	}
 	if t.TTL > 0 {
-		out.TTL = t.TTL.String()
+		out.TTL = max(t.TTL.Truncate(time.Second), time.Second).String()
 	}
 	if t.Idle > 0 {
 		out.MaxIdle = t.Idle.String()

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strconv"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -78,22 +81,23 @@ func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, numb
 	return out, nil
 }
 
-// handedOut are the strings of a value, for the audit log to hash.
+// handedOut are the strings of a value, for the audit log to hash. They are numbered
+// in the order of the fields' names, which themselves say too much.
 func handedOut(v client.Value) map[string]string {
 	all := map[string]string{}
-	for field, text := range v.Fields {
-		all["field."+field] = text
-	}
-	if v.Previous != nil {
-		for field, text := range v.Previous.Fields {
-			all["previous."+field] = text
+	add := func(what string, fields client.Fields) {
+		for i, name := range slices.Sorted(maps.Keys(fields)) {
+			all[what+strconv.Itoa(i+1)] = fields[name]
 		}
+	}
+	if add("field.", v.Fields); v.Previous != nil {
+		add("previous.", v.Previous.Fields)
 	}
 	return all
 }
 
 func (b *Broker) value(ctx context.Context, p authn.Principal, h *held, v rotation.Version) (client.Value, error) {
-	value, err := b.read(ctx, v)
+	value, err := b.read(ctx, p, v)
 	if err != nil {
 		return client.Value{}, err
 	}
@@ -169,7 +173,7 @@ func (b *Broker) previous(ctx context.Context, p authn.Principal, h *held) (*cli
 		if !b.allows(p, h.secret.Ref.Name, h.secret, policy.ReadPrevious) {
 			return nil, nil
 		}
-		value, err := b.read(ctx, v)
+		value, err := b.read(ctx, p, v)
 		if err != nil {
 			return nil, err
 		}
@@ -186,8 +190,8 @@ var errUnreadable = fmt.Errorf("%w: the value cannot be read now", backends.ErrU
 // lost the version, the sealed copy serves that the broker keeps for the proof:
 // an outage of the vault is none of the applications' (rule 20), and once it is
 // known, nobody waits for the vault either.
-func (b *Broker) read(ctx context.Context, v rotation.Version) (backends.Value, error) {
-	rules := b.rules.Load()
+func (b *Broker) read(ctx context.Context, p authn.Principal, v rotation.Version) (backends.Value, error) {
+	rules := b.rulesOf(p)
 	if m := rules.Backends[v.Backend]; v.BackendVersion != "" && m != nil && !rules.Down(v.Backend) {
 		value, _, err := m.Read(ctx, v.Ref, v.BackendVersion)
 		if err == nil {

@@ -1,10 +1,14 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -32,36 +36,87 @@ const watchTries = 50
 // it without EventEnd when ctx ends, when it can no longer tell, or when p may not
 // see it any more.
 func (b *Broker) WatchRotation(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
-	r, err := b.Rotation(ctx, p, id)
-	if err != nil {
-		return nil, err
-	}
-	return b.watch(ctx, p, backends.Ref{Tenant: r.Tenant, Name: r.Secret}, "rotation", id, snapshotOfRotation), nil
+	return b.watch(ctx, p, "rotation", id, snapshotOfRotation, func() (backends.Ref, error) {
+		r, err := b.Rotation(ctx, p, id)
+		return backends.Ref{Tenant: r.Tenant, Name: r.Secret}, err
+	})
 }
 
 // WatchRetirement sends the present state of a retirement, again whenever it
 // changed, and client.EventEnd once it is proven, or nothing changes by itself
 // any more.
 func (b *Broker) WatchRetirement(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
-	r, err := b.Retirement(ctx, p, id)
-	if err != nil {
-		return nil, err
-	}
-	return b.watch(ctx, p, backends.Ref{Tenant: r.Tenant, Name: r.Secret}, "retirement", id, snapshotOfRetirement), nil
+	return b.watch(ctx, p, "retirement", id, snapshotOfRetirement, func() (backends.Ref, error) {
+		r, err := b.Retirement(ctx, p, id)
+		return backends.Ref{Tenant: r.Tenant, Name: r.Secret}, err
+	})
 }
 
 // snapshot reads the present state of what is watched, and whether it has ended.
 type snapshot func(ctx context.Context, tx *store.Tx, id string) (events []client.Event, ended bool, err error)
 
-func (b *Broker) watch(ctx context.Context, p authn.Principal, of backends.Ref, kind, id string, read snapshot) <-chan client.Event {
+// watch begins a stream, unless p has too many or show, which tells whose it is, fails.
+func (b *Broker) watch(ctx context.Context, p authn.Principal, kind, id string, read snapshot, show func() (backends.Ref, error)) (<-chan client.Event, error) {
+	leave, err := b.streams.enter(cmp.Or(p.Lineage, p.ID)) // whatever tokens one makes for oneself
+	if err != nil {
+		return nil, err
+	}
+	of, err := show()
+	if err != nil {
+		leave()
+		return nil, err
+	}
 	ch := make(chan client.Event)
 	w := &watcher{b: b, who: p, of: of, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}}
 	go func() {
 		defer close(ch)
+		defer leave()
 		w.run(ctx)
 	}()
-	return ch
+	return ch, nil
 }
+
+// streams counts the streams of each identity: each of them looks into the store for as
+// long as it lasts, which no rate limits. It is safe for concurrent use.
+type streams struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// maxStreams is how many streams one identity has at a time on one node.
+const maxStreams = 100
+
+// enter counts a stream until leave is called; a tooManyStreams if there are too many.
+func (s *streams) enter(identity string) (leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[identity] >= maxStreams {
+		return nil, tooManyStreams{}
+	}
+	s.open[identity]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.open[identity]--; s.open[identity] == 0 {
+			delete(s.open, identity)
+		}
+	}, nil
+}
+
+// tooManyStreams is the error of a caller who has to end a stream first. It is
+// ErrUnavailable.
+type tooManyStreams struct{}
+
+// Error implements error.
+func (tooManyStreams) Error() string {
+	return fmt.Sprintf("the caller has %d event streams open, and may have no more at a time: end one first", maxStreams)
+}
+
+// Unwrap gives the class.
+func (tooManyStreams) Unwrap() error { return backends.ErrUnavailable }
+
+// RetryAfter is how long the caller is to wait.
+func (tooManyStreams) RetryAfter() time.Duration { return watchAgain }
 
 // watcher sends what changed of one rotation or retirement to one caller.
 type watcher struct {
@@ -103,24 +158,30 @@ func (w *watcher) run(ctx context.Context) {
 }
 
 // mayStill tells whether who watches still may: a stream lives longer than tokens,
-// policies and labels do.
+// roles, policies and labels do.
 func (w *watcher) mayStill(ctx context.Context) bool {
-	if now := w.b.Now(); now.Sub(w.validAt) < watchAgain {
-		return w.b.sees(w.who, w.secret)
+	var may sight
+	again := w.b.Now().Sub(w.validAt) >= watchAgain || w.b.Authn.RulesOf(w.who) != w.b.Authn.Rules()
+	var err error
+	if again {
+		w.validAt = w.b.Now()
+		w.who, err = w.b.Authn.Again(ctx, w.who)
 	}
-	w.validAt = w.b.Now()
-	err := w.b.Store.View(ctx, func(tx *store.Tx) (err error) {
-		w.secret, err = tx.SecretByRef(ctx, w.of)
-		return err
-	})
-	valid := false
-	if err == nil && w.b.sees(w.who, w.secret) {
-		valid, err = w.b.Authn.Valid(ctx, w.who)
+	if err == nil {
+		err = w.b.Store.View(ctx, func(tx *store.Tx) (err error) {
+			if again {
+				w.secret, err = tx.SecretByRef(ctx, w.of)
+			}
+			if err == nil {
+				may, err = w.b.sight(ctx, tx, w.who, w.secret)
+			}
+			return err
+		})
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, backends.ErrDenied) {
 		w.b.Logger.Warn("whether a watcher still may cannot be looked up", "kind", w.kind, "id", w.id, "error", err)
 	}
-	return valid
+	return err == nil && may.sees
 }
 
 // look sends what is new; ok is false when the watch is over.

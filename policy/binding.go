@@ -14,7 +14,7 @@ type Known struct {
 	SPIFFEID   string
 	DNSNames   []string
 	CommonName string
-	Claims     map[string]any // as encoding/json decodes them
+	Claims     map[string]any // as encoding/json decodes them, each number to a json.Number
 }
 
 // Matches tells whether b binds who is known as k: the method is b's, b sets at
@@ -90,9 +90,7 @@ func matchesOne(texts []string, value any) bool {
 		text = v
 	case bool:
 		text = strconv.FormatBool(v)
-	case float64:
-		text = strconv.FormatFloat(v, 'f', -1, 64)
-	case json.Number:
+	case json.Number: // as it is written: ids above 2^53 would be taken for each other as float64
 		text = v.String()
 	default:
 		return false

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/keybroker/keybroker/policy"
@@ -9,7 +10,9 @@ import (
 
 func TestBindings(t *testing.T) {
 	var claims map[string]any
-	if err := json.Unmarshal([]byte(`{"groups": ["dev", "on-call"], "team": "mail", "verified": true, "level": 3, "deep": {"groups": "dev"}, "lists": [["dev"]], "none": null, "empty": []}`), &claims); err != nil {
+	d := json.NewDecoder(strings.NewReader(`{"groups": ["dev", "on-call"], "team": "mail", "verified": true, "level": 3, "user": 9007199254740993, "deep": {"groups": "dev"}, "lists": [["dev"]], "none": null, "empty": []}`))
+	d.UseNumber()
+	if err := d.Decode(&claims); err != nil {
 		t.Fatal(err)
 	}
 	person := policy.Known{Method: "corp", Subject: "alice", Claims: claims}
@@ -39,6 +42,8 @@ func TestBindings(t *testing.T) {
 		"an empty list":           {is("empty", ""), person, false},
 		"a truth":                 {is("verified", "true"), person, true},
 		"a number":                {is("level", "3"), person, true},
+		"a number above 2^53":     {is("user", "9007199254740993"), person, true},
+		"the float64 next to it":  {is("user", "9007199254740992"), person, false},
 		"an object":               {is("deep", "dev", "map[groups:dev]"), person, false},
 		"a list in a list":        {is("lists", "dev", "[dev]"), person, false},
 		"both of two claims":      {policy.Binding{Method: "corp", Claims: map[string][]string{"groups": {"dev"}, "team": {"mail"}}}, person, true},

@@ -19,7 +19,8 @@ func (r Role) Walls() Walls { return Walls{Tenant: r.Tenant, Environment: r.Envi
 type Holding struct {
 	Tenant      string
 	Environment string     // its label "environment"
-	Declared    [][]string // of every backend that holds it, the primary and the mirrors: the environments that it declares
+	Made        []string   // the environments that its live versions were made in; a label that was changed since moves none of them
+	Declared    [][]string // of every backend that holds any of it: the environments that it declares
 }
 
 // Wall is what stands between a caller and a secret.
@@ -29,7 +30,7 @@ type Wall string
 const (
 	NoWall          Wall = ""
 	TenantWall      Wall = "tenant"      // the secret is another tenant's
-	EnvironmentWall Wall = "environment" // the secret's label is missing, or another one
+	EnvironmentWall Wall = "environment" // the secret's label is missing, or another one, or was so when a live version was made
 	BackendWall     Wall = "backend"     // a backend that holds it does not declare the environment
 )
 
@@ -42,7 +43,7 @@ func (w Walls) Between(h Holding) Wall {
 		return TenantWall
 	case w.Environment == "":
 		return NoWall
-	case w.Environment != h.Environment:
+	case w.Environment != h.Environment || slices.ContainsFunc(h.Made, func(made string) bool { return made != w.Environment }):
 		return EnvironmentWall
 	case len(h.Declared) == 0 || slices.ContainsFunc(h.Declared, func(declared []string) bool { return !slices.Contains(declared, w.Environment) }):
 		return BackendWall

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/policy"
 )
 
 // SecretState is whether a secret is rotated.
@@ -46,6 +47,9 @@ type Definition struct {
 	MinInterval time.Duration `json:"min_interval,omitempty"`
 	Plan        Plan          `json:"plan,omitzero"`
 }
+
+// Environment is the one that the secret's label names; empty: none.
+func (d Definition) Environment() string { return d.Labels[policy.EnvironmentLabel] }
 
 // Pinned is what a rotation keeps of the definition that it begins with: all but the plan.
 func (d Definition) Pinned() *Definition {
@@ -90,6 +94,10 @@ type Version struct {
 	RotationID string
 	Attempt    int
 	Tag        string // at the issuer; empty: see Foreign
+
+	// Environment is what the secret's label said when the version was made. A label that
+	// is changed makes no credential one of another environment.
+	Environment string
 
 	// By what it was made, to be revoked and probed by the same.
 	Backend  string
@@ -193,18 +201,19 @@ type Change struct {
 // AuditEvent is one fact for the audit log: who did what to what, and what came
 // of it. It never holds a secret value.
 type AuditEvent struct {
-	At      time.Time         `json:"time"`
-	Kind    AuditKind         `json:"kind,omitempty"`    // empty: AuditStep
-	Request string            `json:"request,omitempty"` // the id that the two records of a request share
-	Tenant  string            `json:"tenant,omitempty"`
-	Actor   string            `json:"actor"`             // principal, or "keybroker" for the engine
-	Role    string            `json:"role,omitempty"`    // of the principal
-	Method  string            `json:"method,omitempty"`  // how the principal was authenticated
-	Address string            `json:"address,omitempty"` // of the caller
-	Action  string            `json:"action"`            // "secret.read", "rotation.publish", …
-	Path    string            `json:"path"`              // policy path: a secret's name or sys/…
-	Outcome string            `json:"outcome"`           // "ok", "denied", "failed"
-	Detail  map[string]string `json:"detail,omitempty"`
+	At       time.Time         `json:"time"`
+	Kind     AuditKind         `json:"kind,omitempty"`    // empty: AuditStep
+	Request  string            `json:"request,omitempty"` // the id that the two records of a request share
+	Tenant   string            `json:"tenant,omitempty"`
+	Actor    string            `json:"actor"`              // principal, or "keybroker" for the engine
+	Role     string            `json:"role,omitempty"`     // of the principal
+	Method   string            `json:"method,omitempty"`   // how the principal was authenticated
+	Identity string            `json:"identity,omitempty"` // who logged in for it: METHOD/SUBJECT
+	Address  string            `json:"address,omitempty"`  // of the caller
+	Action   string            `json:"action"`             // "secret.read", "rotation.publish", …
+	Path     string            `json:"path"`               // policy path: a secret's name or sys/…
+	Outcome  string            `json:"outcome"`            // "ok", "denied", "failed"
+	Detail   map[string]string `json:"detail,omitempty"`
 
 	// Of what was asked for: the capability it takes, and the rule that decided, by
 	// its policy and its path as written.
@@ -214,6 +223,8 @@ type AuditEvent struct {
 	// What it is about, where that is a secret: TENANT:NAME, and the version's number.
 	Secret  string `json:"secret,omitempty"`
 	Version int    `json:"version,omitempty"`
+	// Hashes are keyed hashes of what was handed out, made or sent, by its name.
+	Hashes map[string]string `json:"hashes,omitempty"`
 }
 
 // AuditKind is what a record of the audit log is of.

@@ -19,11 +19,11 @@ import (
 	"github.com/keybroker/keybroker/rotation/engine"
 )
 
-// The kinds of alerts, as config.AlertKinds lists them.
+// The kinds of alerts, as client.AlertKinds lists them.
 const (
-	Unconfirmed            = "unconfirmed"
+	Unconfirmed            = engine.AlertUnconfirmed
 	Resurrected            = engine.AlertResurrected
-	Unprovable             = "unprovable"
+	Unprovable             = engine.AlertUnprovable
 	StuckDelivery          = "stuck_delivery"
 	MissingAcknowledgement = engine.AlertMissingAcknowledgement
 	Drift                  = "drift"
@@ -31,6 +31,8 @@ const (
 	BackendDown            = "backend_down"
 	SealDown               = "seal_down"
 	AuditSinkDown          = "audit_sink_down"
+	AuditDiskLow           = "audit_disk_low"
+	AuditLogDamaged        = "audit_log_damaged"
 	NewRootToken           = "new_root_token"
 	BreakGlass             = "break_glass"
 	CertificateExpiring    = "certificate_expiring"
@@ -39,7 +41,7 @@ const (
 // Passing tells whether alerts of the kind are about something that happened and is
 // not over by itself: they end when somebody acknowledges them.
 func Passing(kind string) bool {
-	return kind == NewRootToken || kind == BreakGlass || kind == Unprovable
+	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable
 }
 
 // Severity is how soon somebody should look.
@@ -55,7 +57,7 @@ const (
 // SeverityOf is that of a kind.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case Unconfirmed, Resurrected, NewRootToken, BreakGlass, AuditSinkDown:
+	case Unconfirmed, Resurrected, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged:
 		return Critical
 	case CertificateExpiring, Unprovable, MissingAcknowledgement:
 		return Warning
@@ -82,7 +84,8 @@ type Notification struct {
 	Event  Event
 	At     time.Time // when there was that to tell
 	Source string    // the URL of the broker
-	Rule   string    // the alert block by which it is told
+	Rule   string    // the alert block by which it is told; empty: of a test
+	By     string    // who asked for a test
 	Alert  store.Alert
 	Open   int // alerts that are open, of those the rule is about; of a heartbeat
 }
@@ -149,6 +152,9 @@ func (n Notification) Lines() []string {
 		if n.Event != Resolved {
 			add("who looks after it says", "keybroker alert ack %s", a.ID)
 		}
+	}
+	if n.By != "" {
+		add("asked for by", "%s", n.By)
 	}
 	add("broker", "%s", n.Source)
 	return lines

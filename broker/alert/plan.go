@@ -194,20 +194,19 @@ func (p *planning) drop(n store.Notice) {
 // only when somebody says so; asked tells of which kinds everything was found, on
 // which nodes.
 func Diff(open []store.Alert, found []store.Raise, asked func(kind, node string) bool) (raise []store.Raise, over []store.Alert) {
-	type id struct{ kind, tenant, subject string }
 	known, there := map[id]bool{}, map[id]bool{}
 	for _, a := range open {
-		known[id{a.Kind, a.Tenant, a.Subject}] = true
+		known[idOf(a.Raise)] = true
 	}
 	for _, r := range found {
-		k := id{r.Kind, r.Tenant, r.Subject}
+		k := idOf(r)
 		if !there[k] && !known[k] {
 			raise = append(raise, r)
 		}
 		there[k] = true
 	}
 	for _, a := range open {
-		if asked(a.Kind, a.Node) && !there[id{a.Kind, a.Tenant, a.Subject}] {
+		if asked(a.Kind, a.Node) && !there[idOf(a.Raise)] {
 			over = append(over, a)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/broker/alert"
+	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 )
@@ -152,7 +153,7 @@ func (w *world) send(all bool) {
 func (w *world) people() {
 	switch w.rnd.IntN(6) {
 	case 0:
-		kind := config.AlertKinds[w.rnd.IntN(3)]
+		kind := client.AlertKinds[w.rnd.IntN(3)]
 		w.alerts = append(w.alerts, store.Alert{ID: fmt.Sprint("a", len(w.alerts)), OpenedAt: w.now, LastAt: w.now, Count: 1,
 			Raise: store.Raise{Kind: kind, Tenant: []string{"", "acme", "umbrella"}[w.rnd.IntN(3)], Subject: "s"}})
 	case 1:
@@ -182,7 +183,7 @@ func TestPlanKeepsItsRules(t *testing.T) {
 	for seed := range uint64(60) {
 		w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: start, rules: []config.Alert{
 			{Name: "all", Notifier: "log", Heartbeat: 20 * time.Minute},
-			{Name: "security", Notifier: "pager", On: config.AlertKinds[:2], Repeat: time.Hour, Escalate: &config.Escalation{After: 30 * time.Minute, Notifier: "boss"}},
+			{Name: "security", Notifier: "pager", On: client.AlertKinds[:2], Repeat: time.Hour, Escalate: &config.Escalation{After: 30 * time.Minute, Notifier: "boss"}},
 			{Name: "acme", Notifier: "acme-mail", Tenant: "acme", Repeat: 2 * time.Hour},
 		}}
 		for range 120 {
@@ -338,8 +339,8 @@ func TestDiff(t *testing.T) {
 
 func TestKinds(t *testing.T) {
 	known := []string{alert.Unconfirmed, alert.Resurrected, alert.Unprovable, alert.StuckDelivery, alert.MissingAcknowledgement, alert.Drift, alert.RotationFailed,
-		alert.BackendDown, alert.SealDown, alert.AuditSinkDown, alert.NewRootToken, alert.BreakGlass, alert.CertificateExpiring}
-	if !slices.Equal(known, config.AlertKinds) {
-		t.Errorf("the configuration knows %q, alerts are raised of %q", config.AlertKinds, known)
+		alert.BackendDown, alert.SealDown, alert.AuditSinkDown, alert.AuditDiskLow, alert.AuditLogDamaged, alert.NewRootToken, alert.BreakGlass, alert.CertificateExpiring}
+	if !slices.Equal(known, client.AlertKinds) {
+		t.Errorf("the configuration knows %q, alerts are raised of %q", client.AlertKinds, known)
 	}
 }

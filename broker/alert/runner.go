@@ -36,9 +36,9 @@ type Config struct {
 	Store  *store.DB
 	Node   string        // this node's name, unlike that of any other
 	Source func() string // the URL of this broker
-	// Local tells what this node alone can: what is wrong with it now, and whether that
-	// is all (not before it has looked).
-	Local    func() (found []store.Raise, complete bool)
+	// Local tells what this node alone can: what is wrong with it now, and of which kinds
+	// that may not be all, since it has not looked yet.
+	Local    func() (found []store.Raise, unsure []string)
 	Observer Observer
 	Every    time.Duration // between two looks; 0: ten seconds
 	Now      func() time.Time
@@ -102,7 +102,7 @@ func (r *Runner) Run(ctx context.Context) {
 		}
 		if now := r.Now(); err == nil && now.Sub(pruned) >= pruneEvery {
 			pruned = now
-			err = r.Store.Update(ctx, func(tx *store.Tx) error { return tx.PruneAlerts(ctx, now.Add(-keep), Unprovable) })
+			err = r.Store.Update(ctx, func(tx *store.Tx) error { return tx.PruneAlerts(ctx, now.Add(-keep)) })
 		}
 		if err != nil && ctx.Err() == nil {
 			r.Logger.Error("alerts cannot be looked after; it is tried again", "error", err)
@@ -299,7 +299,7 @@ func (r *Runner) Test(ctx context.Context, notifier, by string) error {
 	if to == nil {
 		return fmt.Errorf("%w: there is no notifier %q in the configuration", backends.ErrNotFound, notifier)
 	}
-	err := r.attempt(ctx, to, Notification{ID: "tst_" + uuid.Must(uuid.NewV7()).String(), Event: Test, At: r.Now(), Source: r.Source(), Rule: by})
+	err := r.attempt(ctx, to, Notification{ID: "tst_" + uuid.Must(uuid.NewV7()).String(), Event: Test, At: r.Now(), Source: r.Source(), By: by})
 	r.Observer.Notified(notifier, err)
 	return err
 }

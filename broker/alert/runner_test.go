@@ -82,21 +82,21 @@ func (r *receiver) failing(err error) {
 
 // local is what is wrong on a node.
 type local struct {
-	mu       sync.Mutex
-	found    []store.Raise
-	complete bool
+	mu     sync.Mutex
+	found  []store.Raise
+	unsure []string
 }
 
-func (l *local) wrong() ([]store.Raise, bool) {
+func (l *local) wrong() ([]store.Raise, []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Clone(l.found), l.complete
+	return slices.Clone(l.found), l.unsure
 }
 
-func (l *local) set(complete bool, found ...store.Raise) {
+func (l *local) set(unsure []string, found ...store.Raise) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.found, l.complete = found, complete
+	l.found, l.unsure = found, unsure
 }
 
 type uncounted struct{}
@@ -111,7 +111,7 @@ type node struct {
 
 func newNode(t *testing.T, db *store.DB, name string, c *clock, rules alert.Rules) *node {
 	t.Helper()
-	n := &node{local: &local{complete: true}, log: &bytes.Buffer{}}
+	n := &node{local: &local{}, log: &bytes.Buffer{}}
 	n.Runner = alert.NewRunner(alert.Config{Store: db, Node: name, Source: func() string { return "http://broker" }, Local: n.local.wrong,
 		Observer: uncounted{}, Now: c.Now, Logger: hclog.New(&hclog.LoggerOptions{Output: n.log, Level: hclog.Debug})})
 	n.SetRules(rules)
@@ -365,24 +365,24 @@ func TestWhatANodeSees(t *testing.T) {
 		rules := only(to, config.Alert{})
 		a, b := newNode(t, db, "a", c, rules), newNode(t, db, "b", c, rules)
 		down := store.Raise{Kind: alert.BackendDown, Subject: "prod on a", Text: "backend prod cannot be used"}
-		a.local.set(true, down)
+		a.local.set(nil, down)
 		a.tick(t)
 		b.tick(t)
 		want(t, to.events(), "raised prod on a")
-		a.local.set(false) // it was started anew and has not looked yet
+		a.local.set([]string{alert.BackendDown}) // it was started anew and has not looked yet
 		a.tick(t)
 		want(t, to.events(), "raised prod on a")
 		for range 40 { // as long as it says so, others leave it alone
-			a.local.set(true, down)
+			a.local.set(nil, down)
 			a.tick(t)
 			b.tick(t)
 			c.pass(time.Minute)
 		}
 		want(t, to.events(), "raised prod on a")
-		a.local.set(true)
+		a.local.set(nil)
 		a.tick(t)
 		want(t, to.events(), "raised prod on a", "resolved prod on a")
-		a.local.set(true, down)
+		a.local.set(nil, down)
 		a.tick(t)
 		c.pass(15 * time.Minute) // it is gone
 		b.tick(t)

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 const (
@@ -18,15 +20,61 @@ const (
 	driftGrace   = 15 * time.Minute // in which what is out of step is brought in step by itself
 	staleNode    = 15 * time.Minute // after which a node that says nothing of its alerts is gone
 	seeEvery     = time.Minute
-	maxFound     = 1000 // of each kind that a sweep looks at, the oldest
+	most         = 1000 // alerts of one kind and tenant that a sweep has open, save critical ones
 )
+
+// overflow is the subject of the alert that there are more than most.
+var overflow = "more than " + strconv.Itoa(most)
 
 // finding is what one sweep has found.
 type finding struct {
 	raises []store.Raise
-	more   map[string]bool // kinds of which there is more than it looked at
 	open   []store.Alert
-	local  bool // what the node alone can tell is among it
+	unsure []string // kinds of which the node may know more
+
+	known  map[id]bool // of open
+	counts map[id]int  // by kind and tenant: open alerts, and those to be raised
+	beyond map[id]int  // what is one too many
+}
+
+// id is what there is one open alert of.
+type id struct{ kind, tenant, subject string }
+
+func idOf(r store.Raise) id { return id{r.Kind, r.Tenant, r.Subject} }
+
+func newFinding(open []store.Alert) *finding {
+	f := &finding{open: open, known: map[id]bool{}, counts: map[id]int{}, beyond: map[id]int{}}
+	for _, a := range open {
+		f.known[idOf(a.Raise)] = true
+		if a.Subject != overflow {
+			f.counts[id{kind: a.Kind, tenant: a.Tenant}]++
+		}
+	}
+	return f
+}
+
+// add takes what is wrong. Where it is one too many, so that nobody would read it, it
+// is only counted: one tenant's troubles hide neither those of others nor what is
+// critical.
+func (f *finding) add(r store.Raise) {
+	of := id{kind: r.Kind, tenant: r.Tenant}
+	switch {
+	case f.known[idOf(r)] || SeverityOf(r.Kind) == Critical:
+	case f.counts[of] >= most:
+		f.beyond[of]++
+		return
+	default:
+		f.counts[of]++
+	}
+	f.raises = append(f.raises, r)
+}
+
+// close says in one alert what add has only counted.
+func (f *finding) close() {
+	for of, n := range f.beyond {
+		f.raises = append(f.raises, store.Raise{Kind: of.kind, Tenant: of.tenant, Subject: overflow, Next: "keybroker alert list --kind " + of.kind,
+			Text: fmt.Sprintf("there is more of this than the %d alerts that are open: %d at first", most, n)})
+	}
 }
 
 // Sweep opens alerts for what is wrong and not told of yet, and ends those of what is
@@ -42,16 +90,14 @@ func (r *Runner) Sweep(ctx context.Context) error {
 		case node != "" && node != r.Node:
 			return false
 		case node != "":
-			return f.local
-		case kind == NewRootToken || kind == BreakGlass:
-			return false
+			return !slices.Contains(f.unsure, kind)
 		}
-		return !f.more[kind]
+		return kind != NewRootToken && kind != BreakGlass
 	})
 	see := false
 	for _, a := range f.open {
 		mine := a.Node == r.Node && a.Node != ""
-		see = see || mine && f.local && now.Sub(a.SeenAt) >= seeEvery
+		see = see || mine && now.Sub(a.SeenAt) >= seeEvery
 		if a.Node != "" && !mine && now.Sub(a.SeenAt) >= staleNode {
 			over = append(over, a)
 		}
@@ -88,147 +134,138 @@ func (r *Runner) Sweep(ctx context.Context) error {
 	return nil
 }
 
-func (r *Runner) look(ctx context.Context) (f finding, err error) {
-	local, complete := r.Local()
-	f.local = complete
+func (r *Runner) look(ctx context.Context) (f *finding, err error) {
+	local, unsure := r.Local()
 	err = r.Store.View(ctx, func(tx *store.Tx) error {
-		f.raises, f.more = nil, map[string]bool{}
 		all, err := tx.UnsettledAlerts(ctx)
 		if err != nil {
 			return err
 		}
-		f.open = slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() })
-		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, r.deliveries, overlaps, r.placements, failures, standing} {
-			if err := look(ctx, tx, &f); err != nil {
+		f = newFinding(slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() }))
+		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, r.deliveries, overlaps, r.placements, failures} {
+			if err := look(ctx, tx, f); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	f.unsure = unsure
 	for _, one := range local {
 		one.Node = r.Node
-		f.raises = append(f.raises, one)
+		f.add(one)
 	}
-	return f, err
-}
-
-// add adds what each item is worth, and notes that there is more than was looked at.
-func add[T any](f *finding, items []T, kinds []string, of func(T) (store.Raise, bool)) {
-	for _, item := range items {
-		if raise, ok := of(item); ok {
-			f.raises = append(f.raises, raise)
-		}
-	}
-	for _, kind := range kinds {
-		f.more[kind] = f.more[kind] || len(items) >= maxFound
-	}
+	f.close()
+	return f, nil
 }
 
 func about(kind string, ref backends.Ref, subject, next, format string, args ...any) store.Raise {
 	return store.Raise{Kind: kind, Tenant: ref.Tenant, Subject: subject, Text: fmt.Sprintf(format, args...), Next: next}
 }
 
+// retirements looks at what the engine raises (see engine.AlertOf): at what may be
+// alive also in case that it was not, at the rest for whether it is over.
 func retirements(ctx context.Context, tx *store.Tx, f *finding) error {
-	found, err := tx.TroubledRetirements(ctx, Unprovable, maxFound)
-	add(f, found, []string{Unconfirmed, Resurrected, Unprovable}, func(t store.RetirementOf) (store.Raise, bool) {
-		next := "keybroker retirement show " + t.ID
-		switch t.State {
-		case rotation.Unconfirmed:
-			return about(Unconfirmed, t.Ref, t.ID, next, "version %d of %s was revoked and is not proven dead: %s", t.Version, t.Ref, t.Why()), true
-		case rotation.Resurrected:
-			return about(Resurrected, t.Ref, t.ID, next, "version %d of %s was proven dead and is accepted again; it is being revoked once more", t.Version, t.Ref), true
+	err := tx.TroubledRetirements(ctx, func(t store.RetirementOf) {
+		if kind, text, next := engine.AlertOf(t.Retirement, t.Ref); kind != "" {
+			f.add(about(kind, t.Ref, t.ID, next, "%s", text))
 		}
-		return about(Unprovable, t.Ref, t.ID, next, "nobody can prove that version %d of %s is dead: %s", t.Version, t.Ref, t.Why()), !t.Confirm.None
 	})
+	for kind, stands := range map[string]func(rotation.RetirementState) bool{
+		Resurrected: func(now rotation.RetirementState) bool { return now != rotation.ProvenDead },
+		Unprovable:  func(now rotation.RetirementState) bool { return now == rotation.Unprovable },
+	} {
+		if err != nil {
+			return err
+		}
+		var states map[string]rotation.RetirementState
+		states, err = tx.StatesOfSubjects(ctx, kind)
+		for _, a := range f.open {
+			if now, there := states[a.Subject]; there && a.Kind == kind && stands(now) {
+				f.add(a.Raise)
+			}
+		}
+	}
 	return err
 }
 
 func (r *Runner) deliveries(ctx context.Context, tx *store.Tx, f *finding) error {
-	found, err := tx.StuckDeliveries(ctx, r.Now().Add(-slowDelivery), maxFound)
-	add(f, found, []string{StuckDelivery}, func(d rotation.Delivery) (store.Raise, bool) {
+	return tx.StuckDeliveries(ctx, r.Now().Add(-slowDelivery), func(d rotation.Delivery) {
 		subject := d.Consumer + " " + d.Ref.Name
 		if d.State == rotation.DeliveryDead {
-			return about(StuckDelivery, d.Ref, subject, "keybroker delivery replay "+d.ID, "consumer %s was not told of version %d of %s: given up after %s%s",
-				d.Consumer, d.Version, d.Ref, counted(d.Attempts, "attempt"), because(d.Error)), true
+			f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery replay "+d.ID, "consumer %s was not told of version %d of %s: given up after %s%s",
+				d.Consumer, d.Version, d.Ref, counted(d.Attempts, "attempt"), because(d.Error)))
+			return
 		}
-		return about(StuckDelivery, d.Ref, subject, "keybroker delivery list --consumer "+d.Consumer, "consumer %s cannot be told of version %d of %s since %s, by %s so far%s",
-			d.Consumer, d.Version, d.Ref, stamp(d.CreatedAt), counted(d.Attempts, "attempt"), because(d.Error)), true
+		f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery list --consumer "+d.Consumer, "consumer %s cannot be told of version %d of %s since %s, by %s so far%s",
+			d.Consumer, d.Version, d.Ref, stamp(d.CreatedAt), counted(d.Attempts, "attempt"), because(d.Error)))
 	})
-	return err
 }
 
 func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
-	found, err := tx.HeldOverlaps(ctx, maxFound)
-	add(f, found, []string{MissingAcknowledgement}, func(o store.RotationOf) (store.Raise, bool) {
-		return about(MissingAcknowledgement, o.Ref, o.ID, "keybroker delivery list --secret "+o.Ref.String(),
-			"version %d of %s is not revoked yet, since consumers have not acknowledged version %d", o.From, o.Ref, o.To), true
+	err := tx.HeldOverlaps(ctx, func(o store.RotationOf) {
+		f.add(about(MissingAcknowledgement, o.Ref, o.ID, "keybroker delivery list --secret "+o.Ref.String(),
+			"version %d of %s is not revoked yet, since consumers have not acknowledged version %d", o.From, o.Ref, o.To))
 	})
-	return err
-}
-
-func (r *Runner) placements(ctx context.Context, tx *store.Tx, f *finding) error {
-	found, err := tx.AstrayPlacements(ctx, maxFound)
-	add(f, found, []string{Drift}, func(p store.Astray) (store.Raise, bool) {
-		raise := about(Drift, p.Ref, p.Backend+" "+p.Ref.Name, "keybroker drift list --secret "+p.Ref.String(), "backend %s was not given version %d of %s yet%s",
-			p.Backend, p.Want, p.Ref, because(p.Error))
-		if p.Drift != nil {
-			raise.Text = fmt.Sprintf("backend %s does not hold of %s what it was given: %s", p.Backend, p.Ref, p.Drift.Detail)
-		}
-		return raise, !p.Since.IsZero() && r.Now().Sub(p.Since) >= driftGrace
-	})
-	return err
-}
-
-func failures(ctx context.Context, tx *store.Tx, f *finding) error {
-	found, err := tx.FailedRotations(ctx, maxFound)
-	add(f, found, []string{RotationFailed}, func(o store.RotationOf) (store.Raise, bool) {
-		raise := about(RotationFailed, o.Ref, o.Ref.Name, "keybroker rotation show "+o.ID, "the last rotation of %s failed%s", o.Ref, because(o.Error))
-		if o.From > 0 {
-			raise.Text += fmt.Sprintf("; version %d stays in use", o.From)
-		}
-		return raise, true
-	})
-	return err
-}
-
-// standing keeps the alerts of what a query does not find any more and is not over:
-// a resurrected version that is not proven dead again, and acknowledgements that are
-// missing after the overlap.
-func standing(ctx context.Context, tx *store.Tx, f *finding) error {
-	for _, a := range f.open {
-		var stands bool
-		var err error
-		switch a.Kind {
-		case Resurrected:
-			var t rotation.Retirement
-			t, err = tx.Retirement(ctx, a.Subject)
-			stands = t.State != rotation.ProvenDead
-		case MissingAcknowledgement:
-			stands, err = unacknowledged(ctx, tx, a.Subject)
-		}
-		if err != nil && !errors.Is(err, backends.ErrNotFound) {
+	for _, a := range f.open { // those that are missing after the overlap
+		if err != nil {
 			return err
 		}
-		if stands && err == nil {
-			f.raises = append(f.raises, a.Raise)
+		if a.Kind != MissingAcknowledgement {
+			continue
+		}
+		var stands bool
+		if stands, err = unacknowledged(ctx, tx, a.Subject); errors.Is(err, backends.ErrNotFound) {
+			stands, err = false, nil
+		}
+		if stands {
+			f.add(a.Raise)
 		}
 	}
-	return nil
+	return err
 }
 
-// unacknowledged tells whether a consumer has not acknowledged what a rotation has
-// published, and nothing newer.
+// unacknowledged tells whether a consumer that is still told has not acknowledged what
+// a rotation has published, and nothing newer.
 func unacknowledged(ctx context.Context, tx *store.Tx, rotationID string) (bool, error) {
 	r, err := tx.Rotation(ctx, rotationID)
 	if err != nil {
 		return false, err
 	}
 	s, err := tx.Secret(ctx, r.SecretID)
-	if err != nil || s.Current != r.To || r.State == rotation.Overlap {
+	if err != nil || s.Current != r.To || s.State == rotation.SecretUnmanaged || r.State == rotation.Overlap {
 		return false, err // in the overlap the query tells
 	}
 	all, err := tx.Deliveries(ctx, s.ID, s.Generation)
-	return slices.ContainsFunc(all, func(d rotation.Delivery) bool { return !d.State.Satisfies(r.Plan.Acknowledgement.Require) }), err
+	return slices.ContainsFunc(all, func(d rotation.Delivery) bool {
+		return slices.Contains(s.Definition.Consumers, d.Consumer) && !d.State.Satisfies(r.Plan.Acknowledgement.Require)
+	}), err
+}
+
+func (r *Runner) placements(ctx context.Context, tx *store.Tx, f *finding) error {
+	return tx.AstrayPlacements(ctx, func(p store.Astray) {
+		if p.Since.IsZero() || r.Now().Sub(p.Since) < driftGrace {
+			return
+		}
+		raise := about(Drift, p.Ref, p.Backend+" "+p.Ref.Name, "keybroker drift list --secret "+p.Ref.String(), "backend %s was not given version %d of %s yet%s",
+			p.Backend, p.Want, p.Ref, because(p.Error))
+		if p.Drift != nil {
+			raise.Text = fmt.Sprintf("backend %s does not hold of %s what it was given: %s", p.Backend, p.Ref, p.Drift.Detail)
+		}
+		f.add(raise)
+	})
+}
+
+func failures(ctx context.Context, tx *store.Tx, f *finding) error {
+	return tx.FailedRotations(ctx, func(o store.RotationOf) {
+		raise := about(RotationFailed, o.Ref, o.Ref.Name, "keybroker rotation show "+o.ID, "the last rotation of %s failed%s", o.Ref, because(o.Error))
+		if o.From > 0 {
+			raise.Text += fmt.Sprintf("; version %d stays in use", o.From)
+		}
+		f.add(raise)
+	})
 }
 
 func because(why string) string {

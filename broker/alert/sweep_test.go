@@ -1,6 +1,8 @@
 package alert_test
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 // why is what an issuer or consumer is said to have done wrong.
@@ -25,7 +28,7 @@ func save(t *testing.T, db *store.DB, fn func(*store.Tx) error) {
 func addSecret(t *testing.T, db *store.DB) rotation.Secret {
 	t.Helper()
 	s := rotation.Secret{ID: "sec_1", Ref: backends.Ref{Tenant: "acme", Name: "mail/sender"}, Origin: rotation.OriginAPI, State: rotation.SecretActive,
-		Definition: rotation.Definition{Backend: "prod"}, Current: 2, Generation: 2, CreatedAt: start, UpdatedAt: start}
+		Definition: rotation.Definition{Backend: "prod", Consumers: []string{"web"}}, Current: 2, Generation: 2, CreatedAt: start, UpdatedAt: start}
 	save(t, db, func(tx *store.Tx) error { return tx.AddSecret(t.Context(), &s) })
 	return s
 }
@@ -112,7 +115,17 @@ func TestSweepFindsAndEnds(t *testing.T) {
 		must()
 
 		dead.State = rotation.Unprovable
+		tell := func(tx *store.Tx) error { // as the engine does
+			kind, text, next := engine.AlertOf(dead, s.Ref)
+			return tx.AddAlert(ctx, kind, s.Ref.Tenant, dead.ID, text, next)
+		}
+		save(t, db, func(tx *store.Tx) error { return errors.Join(tx.SaveRetirement(ctx, &dead), tell(tx)) })
+		must(alert.Unprovable)
+		dead.State = rotation.ProvenDead
 		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &dead) })
+		must()
+		dead.State = rotation.Unprovable
+		save(t, db, func(tx *store.Tx) error { return errors.Join(tx.SaveRetirement(ctx, &dead), tell(tx)) })
 		must(alert.Unprovable)
 		save(t, db, func(tx *store.Tx) error { // somebody acknowledges it
 			all, _, err := tx.AlertsPage(ctx, store.AlertFilter{Kind: alert.Unprovable}, store.Page{})
@@ -191,5 +204,139 @@ func TestShortTroubleIsTold(t *testing.T) {
 		if all := alerts(t, db); len(all) != 1 || all[0].SettledAt.IsZero() {
 			t.Errorf("not settled: %+v", all)
 		}
+	})
+}
+
+// addSecrets adds so many secrets of a tenant, and to each what is wrong with it.
+func addSecrets(t *testing.T, db *store.DB, tenant string, n int, wrong func(tx *store.Tx, s rotation.Secret) error) {
+	t.Helper()
+	save(t, db, func(tx *store.Tx) error {
+		for i := range n {
+			s := rotation.Secret{ID: fmt.Sprintf("sec_%s_%04d", tenant, i), Ref: backends.Ref{Tenant: tenant, Name: fmt.Sprintf("s%04d", i)}, Origin: rotation.OriginAPI,
+				State: rotation.SecretActive, Definition: rotation.Definition{Backend: "prod", Consumers: []string{"web"}}, Current: 2, Generation: 2, CreatedAt: start, UpdatedAt: start}
+			if err := errors.Join(tx.AddSecret(t.Context(), &s), wrong(tx, s)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// unsettled are all alerts that are open, where nobody is told.
+func unsettled(t *testing.T, db *store.DB) (all []store.Alert) {
+	t.Helper()
+	err := db.View(t.Context(), func(tx *store.Tx) (err error) {
+		all, err = tx.UnsettledAlerts(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// many is more than a sweep has alerts of, of each kind and tenant.
+const many = 1001
+
+// TestManyWarningsHideNothing: what one tenant has too much of hides neither what is
+// critical nor what others have; that there is more is an alert of its own.
+func TestManyWarningsHideNothing(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		ctx := t.Context()
+		failed := func(tx *store.Tx, s rotation.Secret) error {
+			unprovable := rotation.Retirement{ID: "ret_" + s.ID, SecretID: s.ID, Version: 1, Cause: rotation.CauseRotated, State: rotation.Unprovable, RequestedAt: start}
+			unprovable.Confirm.None = true // of which nobody is told, and which stay so for ever
+			r := rotation.Rotation{ID: "rot_" + s.ID, SecretID: s.ID, Trigger: rotation.TriggerManual, State: rotation.Failed, From: 1, To: 2, CreatedAt: start, EndedAt: start}
+			return errors.Join(tx.AddRetirement(ctx, &unprovable), tx.AddRotation(ctx, &r))
+		}
+		addSecrets(t, db, "acme", many, failed)
+		addSecrets(t, db, "umbrella", 2, failed)
+		last := rotation.Retirement{ID: "ret_last", SecretID: "sec_acme_0000", Version: 2, Cause: rotation.CauseRotated, State: rotation.Unconfirmed, RequestedAt: start.Add(time.Hour)}
+		save(t, db, func(tx *store.Tx) error { return tx.AddRetirement(ctx, &last) })
+		n := newNode(t, db, "a", c, alert.Rules{})
+		want := func(unconfirmed, of, more int) {
+			t.Helper()
+			n.tick(t)
+			got := map[string]int{}
+			for _, a := range unsettled(t, db) {
+				got[a.Kind+" "+a.Tenant]++
+				if a.Subject == "more than 1000" {
+					got["more of "+a.Tenant]++
+				}
+			}
+			expected := map[string]int{"rotation_failed acme": of, "rotation_failed umbrella": 2, "unconfirmed acme": unconfirmed, "more of acme": more}
+			for what, count := range expected {
+				if got[what] != count {
+					t.Errorf("%d alerts %s, want %d", got[what], what, count)
+				}
+			}
+		}
+		for range 2 {
+			want(1, many, 1) // a thousand, and that there is more
+		}
+		save(t, db, func(tx *store.Tx) error { // one is taken out of the configuration
+			s, err := tx.Secret(ctx, "sec_acme_0000")
+			s.State = rotation.SecretUnmanaged
+			return errors.Join(err, tx.SaveSecret(ctx, &s))
+		})
+		for range 3 { // which ends its own, leaves room for another, and ends that there is more
+			n.tick(t)
+		}
+		want(1, many-1, 0)
+	})
+}
+
+// TestManyHideNoEnd: nothing is over only because there is much of it, some of which
+// nobody is told of.
+func TestManyHideNoEnd(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		drifted := func(backend string, role rotation.Role) func(tx *store.Tx, s rotation.Secret) error {
+			return func(tx *store.Tx, s rotation.Secret) error {
+				p := rotation.Placement{ID: "pla_" + s.ID, SecretID: s.ID, Backend: backend, Role: role, Want: 2, Have: 2, Drift: &rotation.Drift{Kind: rotation.DriftChanged, FoundAt: start.Add(-time.Hour)}}
+				return tx.AddPlacement(t.Context(), &p)
+			}
+		}
+		n := newNode(t, db, "a", c, alert.Rules{})
+		addSecrets(t, db, "zz", 1, drifted("zz", rotation.RolePrimary))
+		n.tick(t)
+		addSecrets(t, db, "acme", 1, drifted("aa", rotation.RoleFormer))
+		addSecrets(t, db, "umbrella", many-2, drifted("aa", rotation.RolePrimary))
+		n.tick(t)
+		if !slices.ContainsFunc(unsettled(t, db), func(a store.Alert) bool { return a.Tenant == "zz" }) {
+			t.Error("the drift of a vault that nobody has mended is over")
+		}
+	})
+}
+
+// TestNothingIsToldForEver: what nobody can mend any more, since it was taken out of
+// the configuration, is over with that.
+func TestNothingIsToldForEver(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		ctx := t.Context()
+		s := addSecret(t, db)
+		save(t, db, func(tx *store.Tx) error {
+			failed := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerManual, State: rotation.Failed, From: 1, To: 2, CreatedAt: c.Now(), EndedAt: c.Now(),
+				Plan: rotation.Plan{Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireReceived}}}
+			d := rotation.Delivery{ID: "del_1", SecretID: s.ID, Ref: s.Ref, Consumer: "web", Version: 2, Generation: 2, Event: rotation.EventRotated,
+				Trigger: rotation.TriggerSchedule, CreatedAt: c.Now(), NextAttemptAt: c.Now()}
+			err := errors.Join(tx.AddRotation(ctx, &failed), tx.AddDelivery(ctx, &d))
+			d.State, d.NextAttemptAt = rotation.DeliveryDead, time.Time{}
+			return errors.Join(err, tx.SaveDelivery(ctx, &d), tx.AddAlert(ctx, alert.MissingAcknowledgement, "acme", failed.ID, "text", "next"))
+		})
+		n := newNode(t, db, "a", c, alert.Rules{})
+		want := func(kinds ...string) {
+			t.Helper()
+			n.tick(t)
+			if got := open(t, db); !slices.Equal(got, kinds) {
+				t.Errorf("open %q, want %q", got, kinds)
+			}
+		}
+		want(alert.MissingAcknowledgement, alert.RotationFailed, alert.StuckDelivery)
+		s.Definition.Consumers = nil
+		save(t, db, func(tx *store.Tx) error { return tx.SaveSecret(ctx, &s) })
+		want(alert.RotationFailed)
+		s.State = rotation.SecretUnmanaged
+		save(t, db, func(tx *store.Tx) error { return tx.SaveSecret(ctx, &s) })
+		want()
 	})
 }

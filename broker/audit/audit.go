@@ -54,9 +54,12 @@ type Config struct {
 	// are gone; empty: none.
 	Known   string
 	MaxSize int64         // bytes of a segment; 0 = DefaultMaxSize
+	Keep    time.Duration // how long a segment is kept, at least; 0: for ever
 	Timeout time.Duration // for a disk that hangs; 0 = 5 s
-	Now     func() time.Time
-	Logger  hclog.Logger
+	// SinkTimeout is for a sink that hangs; 0 = 30 s, or 5 s where a request waits for it.
+	SinkTimeout time.Duration
+	Now         func() time.Time
+	Logger      hclog.Logger
 }
 
 // Log is the audit log of one node. It is safe for concurrent use.
@@ -64,6 +67,9 @@ type Log struct {
 	cfg    Config
 	signer *signer
 	sinks  sinks
+
+	maxSize, keep atomic.Int64  // bytes; ns
+	searching     chan struct{} // as many queries as may run at once
 
 	mu     sync.Mutex
 	queue  []*batch
@@ -73,11 +79,13 @@ type Log struct {
 	failed error    // of the newest write or sync; nil: it worked
 	newest int64    // of the outbox
 	signed Checkpoint
+	size   int64 // lines
 	at     position
 	closed bool
 
 	kick, ended chan struct{}
 	stop        chan struct{}
+	pruning     sync.WaitGroup
 	changed     chan struct{} // closed and replaced when there are more lines
 	writing     stopwatch
 	syncs       syncer
@@ -103,9 +111,6 @@ type batch struct {
 
 // Open opens or creates the journal, and makes it whole after a crash.
 func Open(cfg Config) (*Log, error) {
-	if cfg.MaxSize <= 0 {
-		cfg.MaxSize = DefaultMaxSize
-	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
@@ -113,18 +118,18 @@ func Open(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, signer: s, kick: make(chan struct{}, 1), ended: make(chan struct{}), stop: make(chan struct{}), changed: make(chan struct{})}
+	l := &Log{cfg: cfg, signer: s, searching: make(chan struct{}, maxSearches), kick: make(chan struct{}, 1), ended: make(chan struct{}), stop: make(chan struct{}), changed: make(chan struct{})}
 	l.sinks.log = l
+	l.Retain(cfg.MaxSize, cfg.Keep)
 	l.syncs.kick, l.syncs.stop = make(chan struct{}, 1), make(chan struct{})
-	j := &journal{path: cfg.Path, signer: s, maxSize: cfg.MaxSize, now: cfg.Now, logger: cfg.Logger}
-	var known progress
+	j := &journal{path: cfg.Path, signer: s, maxSize: &l.maxSize, now: cfg.Now, logger: cfg.Logger}
+	var known Checkpoint
 	if cfg.Known != "" {
-		c, err := OpenCheckpoint(cfg.Known, s)
-		if err != nil {
+		if known, err = OpenCheckpoint(cfg.Known, s); err != nil {
 			return nil, fmt.Errorf("opening the audit log: the checkpoint that is kept: %w", err)
 		}
-		known = progress{tree: c.tree, seq: c.Seq}
 	}
+	l.journal = j
 	err = j.open(known)
 	if err == nil {
 		err = j.file.sync() // what a process that was killed had written
@@ -133,21 +138,25 @@ func Open(cfg Config) (*Log, error) {
 		j.drop()
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
-	l.journal = j
+	if err := j.confess(); err != nil {
+		cfg.Logger.Error("what opening the audit log has found cannot be written to it yet; it is tried again", "error", err)
+	}
 	l.publish(j.progressed())
 	go l.run()
+	l.pruning.Go(l.pruneLoop)
 	return l, nil
 }
 
 // progressed is how far a journal has come.
 type progressed struct {
 	seq    int64
+	size   int64 // lines
 	newest Checkpoint
 	at     position
 }
 
 func (j *journal) progressed() progressed {
-	p := progressed{j.seq, j.newest, position{j.first, j.offset}}
+	p := progressed{j.seq, j.tree.size, j.newest, position{j.first, j.offset}}
 	if !j.regular {
 		p.at = position{first: -1}
 	}
@@ -158,7 +167,7 @@ func (j *journal) progressed() progressed {
 func (l *Log) publish(p progressed) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.newest, l.signed, l.at = p.seq, p.newest, p.at
+	l.newest, l.size, l.signed, l.at = p.seq, p.size, p.newest, p.at
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -197,7 +206,8 @@ func (l *Log) Hash(text string) string {
 func (l *Log) Write(ctx context.Context, rec Record, d Durability) error {
 	b := body{AuditEvent: rec.AuditEvent}
 	if len(rec.Sensitive) > 0 {
-		b.Hashes = make(map[string]string, len(rec.Sensitive))
+		b.Hashes = make(map[string]string, len(rec.Sensitive)+len(rec.Hashes))
+		maps.Copy(b.Hashes, rec.Hashes)
 		for name, text := range rec.Sensitive {
 			b.Hashes[name] = l.Hash(text)
 		}
@@ -290,8 +300,8 @@ func (l *Log) Check(now time.Time) error {
 	return err
 }
 
-// Close signs and syncs what is there, and closes the journal and the sinks. The
-// sinks go on from where they are when it is opened again.
+// Close signs and syncs what is there, gives the sinks a moment to take it, and closes
+// them. They go on from where they are when the log is opened again.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	again := l.closed
@@ -300,15 +310,17 @@ func (l *Log) Close() error {
 	if again {
 		return nil
 	}
-	l.sinks.close()
 	close(l.stop)
 	timer := time.NewTimer(2 * l.cfg.Timeout)
 	defer timer.Stop()
 	select {
 	case <-l.ended:
 	case <-timer.C:
+		l.sinks.close(0)
 		return errHangs // its goroutines wait for the disk; nobody can end that
 	}
+	l.sinks.close(lastMoment)
+	l.pruning.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if errors.Is(l.failed, backends.ErrUnavailable) {
@@ -364,6 +376,33 @@ func (l *Log) Down() map[string]string {
 		}
 	}
 	return down
+}
+
+// Unsure tells whether a sink may be down that Down does not name: one that was not
+// tried yet, or that fails since just now.
+func (l *Log) Unsure() bool {
+	for _, f := range l.sinks.running() {
+		if f.unsure() {
+			return true
+		}
+	}
+	return false
+}
+
+// Doubts tells what is wrong although everything works, by the name of the sink;
+// "journal" is the log's own file. What is told of the journal was found since this
+// process began, and stays until it ends.
+func (l *Log) Doubts() map[string]string {
+	doubts := map[string]string{}
+	if said := l.journal.said.Load(); said != nil {
+		doubts["journal"] = *said
+	}
+	for _, s := range l.sinks.status() {
+		if s.Doubt != "" {
+			doubts[s.Name] = s.Doubt
+		}
+	}
+	return doubts
 }
 
 // Sinks names the sinks that there are.

@@ -171,3 +171,26 @@ func NewestOf(cfg Config, notes ...string) (newest string, bad []error) {
 	}
 	return newest, bad
 }
+
+// Extends tells whether the log has, or has had, what a checkpoint of it says: nothing
+// that it has signed since may take its place otherwise.
+func (l *Log) Extends(note string) bool {
+	c, err := OpenCheckpoint(note, l.signer)
+	newest := l.Checkpoint()
+	switch {
+	case err != nil:
+		return true // it is none of this log
+	case c.Size >= newest.Size:
+		return c.Size == newest.Size && c.Root == newest.Root
+	}
+	all, err := segments(l.cfg.Path)
+	if err != nil {
+		return true // nothing is known against it
+	}
+	ln, there, err := lineAt(all, c.Size)
+	if err != nil || !there || ln.Note == note {
+		return true
+	}
+	again, err := OpenCheckpoint(ln.Note, l.signer) // behind a gap it was signed anew
+	return err == nil && ln.Prev == "" && again.Root == c.Root
+}

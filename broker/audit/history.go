@@ -83,12 +83,6 @@ func After(path string, seq int64) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := len(all) - 1; i > 0; i-- {
-		if before, ok := seqBefore(all[i].path); ok && before <= seq {
-			all = all[i:] // nothing before this segment has a higher one
-			break
-		}
-	}
 	var entries []Entry
 	for _, s := range all {
 		err := read(s.path, func(f *os.File, size int64) error {
@@ -104,21 +98,6 @@ func After(path string, seq int64) ([]Entry, error) {
 	}
 	slices.SortStableFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) })
 	return distinct(entries), nil
-}
-
-// seqBefore is the highest number that the segments before this one have, as the
-// checkpoint says that it begins with.
-func seqBefore(path string) (seq int64, ok bool) {
-	_ = read(path, func(f *os.File, size int64) error { // what cannot be read is read anew by After
-		raw, err := bufio.NewReaderSize(io.NewSectionReader(f, 0, size), 4<<10).ReadBytes('\n')
-		if err != nil {
-			return err
-		}
-		ln, err := ParseLine(raw)
-		seq, ok = noteSeq(ln.Note), err == nil && ln.Kind == KindCheckpoint
-		return err
-	})
-	return seq, ok
 }
 
 // distinct leaves out of sorted entries what repeats one of the same number.
@@ -141,7 +120,7 @@ func distinct(entries []Entry) []Entry {
 func eachEntry(r io.Reader, fn func(Entry)) error {
 	lines := bufio.NewReaderSize(r, blockSize)
 	for {
-		text, err := lines.ReadBytes('\n')
+		text, _, err := nextLine(lines)
 		if bytes.Contains(text, []byte(`"seq":`)) {
 			var b body
 			if json.Unmarshal(text, &b) == nil && b.Seq > 0 {

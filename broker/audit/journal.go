@@ -3,12 +3,9 @@ package audit
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +50,7 @@ func (p *progress) follow(line []byte) {
 type journal struct {
 	path    string
 	signer  *signer
-	maxSize int64
+	maxSize *atomic.Int64
 	now     func() time.Time
 	logger  hclog.Logger
 
@@ -63,7 +60,10 @@ type journal struct {
 	first   int64 // index of the segment's first line, or of the line to come
 	offset  int64 // where the next line begins
 	newest  Checkpoint
-	pending []queued // what opening has found, to be told by the next lines
+	pending []queued               // what opening has found, to be told by the next lines
+	keeping []string               // files that were cut off the journal and that pending tells of
+	partial []byte                 // what a write that failed may have left behind offset
+	said    atomic.Pointer[string] // what was found wrong with it since this process began; nil: nothing
 	progress
 }
 
@@ -119,15 +119,29 @@ func (j *journal) append(lines []queued) error {
 	return nil
 }
 
+// confess has what opening found on disk before anything else is: until then the files
+// that were cut off have names that tell the next start to find it again.
+func (j *journal) confess() error {
+	if len(j.pending) > 0 {
+		if err := j.append(nil); err != nil {
+			return err
+		}
+		if err := j.file.sync(); err != nil {
+			return err
+		}
+	}
+	return j.keepCuts()
+}
+
 // ready opens the file, or another segment, where that has to be.
 func (j *journal) ready() error {
 	if j.file == nil {
-		if err := j.open(j.progress); err != nil {
+		if err := j.reopen(); err != nil {
 			j.drop()
 			return err
 		}
 	}
-	if j.regular && j.offset > 0 && (j.fresh || j.offset >= j.maxSize) {
+	if j.regular && j.offset > 0 && (j.fresh || j.offset >= j.maxSize.Load()) {
 		return j.rotate()
 	}
 	return nil
@@ -140,6 +154,7 @@ func (j *journal) write(text []byte) error {
 		return nil
 	}
 	if j.regular && j.file.Truncate(j.offset) != nil {
+		j.partial = text
 		j.drop() // what is there is found out when it is opened again
 	}
 	return err
@@ -195,14 +210,22 @@ type file struct {
 	*os.File
 	regular bool
 	whole   atomic.Bool // it was synced before it was closed
+	failed  atomic.Bool // a sync of it has failed
 }
 
-// sync makes everything that was written outlive the machine's power.
+var errUnsynced = errors.New("an earlier sync of the file has failed: what was written to it is in doubt")
+
+// sync makes everything that was written outlive the machine's power. Where that has
+// failed once it never succeeds again: the system forgets what it could not write.
 func (f *file) sync() error {
-	if !f.regular {
+	switch {
+	case !f.regular:
 		return nil
+	case f.failed.Load():
+		return errUnsynced
 	}
 	if err := f.Sync(); err != nil && !(errors.Is(err, os.ErrClosed) && f.whole.Load()) {
+		f.failed.Store(true)
 		return err
 	}
 	return nil
@@ -214,7 +237,7 @@ func (j *journal) close() error {
 		return nil
 	}
 	var err error
-	if j.unsigned > 0 {
+	if j.unsigned > 0 || len(j.pending) > 0 {
 		j.signedAt = time.Time{}
 		err = j.append(nil)
 	}
@@ -234,87 +257,11 @@ func (j *journal) note(action, outcome string, detail map[string]string) (queued
 	return queued{body: text}, err
 }
 
-// open opens the file, having made it whole, and finds out what the next line follows
-// from. Known is what there has certainly been: a journal that has less has lost it,
-// and goes on in a segment of its own behind the gap.
-func (j *journal) open(known progress) error {
-	if info, err := os.Stat(j.path); err == nil && !info.Mode().IsRegular() {
-		f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
-		if err != nil {
-			return err
-		}
-		j.file, j.regular, j.offset, j.progress = &file{File: f}, false, 0, known
-		return nil
-	}
-	all, err := segments(j.path)
-	if err != nil {
-		return err
-	}
-	found, about, err := j.recover(all)
-	if err != nil {
-		return err
-	}
-	if found.tree.size < known.tree.size {
-		if err := j.setAside(); err != nil {
-			return err
-		}
-		about = append(about, lost{found.tree.size, known.tree.size})
-		known.prev, known.unsigned = "", 0 // nobody has the line before
-		found = known
-	}
-	j.progress = found
-	if j.file == nil {
-		if err := j.create(); err != nil {
-			return err
-		}
-	}
-	return j.tell(about)
-}
-
-// tell has what opening found written down as soon as anything can be.
-func (j *journal) tell(about []finding) error {
-	for _, f := range about {
-		j.logger.Error("the audit log: "+f.String(), "file", j.path)
-		line, err := j.note(f.event())
-		if err != nil {
-			return err
-		}
-		j.pending = append(j.pending, line)
-	}
-	return nil
-}
-
-// setAside ends the segment that is open, if there is any line in it.
-func (j *journal) setAside() error {
-	if j.file == nil {
-		return nil
-	}
-	j.drop()
-	if j.offset == 0 {
-		return os.Remove(j.path)
-	}
-	return j.rename()
-}
-
 // rename gives the segment its own name; never that of another.
 func (j *journal) rename() error {
 	to := segmentPath(j.path, j.first)
 	if _, err := os.Lstat(to); err == nil {
-		to = fmt.Sprintf("%s.cut-%016d-%d", strings.TrimSuffix(j.path, extension), j.first, j.now().UnixNano())
+		to = j.cutName(j.first)
 	}
 	return os.Rename(j.path, to)
-}
-
-// copyTo keeps a part of a file in a file of its own.
-func copyTo(path string, f io.ReaderAt, from, to int64) error {
-	return privatefile.Create(path, func(w io.Writer) error {
-		_, err := io.Copy(w, io.NewSectionReader(f, from, to-from))
-		return err
-	})
-}
-
-// finding is something that opening a journal has found, and that it tells of.
-type finding interface {
-	fmt.Stringer
-	event() (action, outcome string, detail map[string]string)
 }

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -36,13 +39,15 @@ type Line struct {
 	Index int64  `json:"index"` // from 0 on, without a gap, over all segments
 	Prev  string `json:"prev"`  // the leaf hash of the line before, in base64; empty: there is none
 	rotation.AuditEvent
-	Hashes map[string]string `json:"hashes,omitempty"`     // "hmac-sha256:<hex>" of what is sensitive
-	Seq    int64             `json:"seq,omitempty"`        // of the outbox; requests have none
-	Note   string            `json:"checkpoint,omitempty"` // of a checkpoint: the signed note
+	Seq  int64  `json:"seq,omitempty"`        // of the outbox; requests have none
+	Note string `json:"checkpoint,omitempty"` // of a checkpoint: the signed note
 
 	// Raw is the line itself, without its end.
 	Raw []byte `json:"-"`
 }
+
+// Leaf is what the next line calls "prev".
+func (ln Line) Leaf() string { return leafOf(ln.Raw).String() }
 
 // ParseLine reads one line; it keeps raw.
 func ParseLine(raw []byte) (Line, error) {
@@ -57,12 +62,49 @@ func ParseLine(raw []byte) (Line, error) {
 // body is what of a line is known before its place in the log is.
 type body struct {
 	rotation.AuditEvent
-	Hashes map[string]string `json:"hashes,omitempty"`
-	Seq    int64             `json:"seq,omitempty"`
+	Seq int64 `json:"seq,omitempty"`
+}
+
+const (
+	maxText  = 8 << 10 // bytes of any text of a record; receivers have limits of their own
+	maxTexts = 64      // in detail, and of hashes
+)
+
+// bound shortens what a record says, and what it is about, to what is kept.
+func (b *body) bound() {
+	for _, text := range []*string{&b.Request, &b.Tenant, &b.Actor, &b.Role, &b.Method, &b.Identity, &b.Address, &b.Action, &b.Path, &b.Outcome, &b.Capability, &b.Policy, &b.Rule, &b.Secret} {
+		*text = shortened(*text)
+	}
+	b.Kind = rotation.AuditKind(shortened(string(b.Kind)))
+	b.Detail, b.Hashes = boundAll(b.Detail), boundAll(b.Hashes)
+}
+
+func shortened(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
+}
+
+func boundAll(texts map[string]string) map[string]string {
+	if len(texts) <= maxTexts && !slices.ContainsFunc(slices.Collect(maps.Values(texts)), func(s string) bool { return len(s) > maxText }) &&
+		!slices.ContainsFunc(slices.Collect(maps.Keys(texts)), func(s string) bool { return len(s) > maxText }) {
+		return texts
+	}
+	out := map[string]string{}
+	for i, name := range slices.Sorted(maps.Keys(texts)) {
+		if i == maxTexts {
+			out["…"] = fmt.Sprintf("%d more", len(texts)-maxTexts)
+			break
+		}
+		out[shortened(name)] = shortened(texts[name])
+	}
+	return out
 }
 
 func (b body) encode() ([]byte, error) {
 	b.At = b.At.UTC()
+	b.bound()
 	text, err := json.Marshal(b)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an audit record: %w", err)

@@ -89,70 +89,93 @@ func firstIndex(path string) (int64, error) {
 	return -1, nil
 }
 
-// blockSize is how much is read at a time.
-const blockSize = 64 << 10
+const (
+	blockSize = 64 << 10 // how much is read at a time
+	// maxLine is more bytes than any line has: what is longer is no record.
+	maxLine = 4 << 20
+)
+
+// nextLine reads a line without its end, and tells how many bytes it takes with it. Of
+// one that is longer than any it returns the beginning, which is no record. Its error is
+// io.EOF where there is no whole line any more; what is left of one is returned as well.
+func nextLine(r *bufio.Reader) (line []byte, size int64, err error) {
+	for {
+		part, err := r.ReadSlice('\n')
+		size += int64(len(part))
+		if len(line) <= maxLine {
+			line = append(line, part...)
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err == nil && size == int64(len(line)) {
+			line = line[:len(line)-1]
+		}
+		return line, size, err
+	}
+}
 
 // seek returns the offset of the first line of f, which has size bytes, whose index is
 // not below index; size if there is none. Lines without an index count as lower.
 func seek(f io.ReaderAt, size, index int64) (int64, error) {
 	low, high := int64(0), size // the line is at low or later; one that is enough begins at high
 	for low < high {
-		from, line, err := lineAfter(f, size, low+(high-low)/2, low)
+		from, line, n, err := lineAfter(f, size, low+(high-low)/2, low)
 		if err != nil {
 			return 0, err
 		}
-		if from >= high || line == nil {
+		if from >= high || n == 0 {
 			// No line begins in the upper half: what is left is few lines.
 			return walk(f, low, high, index)
 		}
-		if n, ok := indexOf(line); ok && n >= index {
+		if is, ok := indexOf(line); ok && is >= index {
 			high = from
 		} else {
-			low = from + int64(len(line)) + 1
+			low = from + n
 		}
 	}
 	return low, nil
 }
 
 // lineAfter reads the first line that begins at or after at, or at low if at is in its line.
-func lineAfter(f io.ReaderAt, size, at, low int64) (from int64, line []byte, err error) {
-	r := bufio.NewReaderSize(io.NewSectionReader(f, at, size-at), 4<<10)
+func lineAfter(f io.ReaderAt, end, at, low int64) (from int64, line []byte, size int64, err error) {
+	r := bufio.NewReaderSize(io.NewSectionReader(f, at, end-at), 4<<10)
 	from = at
 	if at > low {
-		skipped, err := r.ReadBytes('\n')
+		_, skipped, err := nextLine(r)
 		if errors.Is(err, io.EOF) {
-			return size, nil, nil
+			return end, nil, 0, nil
 		}
 		if err != nil {
-			return 0, nil, fmt.Errorf("reading the audit log: %w", err)
+			return 0, nil, 0, fmt.Errorf("reading the audit log: %w", err)
 		}
-		from += int64(len(skipped))
+		from += skipped
 	}
-	line, err = r.ReadBytes('\n')
+	line, size, err = nextLine(r)
 	if errors.Is(err, io.EOF) {
-		return size, nil, nil
+		return end, nil, 0, nil
 	}
 	if err != nil {
-		return 0, nil, fmt.Errorf("reading the audit log: %w", err)
+		return 0, nil, 0, fmt.Errorf("reading the audit log: %w", err)
 	}
-	return from, line[:len(line)-1], nil
+	return from, line, size, nil
 }
 
 // walk is seek from low to high, line by line.
 func walk(f io.ReaderAt, low, high, index int64) (int64, error) {
 	r := bufio.NewReaderSize(io.NewSectionReader(f, low, high-low), blockSize)
 	for low < high {
-		line, err := r.ReadBytes('\n')
+		line, n, err := nextLine(r)
 		if errors.Is(err, io.EOF) {
 			return high, nil
 		}
 		if err != nil {
 			return 0, fmt.Errorf("reading the audit log: %w", err)
 		}
-		if n, ok := indexOf(line); ok && n >= index {
+		if is, ok := indexOf(line); ok && is >= index {
 			return low, nil
 		}
-		low += int64(len(line))
+		low += n
 	}
 	return high, nil
 }
@@ -172,7 +195,7 @@ func backward(f io.ReaderAt, size int64, fn func(line []byte, at int64) bool) er
 		if !begun {
 			last := bytes.LastIndexByte(text, '\n')
 			if begun = last >= 0; !begun {
-				tail, end = text, from
+				tail, end = nil, from
 				continue
 			}
 			text = text[:last+1]
@@ -187,7 +210,9 @@ func backward(f io.ReaderAt, size int64, fn func(line []byte, at int64) bool) er
 			}
 			text = text[:start]
 		}
-		tail, end = text, from
+		if tail, end = text, from; len(tail) > maxLine {
+			tail, begun = nil, false // it is no record: what comes next ends before it
+		}
 	}
 	return nil
 }

@@ -227,3 +227,140 @@ func TestAFileThatCannotGrow(t *testing.T) {
 		t.Errorf("%d written, %d refused, %d there: %+v (%v)", written, refused, len(found.Lines), v, err)
 	}
 }
+
+func downPlace() *place {
+	p := newPlace()
+	p.set(fmt.Errorf("%w: it is down", backends.ErrUnavailable))
+	return p
+}
+
+// hanging is a sink that never answers, whatever its context says, until it is let go.
+type hanging struct{ until chan struct{} }
+
+func (h hanging) Send(context.Context, []audit.Line) error {
+	<-h.until
+	return nil
+}
+
+func (h hanging) Confirms() bool { return true }
+
+func (h hanging) Close() error { return nil }
+
+// TestASinkThatHangs has requests, a reload and the end wait for it no longer than they should.
+func TestASinkThatHangs(t *testing.T) {
+	path, _ := full(t)
+	cfg := configAt(path)
+	cfg.Timeout, cfg.SinkTimeout = 200*time.Millisecond, 200*time.Millisecond
+	log := open(t, cfg)
+	h := hanging{make(chan struct{})}
+	defer close(h.until)
+	setSinks(t, log, t.TempDir(), map[string]audit.Sink{"h": h})
+	done := make(chan error)
+	go func() {
+		var err error
+		for range 3 {
+			err = log.Write(t.Context(), event(1), audit.Written)
+		}
+		if !errors.Is(err, backends.ErrUnavailable) {
+			err = fmt.Errorf("written: %w", err)
+		} else {
+			err = nil
+		}
+		setErr := log.SetSinks(t.TempDir(), map[string]audit.Sink{"other": hanging{h.until}})
+		_ = log.Close() // it has failed: the disk is full
+		done <- errors.Join(err, setErr)
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it is waited for for ever")
+	}
+}
+
+// TestASinkThatHangsIsDown asks how one is that was sent something and does not answer.
+func TestASinkThatHangsIsDown(t *testing.T) {
+	cfg := configAt(newPath(t))
+	cfg.SinkTimeout = 100 * time.Millisecond
+	log := open(t, cfg)
+	h := hanging{make(chan struct{})}
+	defer close(h.until)
+	setSinks(t, log, t.TempDir(), map[string]audit.Sink{"h": h})
+	mustWrite(t, log, event(1), audit.Synced)
+	newPlace().until(t, "the sink to be down", func() bool { return log.Down()["h"] != "" })
+}
+
+// TestACursorOfAnotherLog begins anew where a cursor says what cannot be.
+func TestACursorOfAnotherLog(t *testing.T) {
+	for name, text := range map[string]string{
+		"beyond the end":        `{"next":900000}`,
+		"of another node":       `{"next":3,"origin":"keybroker/audit/other"}`,
+		"behind another record": `{"next":3,"origin":"keybroker/audit/n1","leaf":"AAAA"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			log, cursors, p := open(t, configAt(newPath(t))), t.TempDir(), newPlace()
+			for n := range 5 {
+				mustWrite(t, log, event(n), audit.Synced)
+			}
+			if err := os.WriteFile(filepath.Join(cursors, "p"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			setSinks(t, log, cursors, map[string]audit.Sink{"p": p})
+			p.until(t, "everything", func() bool { return consecutive(t, p.lines()) >= 5 })
+			if log.Doubts()["p"] == "" {
+				t.Error("nothing is said of it")
+			}
+		})
+	}
+}
+
+// picky is a place that takes few lines at once, and some never.
+type picky struct {
+	*place
+	most int
+	hate string
+}
+
+func (p *picky) Send(ctx context.Context, lines []audit.Line) error {
+	for _, ln := range lines {
+		if len(lines) > p.most || p.hate != "" && strings.Contains(string(ln.Raw), p.hate) {
+			return &audit.RefusedError{Err: fmt.Errorf("%w: it answered 413", backends.ErrInvalid)}
+		}
+	}
+	return p.place.Send(ctx, lines)
+}
+
+// TestWhatASinkRefuses sends it less at once, and puts aside what it refuses while it takes others.
+func TestWhatASinkRefuses(t *testing.T) {
+	log, cursors := open(t, configAt(newPath(t))), t.TempDir()
+	for n := range 40 {
+		mustWrite(t, log, event(n), audit.Synced)
+	}
+	p := &picky{newPlace(), 3, `"path":"app/key7"`}
+	setSinks(t, log, cursors, map[string]audit.Sink{"p": p})
+	p.until(t, "all but one", func() bool { return len(p.lines()) >= 39 && log.Status().Sinks[0].Lag == 0 })
+	aside := readFile(t, filepath.Join(cursors, "p.refused"))
+	if strings.Count(aside, "\n") != 1 || !strings.Contains(aside, p.hate) || log.Doubts()["p"] == "" {
+		t.Errorf("put aside: %s, doubts %v", aside, log.Doubts())
+	}
+}
+
+// TestASinkThatRefusesEverything is down, and lacks nothing when it is right again.
+func TestASinkThatRefusesEverything(t *testing.T) {
+	log, cursors := open(t, configAt(newPath(t))), t.TempDir()
+	for n := range 5 {
+		mustWrite(t, log, event(n), audit.Synced)
+	}
+	p := newPlace()
+	p.set(&audit.RefusedError{Err: fmt.Errorf("%w: it answered 400", backends.ErrInvalid)})
+	setSinks(t, log, cursors, map[string]audit.Sink{"p": p})
+	asked := 0
+	p.until(t, "some tries", func() bool { asked++; return asked > 12 })
+	p.set(nil)
+	p.until(t, "everything", func() bool { return consecutive(t, p.lines()) >= 5 })
+	if _, err := os.Stat(filepath.Join(cursors, "p.refused")); err == nil {
+		t.Error("records were put aside")
+	}
+}

@@ -10,51 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/keybroker/keybroker/backends"
 )
-
-// Verification is what a journal is verified with.
-type Verification struct {
-	// Paths are segments of one journal in any order, or directories that have them
-	// (audit.jsonl, audit-INDEX.jsonl).
-	Paths []string
-	Key   string // public, as PublicKey gives it
-	// Checkpoints are signed notes that were kept elsewhere: what they cover must be there.
-	Checkpoints []string
-	// Partial accepts that the first segments are not there.
-	Partial bool
-}
-
-// Fault is the first thing that is wrong with a journal.
-type Fault struct {
-	File  string `json:"file"`
-	Line  int    `json:"line"`  // of it, or where it is missed; from 1 on; 0: it is in a file before
-	Index int64  `json:"index"` // of the first record that is bad, or that is missing
-	What  string `json:"what"`
-}
-
-func (f Fault) String() string {
-	if f.Line == 0 {
-		return fmt.Sprintf("%s: record %d: %s", f.File, f.Index, f.What)
-	}
-	return fmt.Sprintf("%s:%d: record %d: %s", f.File, f.Line, f.Index, f.What)
-}
-
-// Verdict is what came of verifying a journal.
-type Verdict struct {
-	Origin   string   `json:"origin"`   // the name of the log
-	Files    []string `json:"files"`    // in the order of their records
-	From     int64    `json:"from"`     // the first record that was looked at
-	Records  int64    `json:"records"`  // that follow from each other, from there on
-	Proven   int64    `json:"proven"`   // the records before this index are as they were signed
-	Fault    *Fault   `json:"fault"`    // null: nothing is wrong
-	Notes    []string `json:"notes"`    // what is no fault, and worth knowing
-	Unsigned int64    `json:"unsigned"` // records after the last checkpoint: nothing but their chain was checked
-}
 
 // verifier goes over the lines of a journal once.
 type verifier struct {
@@ -67,10 +29,23 @@ type verifier struct {
 	since   int64 // lines since the last checkpoint
 	good    int64 // the index after the last good checkpoint's line
 	signed  int   // good checkpoints
+	covered int64 // the records before it are signed for, whatever is wrong before
+	broken  bool  // something is wrong that is not accepted: nothing more is proven
+	astray  bool  // nothing follows any more, up to the next good checkpoint
+	removed []claim
+	gone    []claim // that it has found lost
+	adopted []claim
+	accept  map[int64]bool
 	verdict Verdict
 
 	waiting []byte // the line that is to be judged
 	waitsAt where
+}
+
+// claim is what a record at index says of others; it counts once that is signed.
+type claim struct {
+	Span
+	index int64
 }
 
 // where is where a line stands.
@@ -90,7 +65,10 @@ func Verify(v Verification) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, err
 	}
-	w := &verifier{by: by, outside: map[int64][]Checkpoint{}, verdict: Verdict{Origin: by.Name(), Notes: []string{}}}
+	w := &verifier{by: by, outside: map[int64][]Checkpoint{}, accept: map[int64]bool{}, verdict: Verdict{Origin: by.Name(), Faults: []Fault{}, Adopted: []Span{}, Notes: []string{}}}
+	for _, index := range v.Accept {
+		w.accept[index] = true
+	}
 	for _, text := range v.Checkpoints {
 		c, err := OpenCheckpoint(text, by)
 		if err != nil {
@@ -104,15 +82,16 @@ func Verify(v Verification) (Verdict, error) {
 	for i, s := range all {
 		w.verdict.Files = append(w.verdict.Files, s.path)
 		if i == 0 {
-			if done, err := w.begin(s, v.Partial); done || err != nil {
+			if err := w.begin(s); err != nil {
 				return w.verdict, err
 			}
 		}
-		if err := w.segment(s, i == len(all)-1); err != nil || w.verdict.Fault != nil {
+		if err := w.segment(s, i == len(all)-1); err != nil {
 			return w.finish(), err
 		}
 	}
 	w.judge(nil)
+	w.beginning(all[0], v.Partial)
 	w.end()
 	return w.finish(), nil
 }
@@ -156,37 +135,81 @@ func collect(paths []string) ([]segment, error) {
 }
 
 // begin takes up the first segment, which may be one from the midst of the journal.
-func (w *verifier) begin(s segment, partial bool) (done bool, err error) {
+func (w *verifier) begin(s segment) error {
 	if s.first <= 0 {
-		return false, nil
+		return nil
 	}
-	if !partial {
-		w.fault(where{s.path, 1}, 0, "the records from 0 to %d are missing: the segments before this one (if they are kept elsewhere, verify with --partial)", s.first-1)
-		return true, nil
-	}
-	err = read(s.path, func(f *os.File, size int64) error {
-		raw, err := bufio.NewReaderSize(io.NewSectionReader(f, 0, size), blockSize).ReadBytes('\n')
+	w.verdict.From, w.good = s.first, s.first
+	return read(s.path, func(f *os.File, size int64) error {
+		raw, _, err := nextLine(bufio.NewReaderSize(io.NewSectionReader(f, 0, size), blockSize))
 		if err != nil {
 			return nil //nolint:nilerr // segment tells what is wrong with the line
 		}
-		ln, err := ParseLine(bytes.TrimSuffix(raw, []byte("\n")))
-		if err != nil {
-			return nil //nolint:nilerr // as above
-		}
-		c, err := OpenCheckpoint(ln.Note, w.by)
-		if err != nil || c.Size != ln.Index {
-			w.fault(where{s.path, 1}, ln.Index, "it is no checkpoint that is signed by this key, which a segment begins with")
+		ln, c, ok := w.checkpointIn(raw)
+		if !ok {
+			w.fault(where{s.path, 1}, s.first, "it is no checkpoint that is signed by this key, which a segment begins with")
 			return nil
 		}
-		w.tree, w.prev, w.verdict.From = c.tree, ln.Prev, c.Size
+		w.tree, w.prev = c.tree.clone(), ln.Prev
 		return nil
 	})
-	return w.verdict.Fault != nil, err
 }
 
+// beginning judges that the records before the first one are not there: they are kept
+// elsewhere, or the node has recorded that it removed them.
+func (w *verifier) beginning(s segment, partial bool) {
+	from := w.verdict.From
+	if from == 0 {
+		return
+	}
+	for size, all := range w.outside {
+		if size < from {
+			w.note("the checkpoint of %s that is kept elsewhere is of records before the first one: nothing here can be held against it", stamp(all[0]))
+		}
+	}
+	for _, c := range w.removed {
+		if c.To == from-1 && c.index < w.covered {
+			w.note("the records up to %d were removed by the node, which has recorded it (record %d)", from-1, c.index)
+			return
+		}
+	}
+	if partial {
+		return
+	}
+	f := Fault{File: s.path, Line: 1, Index: 0, by: -1, What: fmt.Sprintf("the records from 0 to %d are missing: the segments before this one (if they are kept elsewhere, verify with --partial)", from-1)}
+	for _, c := range w.gone {
+		if c.From == 0 && c.To == from-1 {
+			f.by, f.What = c.index, fmt.Sprintf("the records from 0 to %d are missing: the node itself found it so", from-1)
+		}
+	}
+	w.verdict.Faults = slices.Insert(w.verdict.Faults, 0, f)
+	if f.by < 0 || !w.accept[0] {
+		w.verdict.Proven = from
+	}
+}
+
+// checkpointIn reads a line that is a good checkpoint by itself, wherever it stands.
+func (w *verifier) checkpointIn(raw []byte) (Line, Checkpoint, bool) {
+	ln, err := ParseLine(raw)
+	if err != nil || ln.Kind != KindCheckpoint {
+		return ln, Checkpoint{}, false
+	}
+	c, err := OpenCheckpoint(ln.Note, w.by)
+	return ln, c, err == nil && c.Size == ln.Index && bytes.Equal(raw, canonical(ln))
+}
+
+// fault keeps what is wrong. From here on nothing follows, until a good checkpoint says
+// again what has been.
 func (w *verifier) fault(at where, index int64, format string, args ...any) {
-	if w.verdict.Fault == nil {
-		w.verdict.Fault = &Fault{File: at.file, Line: at.line, Index: index, What: fmt.Sprintf(format, args...)}
+	w.blame(at, index, -1, format, args...)
+	w.astray = true
+}
+
+// blame keeps what is wrong; by is the index of the record by which the node tells of it.
+func (w *verifier) blame(at where, index, by int64, format string, args ...any) {
+	w.broken = w.broken || by < 0 || !w.accept[index]
+	if len(w.verdict.Faults) < maxFaults {
+		w.verdict.Faults = append(w.verdict.Faults, Fault{File: at.file, Line: at.line, Index: index, What: fmt.Sprintf(format, args...), by: by})
 	}
 }
 
@@ -200,18 +223,18 @@ func (w *verifier) segment(s segment, last bool) error {
 	return read(s.path, func(f *os.File, size int64) error {
 		r := bufio.NewReaderSize(io.NewSectionReader(f, 0, size), blockSize)
 		for at := (where{s.path, 1}); ; at.line++ {
-			raw, err := r.ReadBytes('\n')
+			raw, n, err := nextLine(r)
 			switch {
 			case err == nil:
-				w.judge(raw[:len(raw)-1])
-				w.waiting, w.waitsAt = raw[:len(raw)-1], at
+				w.judge(raw)
+				w.waiting, w.waitsAt = raw, at
 			case !errors.Is(err, io.EOF):
 				return fmt.Errorf("reading the audit log: %w", err)
 			case len(raw) > 0:
 				w.judge(nil)
-				w.torn(at, len(raw), last)
+				w.torn(at, raw, n, last)
 			}
-			if err != nil || w.verdict.Fault != nil {
+			if err != nil {
 				return nil
 			}
 		}
@@ -227,8 +250,8 @@ func (w *verifier) judge(next []byte) {
 }
 
 // torn judges a line without an end.
-func (w *verifier) torn(at where, size int, last bool) {
-	if !last {
+func (w *verifier) torn(at where, raw []byte, size int64, last bool) {
+	if !last || severalIn(raw, size) {
 		w.fault(at, w.tree.size, "it is cut off")
 		return
 	}
@@ -237,24 +260,21 @@ func (w *verifier) torn(at where, size int, last bool) {
 
 // line judges one line. Next is the one after it, empty if that is not known.
 func (w *verifier) line(at where, raw, next []byte) {
+	if w.astray && !w.found(raw) {
+		return
+	}
 	ln, err := ParseLine(raw)
 	if err != nil {
 		w.fault(at, w.tree.size, "it is no record: it was changed")
 		return
 	}
-	if !w.follows(at, ln, next) {
+	if !w.gap(at, ln, raw) && !w.follows(at, ln, next) {
 		return
 	}
 	if ln.Kind == KindCheckpoint && !w.checkpoint(at, ln, next) {
 		return
 	}
-	if ln.Action == actionDamaged {
-		w.fault(at, ln.Index, "the node itself found lines here that did not follow from the ones before, and has kept them as %s", ln.Detail["kept_as"])
-		return
-	}
-	if ln.Action == actionTorn {
-		w.note("%s:%d: record %d: a crash has left %s bytes of a line, which are kept as %s", at.file, at.line, ln.Index, ln.Detail["bytes"], ln.Detail["kept_as"])
-	}
+	w.told(at, ln)
 	leaf := leafOf(raw)
 	w.tree.add(leaf)
 	w.prev, w.last = leaf.String(), at
@@ -270,10 +290,67 @@ func (w *verifier) line(at where, raw, next []byte) {
 	}
 }
 
+// found tells whether a line is a good checkpoint from which on the lines can be followed again.
+func (w *verifier) found(raw []byte) bool {
+	ln, c, ok := w.checkpointIn(raw)
+	if !ok || c.Size < w.tree.size {
+		return false
+	}
+	w.tree, w.prev, w.since, w.good, w.astray = c.tree.clone(), ln.Prev, 0, c.Size, false
+	return true
+}
+
+// gap takes up a checkpoint by which the node itself goes on behind records that it lacks.
+func (w *verifier) gap(at where, ln Line, raw []byte) bool {
+	_, c, ok := w.checkpointIn(raw)
+	if !ok || ln.Prev != "" || ln.Index < w.tree.size || ln.Index == w.verdict.From {
+		return false
+	}
+	unproven := ""
+	if w.since > 0 {
+		unproven = fmt.Sprintf(", and those from %d on are not proven", w.good)
+	}
+	if ln.Index > w.tree.size || c.Root != w.tree.root() {
+		w.blame(at, min(w.tree.size, ln.Index), ln.Index, "the records from %d to %d are missing before this line%s: the node itself found it so", w.tree.size, ln.Index-1, unproven)
+	} else {
+		w.blame(at, ln.Index, ln.Index, "the checkpoint that stood here is missing: the node itself found it so")
+	}
+	w.tree, w.prev, w.since, w.good = c.tree.clone(), "", 0, c.Size
+	return true
+}
+
+// told takes in what the log says of itself.
+func (w *verifier) told(at where, ln Line) {
+	from, _ := strconv.ParseInt(ln.Detail["from"], 10, 64)
+	to, _ := strconv.ParseInt(ln.Detail["to"], 10, 64)
+	if ln.Path != "sys/audit" || ln.Actor != "keybroker" {
+		return
+	}
+	switch ln.Action {
+	case actionDamaged:
+		w.blame(at, ln.Index, ln.Index, "the node itself found lines that are not what was written, and has kept them as %s", ln.Detail["kept_as"])
+	case actionTorn:
+		w.note("%s:%d: record %d: a crash has left %s bytes of a line, which are kept as %s", at.file, at.line, ln.Index, ln.Detail["bytes"], ln.Detail["kept_as"])
+	case actionAdopted:
+		w.adopted = append(w.adopted, claim{Span{from, to}, ln.Index})
+		w.note("%s:%d: the records from %d to %d had no signature yet when the node began to run again: a crash leaves such, and nothing proves who wrote them", at.file, at.line, from, to)
+	case actionLost:
+		w.gone = append(w.gone, claim{Span{from, to}, ln.Index})
+	case actionRemoved:
+		w.removed = append(w.removed, claim{Span{from, to}, ln.Index})
+	}
+}
+
 // compare looks whether a line is what checkpoints say that were kept elsewhere: the
 // line of each was synced before anybody was given it.
 func (w *verifier) compare(at where, ln Line) {
 	for _, c := range w.outside[ln.Index] {
+		if ln.Prev == "" && ln.Kind == KindCheckpoint { // behind a gap it was signed anew, over the same
+			own, err := OpenCheckpoint(ln.Note, w.by)
+			if err == nil && own.Root == c.Root {
+				continue
+			}
+		}
 		if c.Note != ln.Note || !bytes.Equal(ln.Raw, canonical(ln)) {
 			w.fault(at, ln.Index, "it is not the checkpoint of %s that is kept elsewhere and was written here: it was changed", stamp(c))
 		}
@@ -283,6 +360,13 @@ func (w *verifier) compare(at where, ln Line) {
 			w.fault(w.afterGood(at), w.good, "from this record on nothing is proven: the checkpoint of %s that is kept elsewhere was signed over other records, up to record %d", stamp(c), w.tree.size-1)
 			return
 		}
+		w.prove()
+	}
+}
+
+// prove has everything so far proven, up to what is wrong first.
+func (w *verifier) prove() {
+	if w.covered = w.tree.size; !w.broken {
 		w.verdict.Proven = w.tree.size
 	}
 }
@@ -342,7 +426,8 @@ func (w *verifier) checkpoint(at where, ln Line, next []byte) bool {
 		w.fault(at, ln.Index, "it is not as it was written: it was changed")
 		return false
 	default:
-		w.verdict.Proven, w.signed = w.tree.size, w.signed+1
+		w.signed++
+		w.prove()
 		return true
 	}
 	if next != nil && prevOf(next) != leafOf(ln.Raw).String() {
@@ -383,22 +468,18 @@ func stamp(c Checkpoint) string { return c.At.UTC().Format("2006-01-02T15:04:05Z
 
 // end judges what a journal ends with.
 func (w *verifier) end() {
-	if w.verdict.Fault != nil {
+	if w.astray {
 		return
 	}
 	if w.newest.Size >= w.tree.size && w.newest.Size > 0 {
 		at := w.last
-		at.line++
+		if at.line++; at.file == "" {
+			at.file = w.verdict.Files[len(w.verdict.Files)-1]
+		}
 		w.fault(at, w.tree.size, "the records from %d to %d are missing at the end: the checkpoint of %s that is kept elsewhere stood there", w.tree.size, w.newest.Size, stamp(w.newest))
 		return
 	}
 	if w.since > 0 {
 		w.note("the %d records from %d on stand after the last checkpoint: their chain is right, and nothing but a later checkpoint can prove them", w.since, w.good)
 	}
-}
-
-func (w *verifier) finish() Verdict {
-	w.verdict.Records = w.tree.size - w.verdict.From
-	w.verdict.Unsigned = w.since
-	return w.verdict
 }

@@ -152,6 +152,17 @@ func (l *Log) tick() {
 	if again || j.unsigned > 0 || len(j.pending) > 0 {
 		l.writeBatches(nil)
 	}
+	if len(j.keeping) > 0 && len(j.pending) == 0 && j.file != nil {
+		var err error
+		l.writing.watch(func() {
+			if err = j.file.sync(); err == nil {
+				err = j.keepCuts()
+			}
+		})
+		if err != nil {
+			l.cfg.Logger.Warn("keeping what was cut off the audit log failed; it is tried again", "error", err)
+		}
+	}
 }
 
 // syncer is the goroutine that makes lines outlive the machine's power: all that were
@@ -162,16 +173,25 @@ type syncer struct {
 	stop   chan struct{}
 	kick   chan struct{}
 
-	mu      sync.Mutex
-	file    *file      // that has what is not synced; nil: all is
-	upTo    progressed // in it
+	mu   sync.Mutex
+	jobs []syncJob // of one file each, in the order in which they were written
+}
+
+// syncJob is what is not synced of a file, and who waits for that.
+type syncJob struct {
+	file    *file
+	upTo    progressed
 	waiting []*batch
 }
 
-// want asks for a file to be synced; waiting is answered then.
+// want asks for a file to be synced; waiting is answered then, by that file alone.
 func (s *syncer) want(f *file, upTo progressed, waiting []*batch) {
 	s.mu.Lock()
-	s.file, s.upTo, s.waiting = f, upTo, append(s.waiting, waiting...)
+	if n := len(s.jobs); n > 0 && s.jobs[n-1].file == f {
+		s.jobs[n-1].upTo, s.jobs[n-1].waiting = upTo, append(s.jobs[n-1].waiting, waiting...)
+	} else {
+		s.jobs = append(s.jobs, syncJob{f, upTo, waiting})
+	}
 	s.mu.Unlock()
 	if len(waiting) > 0 {
 		wake(s.kick)
@@ -197,22 +217,21 @@ func (l *Log) syncLoop() {
 func (l *Log) sync() {
 	s := &l.syncs
 	s.mu.Lock()
-	f, upTo, waiting := s.file, s.upTo, s.waiting
-	s.file, s.waiting = nil, nil
+	jobs := s.jobs
+	s.jobs = nil
 	s.mu.Unlock()
-	if f == nil {
-		return
-	}
-	var err error
-	s.busy.watch(func() { err = f.sync() })
-	if err != nil {
-		s.failed.Store(true)
-		err = l.settle(err)
-	} else {
-		l.publish(upTo)
-	}
-	for _, b := range waiting {
-		b.done <- err
+	for _, job := range jobs {
+		var err error
+		s.busy.watch(func() { err = job.file.sync() })
+		if err != nil {
+			s.failed.Store(true)
+			err = l.settle(err)
+		} else {
+			l.publish(job.upTo)
+		}
+		for _, b := range job.waiting {
+			b.done <- err
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 type Principal struct {
 	ID          string // public, and shown in logs: of the token, or what a certificate says, such as "mesh/spiffe://example.com/app"
 	Name        string // for people
+	Identity    string // who logged in, METHOD/SUBJECT, also where a token of theirs was made since; empty: nobody did
 	Method      string // MethodToken, or the name of the auth block that the identity is of
 	Role        string // empty: none, the policies are the token's own
 	Tenant      string // empty: bound to none, sees all
@@ -33,8 +34,10 @@ type Principal struct {
 	// is allowed that is not allowed to each of them, too.
 	Within []Principal
 
-	held  *held               // nil: no token
-	chain []*x509.Certificate // that proved it; nil: a token did
+	networks [][]netip.Prefix    // in one of each of which the address has to be
+	held     *held               // nil: no token
+	chain    []*x509.Certificate // that proved it; nil: a token did
+	rules    *Rules              // by which it was found out; nil: by none
 }
 
 // HasToken tells whether a token proves who calls, whose id the Principal's is, and
@@ -50,7 +53,8 @@ const (
 // Identity is who or what calls, before it has a role.
 type Identity struct {
 	Method     string // name of the auth block
-	Subject    string // never changes and is nobody else's within the method; shown in logs
+	Authority  string // whose word it is, whichever block it is taken by: the issuer of a JWT, or AuthorityX509
+	Subject    string // never changes and is nobody else's of the authority; shown in logs
 	Name       string // for people
 	SPIFFEID   string
 	DNSNames   []string
@@ -60,12 +64,18 @@ type Identity struct {
 	DistinguishedName string
 	Claims            map[string]any // of a JWT
 	ExpiresAt         time.Time      // of a certificate. A JWT lives for minutes, which says nothing of a login by it
+	RecheckAt         time.Time      // of a certificate: when it has to be looked at again; zero: at no certain time
 }
 
-// Known is the identity as the bindings of roles see it.
+// AuthorityX509 is the Authority of whoever shows a certificate: those of one subject
+// count as one hand, whichever CA or intermediate has signed it.
+const AuthorityX509 = "x509"
+
+// Known is the identity as the bindings of roles see it: the subject of a certificate is
+// its distinguished name, and nothing else that it is called by.
 func (id Identity) Known() policy.Known {
 	k := policy.Known{Method: id.Method, Subject: id.Subject, SPIFFEID: id.SPIFFEID, DNSNames: id.DNSNames, CommonName: id.CommonName, Claims: id.Claims}
-	if id.DistinguishedName != "" {
+	if id.Authority == AuthorityX509 {
 		k.Subject = id.DistinguishedName
 	}
 	return k
@@ -80,12 +90,15 @@ type Credentials struct {
 	Request      string              // id of the call
 }
 
-// Rules are what the configuration says of callers. They are never changed once
+// Rules are what one configuration says of callers. They are never changed once
 // Callers has them.
 type Rules struct {
 	Roles        map[string]*policy.Role
 	Certificates map[string]CertificateMethod // by the name of the auth block
 	Logins       map[string]LoginMethod       // by the name of the auth block
+	// Access is what the same configuration says of what callers may do, for whoever
+	// decides that. It goes with a Principal: see Callers.RulesOf.
+	Access any
 }
 
 // CertificateMethod tells who shows a certificate. It is safe for concurrent use.
@@ -109,6 +122,11 @@ type LoginMethod interface {
 	Verify(ctx context.Context, jwt string) (Identity, error)
 	// Describe tells what a client needs to let a person log in.
 	Describe() LoginDescription
+}
+
+// Issued is a LoginMethod that takes the word of one issuer: see Identity.Authority.
+type Issued interface {
+	Issuer() string
 }
 
 // LoginDescription is public: it is told to who is nobody yet.

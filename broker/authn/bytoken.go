@@ -14,8 +14,14 @@ import (
 // package alert has it.
 const alertBreakGlass = "break_glass"
 
-// touchEvery is how exactly the last use of a token is known.
-const touchEvery = time.Minute
+const (
+	// touchEvery is how exactly the last use of a token is known.
+	touchEvery = time.Minute
+	// touchWithin is how long a request waits at most for that to be recorded, and
+	// touchPause how long nobody tries again once it could not be.
+	touchWithin = time.Second
+	touchPause  = 10 * time.Second
+)
 
 // byToken returns who holds a token, or why it is refused.
 func (c *Callers) byToken(ctx context.Context, shown Credentials, rules *Rules) (Principal, *refusal, error) {
@@ -39,18 +45,13 @@ func (c *Callers) byToken(ctx context.Context, shown Credentials, rules *Rules) 
 			return Principal{}, nil, err
 		}
 	}
-	refused := &refusal{actor: rec.ID, tenant: rec.Tenant, method: methodOf(rec)}
 	now := c.now()
-	holders, state := l.stand(rules, now)
-	switch {
-	case state != StateActive:
-		refused.why = whys[state]
-	case rec.Uses > 0 && rec.UsesLeft == 0:
-		refused.why = whys[StateUsedUp]
-	case !l.admits(rules, shown.Address):
-		refused.why = "the token is bound to other addresses"
+	p, refused := l.show(rules, shown, now)
+	if refused == nil && rec.Uses > 0 && rec.UsesLeft == 0 {
+		refused = l.refuse(whys[StateUsedUp])
 	}
-	if refused.why != "" {
+	if refused != nil {
+		c.alarm(ctx, rec, shown, refused)
 		return Principal{}, refused, nil
 	}
 	used, err := c.use(ctx, l, shown, now)
@@ -58,10 +59,9 @@ func (c *Callers) byToken(ctx context.Context, shown Credentials, rules *Rules) 
 		return Principal{}, nil, err
 	}
 	if !used {
-		refused.why = whys[StateUsedUp]
-		return Principal{}, refused, nil
+		return Principal{}, l.refuse(whys[StateUsedUp]), nil
 	}
-	return l.principal(holders, rules, shown), nil, nil
+	return p, nil, nil
 }
 
 // use records that a token is used: false if it has no use left. That it is not known
@@ -69,9 +69,7 @@ func (c *Callers) byToken(ctx context.Context, shown Credentials, rules *Rules) 
 func (c *Callers) use(ctx context.Context, l line, shown Credentials, now time.Time) (used bool, err error) {
 	rec := l.tokens[0]
 	if rec.Uses == 0 && rec.Kind != store.TokenBreakGlass {
-		if err := c.touch(ctx, l, now); err != nil && ctx.Err() == nil {
-			c.logger.Warn("the use of a token cannot be recorded; unless that ends, it will count as unused", "token", rec.ID, "error", err)
-		}
+		c.touch(ctx, l, now)
 		return true, nil
 	}
 	err = c.db.Update(ctx, func(tx *store.Tx) error {
@@ -90,12 +88,39 @@ func (c *Callers) use(ctx context.Context, l line, shown Credentials, now time.T
 	return used, err
 }
 
-// touch records that a token was used, where that is not known exactly enough.
-func (c *Callers) touch(ctx context.Context, l line, now time.Time) error {
-	if len(l.stale(now)) == 0 {
-		return nil
+// alarm raises an alert where a break-glass token is refused: whoever shows it elsewhere,
+// or after its end, may have stolen it.
+func (c *Callers) alarm(ctx context.Context, rec store.Token, shown Credentials, r *refusal) {
+	if rec.Kind != store.TokenBreakGlass {
+		return
 	}
-	return c.db.Update(ctx, func(tx *store.Tx) error { return l.touch(ctx, tx, now) })
+	ctx, cancel := context.WithTimeout(ctx, touchWithin)
+	defer cancel()
+	err := c.db.Update(ctx, func(tx *store.Tx) error {
+		return tx.RaiseAlert(ctx, store.Raise{Kind: alertBreakGlass, Tenant: rec.Tenant, Subject: rec.ID,
+			Text: fmt.Sprintf("the break-glass token %s (%q) was shown, from %s, and refused: %s", rec.ID, rec.Name, shown.Address, r.why),
+			Next: "keybroker token revoke " + rec.ID})
+	})
+	if err != nil {
+		c.logger.Error("the alert that a break-glass token was shown cannot be raised", "token", rec.ID, "error", err)
+	}
+}
+
+// touch records that a token was used, where that is not known exactly enough. Nobody
+// waits for it for long, and while it fails it is tried once in a while, by one.
+func (c *Callers) touch(ctx context.Context, l line, now time.Time) {
+	if len(l.stale(now)) == 0 || now.UnixNano() < c.touchAfter.Load() {
+		return
+	}
+	within, cancel := context.WithTimeout(ctx, touchWithin)
+	defer cancel()
+	err := c.db.Update(within, func(tx *store.Tx) error { return l.touch(within, tx, now) })
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	if before := c.touchAfter.Swap(now.Add(touchPause).UnixNano()); now.UnixNano() >= before {
+		c.logger.Warn("the use of tokens cannot be recorded; unless that ends, they will count as unused", "token", l.tokens[0].ID, "error", err)
+	}
 }
 
 func (l line) touch(ctx context.Context, tx *store.Tx, now time.Time) error {
@@ -107,9 +132,10 @@ func (l line) touch(ctx context.Context, tx *store.Tx, now time.Time) error {
 	return nil
 }
 
-// valid tells whether the token that p was authenticated by is still accepted from
-// where p is. It counts as a use, but takes none from a token that has a number of them.
-func (c *Callers) valid(ctx context.Context, p Principal, rules *Rules) (bool, error) {
+// byTokenAgain returns who holds by now the token that p was authenticated by, or why
+// it is refused. It counts as a use, but takes none from a token that has a number of
+// them.
+func (c *Callers) byTokenAgain(ctx context.Context, p Principal, rules *Rules) (Principal, *refusal, error) {
 	var l line
 	err := c.db.View(ctx, func(tx *store.Tx) error {
 		rec, err := tx.Token(ctx, p.ID)
@@ -119,17 +145,16 @@ func (c *Callers) valid(ctx context.Context, p Principal, rules *Rules) (bool, e
 		return err
 	})
 	if errors.Is(err, backends.ErrNotFound) {
-		return false, nil
+		return Principal{}, &refusal{actor: p.ID, tenant: p.Tenant, method: p.Method, why: "unknown token"}, nil
 	}
 	if err != nil {
-		return false, err
+		return Principal{}, nil, err
 	}
 	now := c.now()
-	if _, state := l.stand(rules, now); state != StateActive || !l.admits(rules, p.Address) {
-		return false, nil
+	again, refused := l.show(rules, Credentials{Address: p.Address, Request: p.Request}, now)
+	if refused != nil {
+		return Principal{}, refused, nil
 	}
-	if err := c.touch(ctx, l, now); err != nil && ctx.Err() == nil {
-		c.logger.Warn("the use of a token cannot be recorded", "token", p.ID, "error", err)
-	}
-	return true, nil
+	c.touch(ctx, l, now)
+	return again, nil, nil
 }

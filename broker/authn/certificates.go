@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -28,14 +29,18 @@ func (c *Callers) byCertificate(shown Credentials, rules *Rules) (Principal, *re
 	}
 	id, role, err := rules.roleFor(found, shown.Role)
 	if err != nil {
-		return Principal{}, &refusal{actor: found[0].name(), method: found[0].Method, why: err.Error(), told: err.Error()}, nil
+		return Principal{}, &refusal{actor: found[0].name(), method: found[0].Method, why: err.Error(), told: err.Error(), proven: true}, nil
 	}
 	if !within(role.CIDRs, shown.Address) {
-		return Principal{}, &refusal{actor: id.name(), tenant: role.Tenant, method: id.Method, why: "the role is bound to other addresses", told: "the certificate is not accepted from this address"}, nil
+		return Principal{}, &refusal{actor: id.name(), tenant: role.Tenant, method: id.Method, why: "the role is bound to other addresses", told: "the certificate is not accepted from this address", proven: true}, nil
 	}
-	return Principal{ID: id.name(), Name: id.Name, Method: id.Method, Role: role.Name, Tenant: role.Tenant, Environment: role.Environment,
+	var networks [][]netip.Prefix
+	if len(role.CIDRs) > 0 {
+		networks = append(networks, role.CIDRs)
+	}
+	return Principal{ID: id.name(), Identity: id.name(), Name: id.Name, Method: id.Method, Role: role.Name, Tenant: role.Tenant, Environment: role.Environment,
 		Policies: role.Policies, Lineage: id.lineage(), ExpiresAt: id.ExpiresAt, Address: shown.Address, Request: shown.Request, Limit: role.Limit,
-		chain: shown.Certificates}, nil, nil
+		networks: networks, chain: shown.Certificates, rules: rules}, nil, nil
 }
 
 // name is how an identity without a token is called in logs.
@@ -43,12 +48,12 @@ func (id Identity) name() string { return id.Method + "/" + id.Subject }
 
 // IdentifyBy tells whom a chain of certificates proves to the method of that name.
 // ErrDenied if nobody, ErrUnavailable if that cannot be told.
-func (c *Callers) IdentifyBy(method string, chain []*x509.Certificate) (Identity, error) {
-	m := c.rules.Load().Certificates[method]
+func (r *Rules) IdentifyBy(method string, chain []*x509.Certificate, now time.Time) (Identity, error) {
+	m := r.Certificates[method]
 	if m == nil || len(chain) == 0 {
 		return Identity{}, &Refused{text: "no certificate is shown that the method could accept"}
 	}
-	id, err := m.Identify(chain, c.now())
+	id, err := m.Identify(chain, now)
 	id.Method = method
 	return id, err
 }
@@ -56,10 +61,13 @@ func (c *Callers) IdentifyBy(method string, chain []*x509.Certificate) (Identity
 // RoleFor returns the role that an identity means: the one it names, if it is bound
 // to the identity, else the only one that is. A *Refused otherwise, which names those
 // that are.
-func (c *Callers) RoleFor(id Identity, named string) (*policy.Role, error) {
-	_, role, err := c.rules.Load().roleFor([]Identity{id}, named)
+func (r *Rules) RoleFor(id Identity, named string) (*policy.Role, error) {
+	_, role, err := r.roleFor([]Identity{id}, named)
 	return role, err
 }
+
+// Admits tells whether a role may be had from an address.
+func Admits(role *policy.Role, from netip.Addr) bool { return within(role.CIDRs, from) }
 
 // roleFor finds the role among those that are bound to one who has several
 // identities, with the first of them that it is bound to.
@@ -172,7 +180,8 @@ func (v *verified) find(key verifiedKey, now time.Time) (Identity, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	k, ok := v.known.Get(key)
-	if !ok || now.Before(k.at) || now.Sub(k.at) >= keepVerified || !k.id.ExpiresAt.IsZero() && !now.Before(k.id.ExpiresAt) {
+	ends := earlier(k.id.ExpiresAt, k.id.RecheckAt)
+	if !ok || now.Before(k.at) || now.Sub(k.at) >= keepVerified || !ends.IsZero() && !now.Before(ends) {
 		return Identity{}, false
 	}
 	return k.id, true

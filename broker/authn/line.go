@@ -97,20 +97,28 @@ func (l line) stand(rules *Rules, now time.Time) (holders []Principal, state str
 
 // standing looks at one token without those before it.
 func standing(rec store.Token, rules *Rules, now time.Time) string {
-	last := rec.CreatedAt
+	last, idle, ends := rec.CreatedAt, rec.Idle, rec.ExpiresAt
+	if role := rules.Roles[rec.Role]; role != nil && rec.Kind != store.TokenBreakGlass { // it may have been shortened
+		if role.TokenIdle > 0 {
+			idle = min(idle, role.TokenIdle)
+		}
+		if role.TokenMaxTTL > 0 {
+			ends = earlier(ends, rec.CreatedAt.Add(role.TokenMaxTTL))
+		}
+	}
 	if rec.LastUsedAt.After(last) {
 		last = rec.LastUsedAt
 	}
 	switch {
 	case !rec.RevokedAt.IsZero():
 		return StateRevoked
-	case !rec.ExpiresAt.IsZero() && !now.Before(rec.ExpiresAt):
+	case !ends.IsZero() && !now.Before(ends):
 		return StateExpired
-	case rec.Idle > 0 && now.Sub(last) >= rec.Idle+touchEvery: // whoever used it in time may not have been noted
+	case idle > 0 && now.Sub(last) >= idle+touchEvery: // whoever used it in time may not have been noted
 		return StateIdle
 	case rec.Role != "" && rules.Roles[rec.Role] == nil:
 		return StateRoleGone
-	case rec.Method != "" && !rules.has(rec.Method):
+	case rec.Method != "" && !rules.has(rec):
 		return StateMethodGone
 	}
 	return StateActive
@@ -138,7 +146,7 @@ func meet(wall *string, others []string) bool {
 
 // holder is who holds a token, apart from its walls and those before it.
 func holder(rec store.Token, rules *Rules) Principal {
-	p := Principal{ID: rec.ID, Name: rec.Name, Method: methodOf(rec), Role: rec.Role, Policies: rec.Policies, Lineage: rec.Lineage}
+	p := Principal{ID: rec.ID, Name: rec.Name, Method: methodOf(rec), Role: rec.Role, Policies: rec.Policies, Lineage: rec.Lineage, rules: rules}
 	if role := rules.Roles[rec.Role]; role != nil {
 		p.Policies, p.Limit = role.Policies, role.Limit
 	}
@@ -154,23 +162,41 @@ func methodOf(rec store.Token) string {
 
 // held is what is known of the token that a Principal shows.
 type held struct {
-	cidrs   []netip.Prefix // its own
-	depth   int            // how many it descends from, and itself
-	limited bool           // it has a number of uses
+	depth   int  // how many it descends from, and itself
+	limited bool // it has a number of uses
 }
 
-// principal is who shows a token with the credentials c, given the holders by stand.
-func (l line) principal(holders []Principal, rules *Rules, c Credentials) Principal {
+// show returns who shows the token with the credentials c, or why it is refused. The
+// number of uses is no matter of it.
+func (l line) show(rules *Rules, c Credentials, now time.Time) (Principal, *refusal) {
+	holders, state := l.stand(rules, now)
+	switch {
+	case state != StateActive:
+		return Principal{}, l.refuse(whys[state])
+	case !l.admits(rules, c.Address):
+		return Principal{}, l.refuse("the token is bound to other addresses")
+	}
 	p := holders[0]
+	for _, rec := range l.tokens {
+		if rec.Identity != "" {
+			p.Identity = rec.Method + "/" + rec.Identity
+			break
+		}
+	}
 	p.ExpiresAt, p.Address, p.Request = l.expiresAt(), c.Address, c.Request
-	p.held = &held{cidrs: l.tokens[0].CIDRs, depth: len(l.tokens), limited: l.tokens[0].Uses > 0}
+	p.networks, p.held = l.networks(rules), &held{depth: len(l.tokens), limited: l.tokens[0].Uses > 0}
 	for _, before := range holders[1:] {
 		if !isRoot(before.Policies) {
 			before.Address, before.Request = c.Address, c.Request
 			p.Within = append(p.Within, before)
 		}
 	}
-	return p
+	return p, nil
+}
+
+func (l line) refuse(why string) *refusal {
+	rec := l.tokens[0]
+	return &refusal{actor: rec.ID, tenant: rec.Tenant, method: methodOf(rec), why: why}
 }
 
 // expiresAt is when the first of the line expires; zero: none does.
@@ -192,15 +218,20 @@ func earlier(a, b time.Time) time.Time {
 // admits tells whether the token is accepted from an address: by itself, all that
 // it descends from, and their roles.
 func (l line) admits(rules *Rules, from netip.Addr) bool {
+	return !slices.ContainsFunc(l.networks(rules), func(n []netip.Prefix) bool { return !within(n, from) })
+}
+
+// networks are those of all that an address has to be in.
+func (l line) networks(rules *Rules) (all [][]netip.Prefix) {
 	for _, rec := range l.tokens {
-		if !within(rec.CIDRs, from) {
-			return false
+		if len(rec.CIDRs) > 0 {
+			all = append(all, rec.CIDRs)
 		}
-		if role := rules.Roles[rec.Role]; role != nil && !within(role.CIDRs, from) {
-			return false
+		if role := rules.Roles[rec.Role]; role != nil && len(role.CIDRs) > 0 {
+			all = append(all, role.CIDRs)
 		}
 	}
-	return true
+	return all
 }
 
 // within tells whether an address is in one of the networks, or there are none.
@@ -220,11 +251,27 @@ func (l line) stale(now time.Time) (ids []string) {
 
 func isRoot(policies []string) bool { return slices.Contains(policies, policy.Root) }
 
-// lineage is that of an identity. A slash joins ids, so it has none of its own.
-func (id Identity) lineage() string { return id.Method + ":" + url.PathEscape(id.Subject) }
+// lineage is that of an identity, by whichever auth block it is known: the same person
+// or workload is one hand. A slash joins ids, so it has none of its own.
+func (id Identity) lineage() string {
+	return url.QueryEscape(cmp.Or(id.Authority, id.Method)) + ":" + url.PathEscape(id.Subject)
+}
 
-func (r *Rules) has(method string) bool {
-	_, certificate := r.Certificates[method]
-	_, login := r.Logins[method]
-	return certificate || login
+// has tells whether the auth block by which the holder of a token logged in is there,
+// and goes by the same word: under the name of a provider that is gone, another one knows
+// nobody of those who logged in before.
+func (r *Rules) has(rec store.Token) bool {
+	authority := AuthorityX509
+	if login, ok := r.Logins[rec.Method]; ok {
+		i, names := login.(Issued)
+		if !names {
+			return true
+		}
+		authority = i.Issuer()
+	} else if _, ok := r.Certificates[rec.Method]; !ok {
+		return false
+	}
+	id := Identity{Method: rec.Method, Authority: authority, Subject: rec.Identity}
+	unnamed := Identity{Method: rec.Method, Subject: rec.Identity}
+	return rec.Lineage == id.lineage() || rec.Lineage == unnamed.lineage()
 }

@@ -45,7 +45,7 @@ func (c *Callers) Make(maker Principal, w Wanted) (store.Token, backends.SecretS
 	if err != nil {
 		return store.Token{}, "", err
 	}
-	branch := w.BreakGlass || isRoot(maker.Policies) && w.isForOthers(maker)
+	branch := w.BreakGlass || maker.IsRoot() && w.isForOthers(maker)
 	if err := maker.mayMake(w, role, branch); err != nil {
 		return store.Token{}, "", err
 	}
@@ -53,7 +53,7 @@ func (c *Callers) Make(maker Principal, w Wanted) (store.Token, backends.SecretS
 	rec.Tenant, rec.Environment = cmp.Or(maker.Tenant, role.Tenant, w.Tenant), cmp.Or(maker.Environment, role.Environment)
 	rec.Role, rec.Policies, rec.CIDRs = w.Role, w.Policies, w.CIDRs
 	var until time.Time
-	if rec.Lineage = maker.Lineage; branch && isRoot(maker.Policies) {
+	if rec.Lineage = maker.Lineage; branch && maker.IsRoot() {
 		rec.Lineage += "/" + rec.ID
 	}
 	if !branch {
@@ -61,8 +61,8 @@ func (c *Callers) Make(maker Principal, w Wanted) (store.Token, backends.SecretS
 	}
 	if w.BreakGlass {
 		rec.Kind = store.TokenBreakGlass
-		if len(rec.CIDRs) == 0 && maker.held != nil {
-			rec.CIDRs = maker.held.cidrs // no token before it holds it to them
+		if rec.CIDRs, err = maker.confined(w.CIDRs); err != nil {
+			return store.Token{}, "", err
 		}
 		role = policy.Role{} // whose times are for those who log in
 	} else {
@@ -78,16 +78,15 @@ func (c *Callers) Make(maker Principal, w Wanted) (store.Token, backends.SecretS
 
 // MakeFor makes the token of a login: of the role, for the identity. Where a
 // certificate proves that, it ends with the certificate; a JWT is for the login alone.
-func (c *Callers) MakeFor(id Identity, role *policy.Role, now time.Time) (store.Token, backends.SecretString) {
-	rec, text := c.fresh(cmp.Or(id.Name, id.Subject))
+func (t *Tokens) MakeFor(id Identity, role *policy.Role, now time.Time) (store.Token, backends.SecretString) {
+	rec, text := t.fresh(cmp.Or(id.Name, id.Subject))
 	rec.CreatedAt = now
 	rec.Method, rec.Identity, rec.Lineage = id.Method, id.Subject, id.lineage()
 	rec.Role, rec.Tenant, rec.Environment = role.Name, role.Tenant, role.Environment
 	rec.Idle = cmp.Or(role.TokenIdle, policy.DefaultTokenIdle)
 	rec.Uses, rec.UsesLeft = role.TokenUses, role.TokenUses
 	setEnd(&rec, role.TokenTTL, role.TokenMaxTTL)
-	_, login := c.rules.Load().Logins[id.Method]
-	if login || id.ExpiresAt.IsZero() {
+	if id.ExpiresAt.IsZero() {
 		return rec, text
 	}
 	rec.EndsAt, rec.ExpiresAt = earlier(rec.EndsAt, id.ExpiresAt), earlier(rec.ExpiresAt, id.ExpiresAt)
@@ -136,7 +135,7 @@ func (c *Callers) Renew(ctx context.Context, tx *store.Tx, p Principal) (store.T
 		return store.Token{}, err
 	}
 	now := c.now()
-	if _, state := l.stand(c.rules.Load(), now); state != StateActive {
+	if _, state := l.stand(c.RulesOf(p), now); state != StateActive {
 		return store.Token{}, fmt.Errorf("%w: %s", backends.ErrDenied, whys[state])
 	}
 	if rec.TTL == 0 {
@@ -166,7 +165,7 @@ func (c *Callers) wantedRole(maker Principal, w Wanted) (policy.Role, error) {
 	case w.Role == "":
 		return policy.Role{}, nil
 	}
-	role := c.rules.Load().Roles[w.Role]
+	role := c.RulesOf(maker).Roles[w.Role]
 	switch {
 	case role != nil && (maker.Tenant == "" || role.Tenant == maker.Tenant) && (maker.Environment == "" || role.Environment == maker.Environment):
 	case maker.Tenant != "" || maker.Environment != "":
@@ -194,7 +193,7 @@ func (p Principal) mayMake(w Wanted, role policy.Role, branch bool) error {
 		return fmt.Errorf("%w: the caller is bound to the tenant %q, and so are the tokens it makes: name none", backends.ErrDenied, p.Tenant)
 	}
 	for _, name := range slices.Concat(w.Policies, role.Policies) {
-		if !isRoot(p.Policies) && !slices.Contains(p.Policies, name) {
+		if !p.holds(name) {
 			return fmt.Errorf("%w: policy %q is not one of the caller's own, so it cannot be given to a token", backends.ErrDenied, name)
 		}
 	}
@@ -209,6 +208,55 @@ func (p Principal) mayMake(w Wanted, role policy.Role, branch bool) error {
 		return fmt.Errorf("%w: the caller's token descends from %d others already: make the token with one of them", backends.ErrDenied, p.held.depth-1)
 	}
 	return nil
+}
+
+// IsRoot tells whether p has the root policy, as all have whose tokens p's descends from.
+func (p Principal) IsRoot() bool { return isRoot(p.Policies) && len(p.Within) == 0 }
+
+// holds tells whether p has a policy, as each of those has that it is within: a role
+// may have lost it meanwhile.
+func (p Principal) holds(policy string) bool {
+	for _, one := range append([]Principal{p}, p.Within...) {
+		if !isRoot(one.Policies) && !slices.Contains(one.Policies, policy) {
+			return false
+		}
+	}
+	return true
+}
+
+// confined are the networks that a token is bound to that no other holds to those of
+// the caller: what is wanted, or else all in which the caller could be. ErrDenied if
+// more is wanted.
+func (p Principal) confined(wanted []netip.Prefix) ([]netip.Prefix, error) {
+	for _, n := range wanted {
+		for _, bound := range p.networks {
+			if !slices.ContainsFunc(bound, func(b netip.Prefix) bool { return b.Bits() <= n.Bits() && b.Contains(n.Addr()) }) {
+				return nil, fmt.Errorf("%w: the caller is bound to addresses, and %s is not among them", backends.ErrDenied, n)
+			}
+		}
+	}
+	if len(wanted) > 0 {
+		return wanted, nil
+	}
+	var all []netip.Prefix
+	for i, bound := range p.networks {
+		if i == 0 {
+			all = bound
+			continue
+		}
+		var both []netip.Prefix
+		for _, a := range all {
+			for _, b := range bound {
+				if a.Overlaps(b) && a.Bits() < b.Bits() {
+					both = append(both, b)
+				} else if a.Overlaps(b) {
+					both = append(both, a)
+				}
+			}
+		}
+		all = both // not empty: the caller is there
+	}
+	return all, nil
 }
 
 // live sets how long the token lives: as w says, else as the role does, and not

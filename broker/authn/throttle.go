@@ -25,6 +25,7 @@ const (
 	waitingAtOnce    = 4 // of one address
 	allWaitingAtOnce = 1000
 	knownAddresses   = 10_000
+	networksPerSite  = 4 // that may fail as often as each may, of those that somebody has with IPv6
 )
 
 // throttle counts failures in memory. It is safe for concurrent use.
@@ -33,10 +34,11 @@ type throttle struct {
 
 	mu        sync.Mutex
 	addresses *simplelru.LRU[netip.Prefix, *failures]
+	sites     *simplelru.LRU[netip.Prefix, *failures] // so that going through all addresses has none forgotten
 	waiting   int
 }
 
-// failures are those of one address.
+// failures are those of one address, or of one site.
 type failures struct {
 	level   float64 // falls by one each forgiveEvery
 	at      time.Time
@@ -45,7 +47,15 @@ type failures struct {
 
 func newThrottle(now func() time.Time) *throttle {
 	addresses, _ := simplelru.NewLRU[netip.Prefix, *failures](knownAddresses, nil) // fails for sizes below one
-	return &throttle{now: now, addresses: addresses}
+	sites, _ := simplelru.NewLRU[netip.Prefix, *failures](knownAddresses, nil)
+	return &throttle{now: now, addresses: addresses, sites: sites}
+}
+
+// site is whose an IPv6 network is, who may have 65,536 of them.
+func site(a netip.Addr) (p netip.Prefix, ok bool) {
+	a = a.Unmap().WithZone("")
+	p, _ = a.Prefix(48)
+	return p, a.Is6()
 }
 
 // network is what counts as one address: an IPv6 host has a network of its own.
@@ -61,7 +71,7 @@ func network(a netip.Addr) netip.Prefix {
 // failed is called for each failure, and returns when it may be answered: with how
 // long the address is to stay away, or 0.
 func (t *throttle) failed(ctx context.Context, from netip.Addr) (stayAway time.Duration) {
-	f, wait, stayAway := t.count(network(from))
+	f, wait, stayAway := t.count(from)
 	if wait == 0 {
 		return stayAway
 	}
@@ -79,25 +89,35 @@ func (t *throttle) failed(ctx context.Context, from netip.Addr) (stayAway time.D
 }
 
 // count counts one failure; whoever has to wait is counted as waiting.
-func (t *throttle) count(from netip.Prefix) (f *failures, wait, stayAway time.Duration) {
+func (t *throttle) count(from netip.Addr) (f *failures, wait, stayAway time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	f, ok := t.addresses.Get(from)
-	if !ok {
-		f = &failures{at: now}
-		t.addresses.Add(from, f)
+	f = raise(t.addresses, network(from), 1, now)
+	level := f.level
+	if s, ok := site(from); ok {
+		level = max(level, raise(t.sites, s, 1./networksPerSite, now).level)
 	}
-	f.level = math.Max(0, f.level-float64(now.Sub(f.at))/float64(forgiveEvery))
-	f.level, f.at = math.Min(f.level+1, mostFailures), now
-	switch over := math.Ceil(f.level) - freeFailures; {
+	switch over := math.Ceil(level) - freeFailures; {
 	case over <= 0:
 		return f, 0, 0
-	case f.level <= waitedFailures && f.waiting < waitingAtOnce && t.waiting < allWaitingAtOnce:
+	case level <= waitedFailures && f.waiting < waitingAtOnce && t.waiting < allWaitingAtOnce:
 		f.waiting++
 		t.waiting++
 		return f, min(time.Duration(float64(firstWait)*math.Exp2(over-1)), longestWait), 0
 	}
-	left := math.Max(1, f.level+1-waitedFailures) // so that the next one is not refused
+	left := math.Max(1, level+1-waitedFailures) // so that the next one is not refused
 	return f, 0, time.Duration(math.Ceil(left*forgiveEvery.Seconds())) * time.Second
+}
+
+// raise raises a level, which has fallen since it was raised last.
+func raise(of *simplelru.LRU[netip.Prefix, *failures], from netip.Prefix, by float64, now time.Time) *failures {
+	f, ok := of.Get(from)
+	if !ok {
+		f = &failures{at: now}
+		of.Add(from, f)
+	}
+	f.level = math.Max(0, f.level-float64(now.Sub(f.at))/float64(forgiveEvery))
+	f.level, f.at = math.Min(f.level+by, mostFailures), now
+	return f
 }

@@ -169,3 +169,32 @@ func TestRightCredentialsAreNotSlowed(t *testing.T) {
 		t.Error("who showed nothing is slowed")
 	}
 }
+
+// TestManyNetworksOfOneSiteAreOne: going through all networks of a site has no failure
+// forgotten.
+func TestManyNetworksOfOneSiteAreOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := guard()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		last := func(i int) (slowed bool) {
+			err := c.Failed(gone, netip.MustParseAddr(fmt.Sprintf("2001:db8:7:%x::1", i%(1<<16))))
+			return err != nil
+		}
+		free := 0
+		for i := range 30_000 {
+			if !last(i) {
+				free++
+			}
+		}
+		if free < 40 || free > 80 {
+			t.Errorf("%d failures of one site were not refused", free)
+		}
+		if !last(1 << 15) {
+			t.Error("a network of the site that is new is not told to stay away")
+		}
+		if err := c.Failed(gone, netip.MustParseAddr("2001:db8:8::1")); err != nil {
+			t.Errorf("another site: %v", err)
+		}
+	})
+}

@@ -39,8 +39,16 @@ func TestATokenIsItsRolesAsItIsNow(t *testing.T) {
 	if p, err := o.show(text, netip.MustParseAddr("::ffff:10.9.9.9")); err != nil || p.Role != "app" {
 		t.Errorf("from an IPv4 address in IPv6: %v", err)
 	}
-	role.Policies, role.CIDRs = []string{"writer"}, nil
+	before := o.Rules()
+	role.Policies, role.CIDRs, role.Limit = []string{"writer"}, nil, policy.Limit{RequestsPerMinute: 6}
 	o.rules(role)
+	if again, err := o.Again(t.Context(), p); err != nil || !reflect.DeepEqual(again.Policies, []string{"writer"}) || again.Limit.RequestsPerMinute != 6 ||
+		again.ID != p.ID || again.Lineage != p.Lineage || again.Address != here || again.Request != "req" || o.RulesOf(again) != o.Rules() {
+		t.Errorf("its holder is by now %+v (%v)", again, err)
+	}
+	if !reflect.DeepEqual(p.Policies, []string{"reader"}) || o.RulesOf(p) != before || before == o.Rules() {
+		t.Error("who was found out by other rules is no more measured by them")
+	}
 	if p, err := o.show(text, there); err != nil || !reflect.DeepEqual(p.Policies, []string{"writer"}) {
 		t.Errorf("after a reload: %v, %v", p.Policies, err)
 	}
@@ -54,8 +62,8 @@ func TestATokenIsItsRolesAsItIsNow(t *testing.T) {
 		if got := o.why(text, here); got != why {
 			t.Errorf("%q, want %q", got, why)
 		}
-		if ok, err := o.Valid(t.Context(), p); ok || err != nil {
-			t.Errorf("%s: a stream goes on: %v, %v", why, ok, err)
+		if _, err := o.Again(t.Context(), p); !errors.Is(err, backends.ErrDenied) {
+			t.Errorf("%s: it goes on: %v", why, err)
 		}
 	}
 	role.Tenant, role.Environment = "", ""
@@ -160,23 +168,23 @@ func TestAStreamOutlivesTheLastUse(t *testing.T) {
 	o := newOffice(t)
 	rec, text := o.make(o.root(), authn.Wanted{Policies: []string{"reader"}, Uses: 1})
 	p := o.holder(text)
-	if ok, err := o.Valid(t.Context(), p); !ok || err != nil {
-		t.Errorf("valid: %v, %v", ok, err)
+	if _, err := o.Again(t.Context(), p); err != nil {
+		t.Error(err)
 	}
 	for range 50 { // it is in use all the time
 		o.clock = o.clock.Add(time.Hour)
-		if ok, err := o.Valid(t.Context(), p); !ok || err != nil {
-			t.Fatalf("after %s: %v, %v", o.clock.Sub(began), ok, err)
+		if _, err := o.Again(t.Context(), p); err != nil {
+			t.Fatalf("after %s: %v", o.clock.Sub(began), err)
 		}
 	}
 	p.Address = there
 	o.update(func(tx *store.Tx) error { return tx.RevokeToken(t.Context(), rec.ID, o.clock) })
-	if ok, err := o.Valid(t.Context(), p); ok || err != nil {
-		t.Errorf("valid after it was revoked: %v, %v", ok, err)
+	if _, err := o.Again(t.Context(), p); !errors.Is(err, backends.ErrDenied) {
+		t.Errorf("after it was revoked: %v", err)
 	}
 	p.ID = "tok_none"
-	if ok, err := o.Valid(t.Context(), p); ok || err != nil {
-		t.Errorf("valid although it is gone: %v, %v", ok, err)
+	if _, err := o.Again(t.Context(), p); !errors.Is(err, backends.ErrDenied) {
+		t.Errorf("although it is gone: %v", err)
 	}
 }
 
@@ -209,8 +217,8 @@ func TestAChildDiesWithItsParents(t *testing.T) {
 			if got := o.why(text, here); got != "a token that it descends from has ended" {
 				t.Errorf("%d %s: %q", which, what, got)
 			}
-			if ok, err := o.Valid(t.Context(), p); ok || err != nil {
-				t.Errorf("%d %s: a stream goes on: %v, %v", which, what, ok, err)
+			if _, err := o.Again(t.Context(), p); !errors.Is(err, backends.ErrDenied) {
+				t.Errorf("%d %s: it goes on: %v", which, what, err)
 			}
 			if err := o.db.View(t.Context(), func(tx *store.Tx) error {
 				state, err := o.State(t.Context(), tx, third)
@@ -332,7 +340,7 @@ func TestWhatRootMakes(t *testing.T) {
 func TestLogins(t *testing.T) {
 	role := policy.Role{Name: "on-call", Policies: []string{"responder"}, TokenTTL: time.Hour, TokenMaxTTL: 3 * time.Hour}
 	o := newOffice(t, role, policy.Role{Name: "acme", Tenant: "acme", Environment: "staging", Policies: []string{"reader"}, TokenUses: 2})
-	rec, text := o.MakeFor(authn.Identity{Method: "corp", Subject: "a/lice", Name: "Alice", ExpiresAt: began.Add(time.Minute)}, &role, o.clock)
+	rec, text := o.MakeFor(authn.Identity{Method: "corp", Subject: "a/lice", Name: "Alice"}, &role, o.clock)
 	o.keep(rec)
 	p := o.holder(text)
 	if p.Method != "corp" || p.Lineage != "corp:a%2Flice" || p.Name != "Alice" || p.Role != "on-call" || !p.ExpiresAt.Equal(began.Add(time.Hour)) {
@@ -445,8 +453,8 @@ func TestWithoutTheStoreNobodyIsKnown(t *testing.T) {
 	if !errors.Is(err, backends.ErrUnavailable) || strings.Contains(err.Error(), "database") || !strings.Contains(o.said.String(), "cannot be authenticated") {
 		t.Errorf("%v; the log has %s", err, o.said.String())
 	}
-	if ok, err := o.Valid(t.Context(), p); ok || err == nil {
-		t.Errorf("valid: %v, %v", ok, err)
+	if _, err := o.Again(t.Context(), p); !errors.Is(err, backends.ErrUnavailable) {
+		t.Errorf("again: %v", err)
 	}
 }
 

@@ -13,6 +13,25 @@ const (
 	Warning  = "warning"  // something will not work if nobody looks
 )
 
+// AlertKinds lists what alerts can be about.
+var AlertKinds = []string{
+	"unconfirmed",             // a revoked credential was not proven to fail
+	"resurrected",             // one that was proven to fail works again
+	"unprovable",              // nobody can tell whether it fails
+	"stuck_delivery",          // a consumer cannot be told
+	"missing_acknowledgement", // a consumer did not say that it uses the new version
+	"drift",                   // a vault holds something else than it was given
+	"rotation_failed",
+	"backend_down",
+	"seal_down",
+	"audit_sink_down",
+	"audit_disk_low",    // the audit log will soon not be written any more
+	"audit_log_damaged", // it is not as it was written
+	"new_root_token",
+	"break_glass",
+	"certificate_expiring",
+}
+
 // The states of what a notifier is told.
 const (
 	NoticePending = "pending" // it is to be told; attempts that failed are repeated

@@ -16,6 +16,7 @@ type AuditRecord struct {
 	Actor      string            `json:"actor"`
 	Role       string            `json:"role,omitempty"`
 	Method     string            `json:"method,omitempty"`
+	Identity   string            `json:"identity,omitempty"` // who logged in for it: METHOD/SUBJECT
 	Address    string            `json:"address,omitempty"`
 	Action     string            `json:"action"`
 	Path       string            `json:"path"`
@@ -31,7 +32,7 @@ type AuditRecord struct {
 
 // AuditQuery selects records; what is empty selects nothing out.
 type AuditQuery struct {
-	Actor   string
+	Actor   string // its id, or the identity that logged in: METHOD/SUBJECT
 	Action  string // "secret.read", or "secret." for all that begin so
 	Secret  string // NAME or TENANT:NAME
 	Path    string

@@ -154,6 +154,17 @@ func TestProblemCarriesHintAndRetryAfter(t *testing.T) {
 	}
 }
 
+func TestPlainHTTPToAListenerWithTLS(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(server.Close)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	_, err := connect(t, strings.Replace(server.URL, "https:", "http:", 1), "").Secret(t.Context(), "a")
+	p, ok := errors.AsType[*client.Problem](err)
+	if !ok || !strings.Contains(p.Error(), "speaks TLS") || !strings.Contains(p.Hint, "https://") {
+		t.Errorf("%#v", err)
+	}
+}
+
 func TestCAFile(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"name":"a"}`) }))
 	t.Cleanup(server.Close)

@@ -27,7 +27,9 @@ var errBroken = errors.New("the event stream broke")
 // WatchRotation follows a rotation until it has ended: the last event is then
 // EventEnd. A stream that breaks yields EventInterrupted and is opened again,
 // for as long as the context lasts; only the first opening, or a server that
-// refuses, is an error, which ends the sequence.
+// refuses, is an error, which ends the sequence. Where there are too many requests
+// (429) it is waited for as long as the server says, also before the first opening:
+// what is to be followed has begun, whatever was asked beside it.
 func (c *Client) WatchRotation(ctx context.Context, id string) iter.Seq2[Event, error] {
 	return c.watch(ctx, api("GET", "rotations", id, "events"))
 }
@@ -53,13 +55,13 @@ func (c *Client) watch(ctx context.Context, k call) iter.Seq2[Event, error] {
 			case ctx.Err() != nil:
 				yield(Event{}, fmt.Errorf("watching: %w", context.Cause(ctx)))
 				return
-			case !opened || final(err):
+			case !opened && Status(err) != http.StatusTooManyRequests, final(err):
 				yield(Event{}, err)
 				return
 			case !yield(Event{Type: EventInterrupted, Err: err}, nil):
 				return
 			}
-			if !sleep(ctx, delay) {
+			if !sleep(ctx, max(delay, retryAfter(err))) {
 				continue // the context's error ends it
 			}
 			delay = min(2*delay, lastReopen)
@@ -71,6 +73,14 @@ func (c *Client) watch(ctx context.Context, k call) iter.Seq2[Event, error] {
 func final(err error) bool {
 	s := Status(err)
 	return 300 <= s && s < 500 && s != http.StatusTooManyRequests
+}
+
+// retryAfter is how long the server asks to wait; 0: it does not.
+func retryAfter(err error) time.Duration {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return p.RetryAfter
+	}
+	return 0
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

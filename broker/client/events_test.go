@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -65,6 +66,34 @@ func TestWatchOpensABrokenStreamAgain(t *testing.T) {
 func TestWatchThatNeverOpenedIsAnError(t *testing.T) {
 	if got, err := follow(t.Context(), streams(t, "503")); client.Status(err) != 503 || got != nil {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestWatchWaitsWhereThereAreTooManyRequests, however little time is over when they are.
+func TestWatchWaitsWhereThereAreTooManyRequests(t *testing.T) {
+	var opened atomic.Int32
+	var at [3]time.Time
+	c := connect(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		n := int(opened.Add(1)) - 1
+		if n < len(at) {
+			at[n] = time.Now()
+		}
+		if n < 2 {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, rotationEvent("done")+"event: end\ndata: {}\n\n")
+	}), "")
+	got, err := follow(t.Context(), c)
+	if want := []string{"interrupted", "interrupted", "rotation done", "end"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v", got, err)
+	}
+	for i := range 2 {
+		if waited := at[i+1].Sub(at[i]); waited < time.Second {
+			t.Errorf("it was asked again after %s", waited)
+		}
 	}
 }
 

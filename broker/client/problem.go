@@ -56,6 +56,9 @@ func asProblem(resp *http.Response) *Problem {
 	} else if 300 <= resp.StatusCode && resp.StatusCode < 400 {
 		p.Detail = fmt.Sprintf("the server answered with a redirect (%s), which is not followed", resp.Status)
 		p.Hint = "give the server's own address"
+	} else if resp.StatusCode == http.StatusBadRequest && wantsTLS(resp.Body) {
+		p.Detail = "the server speaks TLS, and was called without"
+		p.Hint = "write https:// in the address"
 	}
 	p.Status = resp.StatusCode
 	if p.Title == "" {
@@ -63,6 +66,14 @@ func asProblem(resp *http.Response) *Problem {
 	}
 	p.RetryAfter, _ = time.ParseDuration(resp.Header.Get("Retry-After") + "s")
 	return p
+}
+
+// wantsTLS tells whether an answer is what net/http says on a listener with TLS to
+// whom speaks none.
+func wantsTLS(body io.Reader) bool {
+	const says = "Client sent an HTTP request to an HTTPS server."
+	text, err := io.ReadAll(io.LimitReader(body, 2*int64(len(says))))
+	return err == nil && strings.TrimSpace(string(text)) == says
 }
 
 // Health is the answer of /healthz.

@@ -51,7 +51,9 @@ type Token struct {
 	MaxIdle     string     `json:"max_idle,omitempty"`    // how long it lives unused; empty: as long as used
 	LastUsedAt  time.Time  `json:"last_used_at,omitzero"` // to the minute; also by tokens that descend from it
 	RevokedAt   time.Time  `json:"revoked_at,omitzero"`
-	Token       SecretText `json:"token,omitempty"` // only in the answer to its creation
+	Token       SecretText `json:"token,omitempty"`        // only in the answer to its creation
+	ParentName  string     `json:"parent_name,omitempty"`  // only in the answer to its creation
+	EndedTokens int        `json:"ended_tokens,omitempty"` // how many that descend from it ended with it; only in the answer to its revocation
 	// EndedRoots are the root tokens that its making has ended, it being of an admin
 	// role; only in the answer to its creation.
 	EndedRoots []string `json:"ended_root_tokens,omitempty"`

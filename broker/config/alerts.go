@@ -6,34 +6,22 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/keybroker/keybroker/broker/client"
 )
 
-// AlertKinds lists what alerts can be about, by the names that `on` takes.
-var AlertKinds = []string{
-	"unconfirmed",             // a revoked credential was not proven to fail
-	"resurrected",             // one that was proven to fail works again
-	"unprovable",              // nobody can tell whether it fails
-	"stuck_delivery",          // a consumer cannot be told
-	"missing_acknowledgement", // a consumer did not say that it uses the new version
-	"drift",                   // a vault holds something else than it was given
-	"rotation_failed",
-	"backend_down",
-	"seal_down",
-	"audit_sink_down",
-	"new_root_token",
-	"break_glass",
-	"certificate_expiring",
-}
+// ofNoTenant are the kinds of alerts that are about a node, or its operators.
+var ofNoTenant = []string{"seal_down", "audit_sink_down", "audit_disk_low", "audit_log_damaged", "new_root_token", "certificate_expiring"}
 
 // notifier decodes a way to tell people.
 func (l *loader) notifier(b *hclsyntax.Block) {
 	var spec tenantSpec
-	n, _, ok := typed(l, "notifier", l.reg.Notifiers, itself, b, &spec)
+	n, t, ok := typed(l, "notifier", l.reg.Notifiers, func(t NotifierType) Type { return t.Type }, b, &spec)
 	if !ok {
 		return
 	}
 	l.belongs(b, spec.Tenant)
-	l.cfg.Notifiers = append(l.cfg.Notifiers, &Notifier{Named: n, Tenant: spec.Tenant})
+	l.cfg.Notifiers = append(l.cfg.Notifiers, &Notifier{Named: n, Tenant: spec.Tenant, NoHeartbeat: t.NoHeartbeat})
 }
 
 // alert decodes who is told of what.
@@ -71,8 +59,8 @@ func (l *loader) kinds(b *hclsyntax.Block, on []string) {
 	}
 	for i, kind := range on {
 		switch {
-		case !slices.Contains(AlertKinds, kind):
-			l.mistake(element(b, "on", i), fmt.Sprintf("There is no kind of alert %q", kind), suggest(kind, AlertKinds))
+		case !slices.Contains(client.AlertKinds, kind):
+			l.mistake(element(b, "on", i), fmt.Sprintf("There is no kind of alert %q", kind), suggest(kind, client.AlertKinds))
 		case slices.Contains(on[:i], kind):
 			l.mistake(element(b, "on", i), fmt.Sprintf("The kind %q is listed twice", kind), "Remove one.")
 		}

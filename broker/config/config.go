@@ -148,7 +148,8 @@ type AuditSink struct {
 // Notifier is a way to tell people.
 type Notifier struct {
 	Named
-	Tenant string // whose alerts it tells; empty: those of all
+	Tenant      string // whose alerts it tells; empty: those of all
+	NoHeartbeat bool   // of NotifierType
 }
 
 // Alert says who is told of what.

@@ -22,7 +22,7 @@ type Registry struct {
 
 	Auths     map[string]Type
 	Audits    map[string]Type // of audit sinks; their blocks need no name
-	Notifiers map[string]Type
+	Notifiers map[string]NotifierType
 }
 
 // Type is one type of block.
@@ -67,6 +67,13 @@ type IssuerType struct {
 	// the settings that secrets ask of it (nil: it takes none). It opens nothing and
 	// is called after Check found no mistake.
 	Describe func(cfg any) (issuer.Traits, issuer.SettingsChecker)
+}
+
+// NotifierType is one type of notifier.
+type NotifierType struct {
+	Type
+	// NoHeartbeat: nobody can be told there that a heartbeat has stayed away.
+	NoHeartbeat bool
 }
 
 // CheckContext is what a Check needs to know beside the struct itself.

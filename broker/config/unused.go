@@ -48,6 +48,7 @@ func (l *loader) unusedAccess() {
 			granted[name] = true
 		}
 		l.unusedRole(r)
+		l.namesakes(r)
 	}
 	for _, a := range l.cfg.Auths {
 		if !bound[a.Name] {
@@ -57,11 +58,13 @@ func (l *loader) unusedAccess() {
 		}
 	}
 	for _, p := range l.cfg.Policies {
+		l.idle(p)
 		if len(l.cfg.Roles) > 0 && !granted[p.Name] {
 			l.warn(l.declared["policy"][p.Name].DefRange(), fmt.Sprintf("No role names the policy %q: only tokens that are made with it have it", p.Name), "Name it in a role, or remove it.")
 		}
 	}
 	for _, a := range l.cfg.Alerts {
+		l.unusedAlert(a)
 		told[a.Notifier] = true
 		if a.Escalate != nil {
 			told[a.Escalate.Notifier] = true
@@ -70,6 +73,45 @@ func (l *loader) unusedAccess() {
 	for _, n := range l.cfg.Notifiers {
 		if !told[n.Name] {
 			l.warn(n.Range, fmt.Sprintf("The notifier %q tells nobody: no alert names it", n.Name), fmt.Sprintf("Write notifier = %q in an alert.", n.Name))
+		}
+	}
+}
+
+// idle warns of rules for what nobody ever asks for.
+func (l *loader) idle(p policy.Policy) {
+	var rules []*hclsyntax.Block
+	for _, b := range l.declared["policy"][p.Name].Body.Blocks {
+		if b.Type == "path" {
+			rules = append(rules, b)
+		}
+	}
+	for _, problem := range policy.Idle(p) {
+		where := at(rules[problem.Rule], problem.Attribute)
+		if problem.Attribute == "path" {
+			where = labelRange(rules[problem.Rule], 0)
+		}
+		l.warn(where, summary(problem.Text), sentence(problem.Suggestion))
+	}
+}
+
+// unusedAlert warns of what is never told.
+func (l *loader) unusedAlert(a *Alert) {
+	b := l.declared["alert"][a.Name]
+	for i, kind := range a.On {
+		own := func(b *Backend) bool { return b.Tenant == a.Tenant }
+		switch {
+		case a.Tenant == "":
+		case slices.Contains(ofNoTenant, kind):
+			l.warn(element(b, "on", i), fmt.Sprintf("The alert is never told of %q: that is of no tenant", kind), "Leave it out, or name it in an alert without a tenant.")
+		case kind == "backend_down" && !slices.ContainsFunc(l.cfg.Backends, own):
+			l.warn(element(b, "on", i), fmt.Sprintf("The alert is never told of %q: the tenant %q has no backend of its own", kind, a.Tenant),
+				"Leave it out, or name it in an alert without a tenant.")
+		}
+	}
+	for _, n := range l.cfg.Notifiers {
+		if a.Heartbeat > 0 && n.Name == a.Notifier && n.NoHeartbeat {
+			l.warn(at(b, "heartbeat"), fmt.Sprintf("Nobody notices where a heartbeat stays away: the notifier %q is of the type %q, which cannot tell", n.Name, n.Type),
+				"Send it to one that can, such as a webhook of a service that watches jobs, or leave it out.")
 		}
 	}
 }
@@ -86,6 +128,38 @@ func (l *loader) unusedRole(r *Role) {
 	if len(l.cfg.Secrets) > 0 && !slices.ContainsFunc(l.cfg.Secrets, reached) {
 		l.warn(r.Range, fmt.Sprintf("The role %q reaches no secret: none is of its tenant and environment", r.Name),
 			fmt.Sprintf("A secret's environment is its label %q; what has none is in no environment.", EnvironmentLabel))
+	}
+}
+
+// namesakes warns of policies that go by the name of who calls, where others may come
+// to have the same name.
+func (l *loader) namesakes(r *Role) {
+	byName := func(p policy.Policy) bool {
+		return slices.Contains(r.Policies, p.Name) && policy.Identity{Name: "x"}.Used([]policy.Policy{p}).Name != ""
+	}
+	i := slices.IndexFunc(l.cfg.Policies, byName)
+	if i < 0 {
+		return
+	}
+	const mend = `Grant by {{identity.role}} or {{identity.tenant}} instead, or let who has a name come in one way only, by "sub".`
+	what := fmt.Sprintf("The policy %q of the role %q grants by {{identity.name}}", l.cfg.Policies[i].Name, r.Name)
+	var methods []string
+	for _, b := range r.Bindings {
+		if slices.Contains(methods, b.Method) {
+			continue
+		}
+		methods = append(methods, b.Method)
+		claim := l.declared["auth"][b.Method].Body.Attributes["name_claim"]
+		if claim == nil {
+			continue
+		}
+		val, _ := l.constant("name_claim", claim.Expr)
+		if from, ok := oneOrMany(val); ok && from[0] != "sub" {
+			l.warn(r.Range, fmt.Sprintf("%s, which the auth %q takes from the claim %q: who can change that takes another's place", what, b.Method, from[0]), mend)
+		}
+	}
+	if len(methods) > 1 {
+		l.warn(r.Range, fmt.Sprintf("%s, and two who come in by different auths, %q and %q, may have the same", what, methods[0], methods[1]), mend)
 	}
 }
 

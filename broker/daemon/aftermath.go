@@ -68,6 +68,10 @@ func (a *aftermath) put(mark *store.Restored) {
 // Where it is not enough, the audit log and the notes in the vaults say so.
 const restoreMargin = 1000
 
+// auditMargin is how many events there are for each number of a version, by far: those
+// of other nodes are in logs that this one does not see.
+const auditMargin = 100
+
 func raiseBy(r store.Restored) int64 {
 	return restoreMargin + max(0, int64(r.RestoredAt.Sub(r.TakenAt)/time.Second))
 }
@@ -112,13 +116,14 @@ func (d *Daemon) holdEverything(ctx context.Context, tx *store.Tx, mark *store.R
 		mark.Frozen = fmt.Sprintf("by %s: %s", before.By, before.Reason)
 	}
 	mark.Begun = true
+	mark.Skipped = max(d.audit.Newest(), mark.AuditSeq) + auditMargin*raiseBy(*mark)
 	f := rotation.Freeze{By: "keybroker", Reason: restoredReason(*mark), At: now(), Restored: true}
 	for _, step := range []func() error{
 		func() error { return tx.SetFreeze(ctx, &f) },
 		func() error { return tx.DropDeliveries(ctx) },
 		func() error { return tx.RaiseNumbers(ctx, raiseBy(*mark)) },
+		func() error { return tx.SkipAudit(ctx, mark.Skipped) }, // else what follows takes the numbers of lost events
 		func() error { return tx.SetRestored(ctx, mark) },
-		func() error { return tx.SkipAudit(ctx, d.audit.Newest()) }, // else what follows takes the numbers of lost events
 	} {
 		if err := step(); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/alert"
 	"github.com/keybroker/keybroker/broker/alert/notify"
+	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 )
@@ -43,7 +44,7 @@ var notifierTypes = map[string]notifierType{
 		},
 	},
 	"pagerduty": {
-		notifierConfig[notify.PagerDuty](),
+		withoutHeartbeat(notifierConfig[notify.PagerDuty]()), // change events, on which nothing can be made to wait
 		func(_ *parts, _ *setup, n *config.Notifier) (alert.Notifier, error) {
 			return notify.NewPagerDuty(*n.Config.(*notify.PagerDuty))
 		},
@@ -64,17 +65,23 @@ var notifierTypes = map[string]notifierType{
 
 // notifierType is how a notifier's block is read, and how the notifier is made.
 type notifierType struct {
-	config.Type
+	config.NotifierType
 	make func(p *parts, s *setup, n *config.Notifier) (alert.Notifier, error)
 }
 
-func notifierConfig[C interface{ Check(offline bool) error }]() config.Type {
-	return config.Type{
+func notifierConfig[C interface{ Check(offline bool) error }]() config.NotifierType {
+	return config.NotifierType{Type: config.Type{
 		New: func() any { return new(C) },
 		Check: func(cfg any, c config.CheckContext) hcl.Diagnostics {
 			return c.Mistakes(cfg, (*cfg.(*C)).Check(c.Offline))
 		},
-	}
+	}}
+}
+
+// withoutHeartbeat is t where nobody can be told that a heartbeat has stayed away.
+func withoutHeartbeat(t config.NotifierType) config.NotifierType {
+	t.NoHeartbeat = true
+	return t
 }
 
 // notifiers makes those of a setup.
@@ -120,31 +127,46 @@ func alertRules(s *setup) alert.Rules {
 	return rules
 }
 
-// wrongHere tells what is wrong as this node sees it; others may see it otherwise.
-func (d *Daemon) wrongHere() (found []store.Raise, complete bool) {
+// wrongHere tells what is wrong as this node sees it, and of which kinds that may not be
+// all; others may see it otherwise.
+func (d *Daemon) wrongHere() (found []store.Raise, unsure []string) {
 	node := d.nodeID()
-	add := func(kind, what, next, format string, args ...any) {
-		found = append(found, store.Raise{Kind: kind, Subject: what + " on " + node, Text: fmt.Sprintf(format, args...), Next: next})
+	add := func(kind, tenant, what, next, format string, args ...any) {
+		found = append(found, store.Raise{Kind: kind, Tenant: tenant, Subject: what + " on " + node, Text: fmt.Sprintf(format, args...), Next: next})
 	}
-	backendsDown, complete := d.health.wrong()
+	backendsDown, looked := d.health.wrong()
+	if !looked {
+		unsure = append(unsure, alert.BackendDown)
+	}
+	owners := map[string]string{} // of what serves one tenant alone
+	for _, b := range d.setup.Load().cfg.Backends {
+		owners[b.Name] = b.Tenant
+	}
 	for _, name := range slices.Sorted(maps.Keys(backendsDown)) {
-		add(alert.BackendDown, name, "keybroker drift list --all --backend "+name, "backend %s cannot be used; rotations of its secrets wait: %s", name, backendsDown[name])
+		add(alert.BackendDown, owners[name], name, "keybroker drift list --all --backend "+name, "backend %s cannot be used; rotations of its secrets wait: %s", name, backendsDown[name])
 	}
-	sealsDown := d.seals.away()
+	sealsDown, asked := d.seals.away()
+	if !asked {
+		unsure = append(unsure, alert.SealDown)
+	}
 	for _, id := range slices.Sorted(maps.Keys(sealsDown)) {
-		add(alert.SealDown, id, "keybroker seal status", "seal %s cannot be used; another one is needed at the next start: %s", id, sealsDown[id])
+		add(alert.SealDown, "", id, "keybroker seal status", "seal %s cannot be used; another one is needed at the next start: %s", id, sealsDown[id])
+	}
+	if d.audit.Unsure() {
+		unsure = append(unsure, alert.AuditSinkDown)
 	}
 	sinksDown := d.audit.Down()
 	for _, name := range slices.Sorted(maps.Keys(sinksDown)) {
-		add(alert.AuditSinkDown, name, "keybroker audit query", "the audit log cannot be written to %s: %s", name, sinksDown[name])
+		add(alert.AuditSinkDown, "", name, "keybroker audit query", "the audit log cannot be written to %s: %s", name, sinksDown[name])
 	}
+	d.auditTrouble(add)
 	if c := d.wire.certificate; c != nil {
 		next := "keybroker reload # after its files were replaced"
 		if problem, text := certificateTrouble(c, now()); problem {
-			add(alert.CertificateExpiring, "listener", next, "%s", text)
+			add(alert.CertificateExpiring, "", "listener", next, "%s", text)
 		}
 	}
-	return found, complete
+	return found, unsure
 }
 
 // certificateNotice is how long before its end a certificate is told of, or a third
@@ -175,20 +197,23 @@ func (h *health) wrong() (problems map[string]string, looked bool) {
 	return maps.Clone(h.problems), h.looked
 }
 
-// away returns why which seals could not be used when they were last asked.
-func (s *sealing) away() map[string]string {
+// away returns why which seals could not be used when they were last asked, and whether
+// all were.
+func (s *sealing) away() (away map[string]string, asked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	away := map[string]string{}
+	away, asked = map[string]string{}, true
 	for _, by := range s.made {
-		if err := s.states[by.ID()].err; err != nil {
-			away[by.ID()] = err.Error()
+		last, known := s.states[by.ID()]
+		asked = asked && known
+		if last.err != nil {
+			away[by.ID()] = last.err.Error()
 		}
 	}
 	for _, u := range s.unmade {
 		away[u.id] = u.err.Error()
 	}
-	return away
+	return away, asked
 }
 
 // asNotifiers is the Daemon as the Broker sees it.
@@ -226,7 +251,7 @@ func (a *alertsOpen) Collect(out chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
-	for _, kind := range config.AlertKinds {
+	for _, kind := range client.AlertKinds {
 		out <- prometheus.MustNewConstMetric(a.out, prometheus.GaugeValue, float64(counts[kind]), kind)
 	}
 }

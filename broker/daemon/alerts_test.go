@@ -70,6 +70,13 @@ func (p *pager) was(event string) func() bool {
 	}
 }
 
+// forget has what the pager was told so far count no more.
+func (p *pager) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = nil
+}
+
 func (p *pager) answer(status int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -161,6 +168,14 @@ func TestAlertIsToldAcknowledgedAndOver(t *testing.T) {
 	if err != nil || again.Reason != "it was me" {
 		t.Errorf("acknowledged again: %+v, %v", again, err)
 	}
+	eventually(t, "the log has who acknowledged it, by which request", func() bool {
+		events := must(n.Audit(ctx, client.AuditQuery{Action: "alert.acknowledged"}))(t).Items
+		asked := must(n.Audit(ctx, client.AuditQuery{Action: "alert.ack"}))(t).Items
+		return len(events) == 1 && events[0].Method == "token" && events[0].Request != "" &&
+			slices.ContainsFunc(asked, func(r client.AuditRecord) bool {
+				return r.Request == events[0].Request && r.Detail["reason"] == "it was me"
+			})
+	})
 	eventually(t, "its end is told", p.was("resolved new_root_token"))
 	if open, all := n.alerts(t, client.AlertQuery{}), n.alerts(t, client.AlertQuery{All: true}); len(open) != 0 || len(all) != 1 {
 		t.Errorf("open %+v, all %+v", open, all)
@@ -265,7 +280,7 @@ backend "vault" "prod" {
   }
 }
 `, p)
-	const token = "hvs.CANARY-not-a-token" //nolint:gosec // it is none
+	const token = "hvs.CANARY-not-a-token"
 	s.env["VAULT_TOKEN"] = token
 	n := s.start()
 	eventually(t, "it is told", p.was("raised backend_down"))

@@ -40,6 +40,7 @@ var auditSinkTypes = map[string]auditSinkType{
 	"elasticsearch": sinkOf[sink.Elasticsearch](),
 	"http":          sinkOf[sink.HTTP](),
 	"witness":       sinkOf[sink.Witness](),
+	journalType:     {Type: journalBlock()},
 }
 
 // auditSinkType is how a sink's block is read, and how the sink is made.
@@ -64,7 +65,13 @@ func sinkOf[C sink.Config]() auditSinkType {
 // closed by the log.
 func (p *parts) auditSinks(s, before *setup) error {
 	s.sinks = map[string]audit.Sink{}
+	if err := refuseSharedFiles(s.cfg); err != nil {
+		return err
+	}
 	for _, a := range s.cfg.AuditSinks {
+		if a.Type == journalType {
+			continue
+		}
 		t, ok := auditSinkTypes[a.Type]
 		if !ok {
 			return unknownType("audit", a.Type)
@@ -88,6 +95,7 @@ func (d *Daemon) openAudit(ctx context.Context) error {
 	if d.node, err = nodeIDIn(dir); err != nil {
 		return err
 	}
+	d.db.AuditInto(d.node)
 	cfg := audit.Config{Path: filepath.Join(dir, auditFile), Node: d.node, Now: now, Logger: d.log.Named("audit")}
 	if cfg.HashKey, err = ownKey(ctx, d.db, d.seals.ring, keyAuditHash); err != nil {
 		return err
@@ -98,13 +106,17 @@ func (d *Daemon) openAudit(ctx context.Context) error {
 	if cfg.Known, err = d.knownCheckpoint(ctx, cfg); err != nil {
 		return err
 	}
+	cfg.MaxSize, cfg.Keep = journalOf(d.opts.Config)
 	if d.audit, err = audit.Open(cfg); err != nil {
 		return err
 	}
 	d.onClose(func() error {
 		return errors.Join(d.audit.Close(), d.keepCheckpoint(context.WithoutCancel(ctx)))
 	})
-	d.metrics.watchAudit(d.audit)
+	d.metrics.watchAudit(d.audit, dir)
+	if err := d.tellDamage(ctx); err != nil {
+		d.log.Error("nobody was told that the audit log is damaged; it is tried again", "error", err)
+	}
 	return nil
 }
 
@@ -166,6 +178,9 @@ func (d *Daemon) keepCheckpoints(ctx context.Context) {
 		if err := d.keepCheckpoint(ctx); err != nil && ctx.Err() == nil {
 			d.log.Warn("keeping the checkpoint of the audit log failed", "error", err)
 		}
+		if err := d.tellDamage(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("nobody was told that the audit log is damaged; it is tried again", "error", err)
+		}
 	}
 }
 
@@ -182,7 +197,15 @@ func (d *Daemon) keepCheckpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = d.db.Update(ctx, func(tx *store.Tx) error { return tx.SetAuditCheckpoint(ctx, d.node, note) })
+	err = d.db.Update(ctx, func(tx *store.Tx) error {
+		switch before, err := tx.AuditCheckpoint(ctx, d.node); {
+		case err == nil && !d.audit.Extends(before):
+			return fmt.Errorf("%w: the store has a checkpoint of this node that its audit log does not have: does another node run with the same %s?", backends.ErrConflict, nodeIDFile)
+		case err != nil && !errors.Is(err, backends.ErrNotFound):
+			return err
+		}
+		return tx.SetAuditCheckpoint(ctx, d.node, note)
+	})
 	if err == nil {
 		d.keptCheckpoint = note
 	}
@@ -191,13 +214,14 @@ func (d *Daemon) keepCheckpoint(ctx context.Context) error {
 
 // auditMetrics are what is known of the audit log at each scrape.
 type auditMetrics struct {
-	log                   *audit.Log
-	lag, up, held, signed *prometheus.Desc
+	log                         *audit.Log
+	dir                         string
+	lag, up, held, signed, free *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (a *auditMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{a.lag, a.up, a.held, a.signed} {
+	for _, d := range []*prometheus.Desc{a.lag, a.up, a.held, a.signed, a.free} {
 		out <- d
 	}
 }
@@ -207,6 +231,9 @@ func (a *auditMetrics) Collect(out chan<- prometheus.Metric) {
 	s := a.log.Status()
 	out <- prometheus.MustNewConstMetric(a.held, prometheus.GaugeValue, float64(s.Held))
 	out <- prometheus.MustNewConstMetric(a.signed, prometheus.CounterValue, float64(a.log.Checkpoint().Size))
+	if free, err := diskFree(a.dir); err == nil {
+		out <- prometheus.MustNewConstMetric(a.free, prometheus.GaugeValue, float64(free))
+	}
 	journal := 1.0
 	if a.log.Down()["journal"] != "" {
 		journal = 0
@@ -222,13 +249,14 @@ func (a *auditMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-func (m *metrics) watchAudit(log *audit.Log) {
+func (m *metrics) watchAudit(log *audit.Log, dir string) {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("keybroker_audit_"+name, help, labels, nil)
 	}
-	m.registry.MustRegister(&auditMetrics{log: log,
+	m.registry.MustRegister(&auditMetrics{log: log, dir: dir,
 		lag:    desc("sink_lag_records", "Records of the journal that a sink was not sent yet.", "sink"),
 		up:     desc("sink_up", "Whether records can be written to a sink (1) or not (0); journal is the node's own file.", "sink"),
 		held:   desc("held_records", "Records that only sinks have, because the journal cannot be written."),
-		signed: desc("signed_records_total", "Records that a signed checkpoint covers.")})
+		signed: desc("signed_records_total", "Records that a signed checkpoint covers."),
+		free:   desc("disk_free_bytes", "Bytes that are left where the audit log of the node is.")})
 }

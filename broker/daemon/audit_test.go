@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -127,7 +128,7 @@ audit "file" {
 	})
 	hash := must(n.AuditHash(t.Context(), client.SecretText(key)))(t).Hash
 	who := must(n.Audit(t.Context(), client.AuditQuery{Hash: hash}))(t)
-	if len(who.Items) == 0 || who.Items[0].Action != "secret.read" {
+	if !slices.ContainsFunc(who.Items, func(r client.AuditRecord) bool { return r.Action == "secret.read" }) {
 		t.Errorf("%+v", who)
 	}
 	s.hcl = plain

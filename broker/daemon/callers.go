@@ -1,15 +1,31 @@
 package daemon
 
 import (
+	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/policy"
 )
 
-// callers are the rules by which callers are known while s is in force.
-func (s *setup) callers() authn.Rules {
-	r := authn.Rules{Roles: map[string]*policy.Role{}, Certificates: s.certificates, Logins: s.logins}
+// rules are those by which callers are known, and allowed what they ask for, while s is
+// in force; down tells which backends are found to be unusable.
+func (s *setup) rules(down func(backend string) bool) broker.Rules {
+	r := broker.Rules{
+		Rules:    authn.Rules{Roles: map[string]*policy.Role{}, Certificates: s.certificates, Logins: s.logins},
+		Policies: s.cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: s.catalog.Backends,
+		Environments: map[string][]string{}, Consumers: map[string]string{}, Down: down,
+	}
 	for _, role := range s.cfg.Roles {
 		r.Roles[role.Name] = &role.Role
+	}
+	for _, t := range s.cfg.Triggers {
+		r.Triggers[t.Name] = broker.Trigger{Tenant: t.Tenant, Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
+	}
+	for _, b := range s.cfg.Backends {
+		r.Environments[b.Name] = b.Environments
+	}
+	for _, c := range s.cfg.Consumers {
+		r.Consumers[c.Name] = c.Role
 	}
 	return r
 }

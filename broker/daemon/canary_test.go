@@ -65,12 +65,16 @@ func (h *hunt) after(what string, texts ...string) {
 
 // RoundTrip keeps a copy of the answer.
 func (h *hunt) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := h.transport.RoundTrip(r)
-	shown := strings.HasSuffix(r.URL.Path, "/value") || r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/tokens")
+	return h.roundTrip(&h.transport, r)
+}
+
+func (h *hunt) roundTrip(by *http.Transport, r *http.Request) (*http.Response, error) {
+	resp, err := by.RoundTrip(r)
+	shown := strings.HasSuffix(r.URL.Path, "/value") || r.Method == http.MethodPost && (strings.HasSuffix(r.URL.Path, "/tokens") || strings.HasSuffix(r.URL.Path, "/login"))
 	if err != nil || shown && resp.StatusCode < 300 {
 		return resp, err
 	}
-	h.keep([]byte(fmt.Sprintf("%s %s %v\n", r.Method, r.URL.Path, resp.Header)))
+	h.keep([]byte(fmt.Sprintf("%s %v\n", r.Method, resp.Header)))
 	resp.Body = &copied{resp.Body, h}
 	return resp, nil
 }
@@ -217,7 +221,7 @@ func (h *hunt) askEverything(n *node, secret string) {
 	check(n.Pause(ctx, secret, client.PauseRequest{Reason: "hunt"}))
 	check(n.Resume(ctx, secret))
 	h.intervene(n, secret, rotations.Items, retirements.Items, deliveries.Items)
-	token, err := n.CreateToken(ctx, client.CreateTokenRequest{Name: "hunter", Policies: []string{"root"}, TTL: "1h"})
+	token, err := n.CreateToken(ctx, client.CreateTokenRequest{Name: "hunter", Policies: []string{"root"}, TTL: "30m"})
 	check(token, err)
 	h.after("a created token", token.Token.Reveal())
 	check(h.caller(token.Token.Reveal()).Secrets(ctx, client.SecretQuery{}))

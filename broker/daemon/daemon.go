@@ -68,6 +68,7 @@ type Daemon struct {
 	broker    *broker.Broker
 	authn     *authn.Callers
 	keys      *keys.Checker
+	pages     *broker.Pages
 	parts     *parts
 	setup     atomic.Pointer[setup] // in force
 	config    configuration
@@ -80,6 +81,7 @@ type Daemon struct {
 	closers   []func() error
 
 	keptCheckpoint string // of the audit log, that is kept elsewhere
+	toldDamage     string // of the audit log, that an alert was raised for
 
 	reloading    chan struct{}   // one at a time
 	serving      context.Context // ends when the node begins to stop: reloads are cut off
@@ -176,13 +178,18 @@ func refuseLostData(cfg *config.Config) error {
 
 func (d *Daemon) openKeys(ctx context.Context) error {
 	own := map[string][]byte{}
-	for _, name := range []string{keyFingerprint, keyTokenPepper, keyAPIKeyPepper} {
+	for _, name := range []string{keyFingerprint, keyTokenPepper, keyAPIKeyPepper, keyCursors} {
 		key, err := ownKey(ctx, d.db, d.seals.ring, name)
 		if err != nil {
 			return err
 		}
 		own[name] = key
 	}
+	pages, err := broker.NewPages(own[keyCursors])
+	if err != nil {
+		return err
+	}
+	d.pages = pages
 	hasher, err := keys.NewHasher(keys.Pepper{Version: 1, Key: own[keyAPIKeyPepper]})
 	if err != nil {
 		return err
@@ -192,7 +199,7 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 	fingerprint := fingerprinter(own[keyFingerprint])
 	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, logger: d.log, now: now, observer: d.metrics, node: d.node,
 		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
-	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint,
+	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint, AuditHash: d.audit.Hash,
 		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
 	return nil
 }
@@ -220,7 +227,7 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
 	d.openAlerts()
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Doubts: d.aftermath.doubts,
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
 	d.use(s)
 	return nil
@@ -262,7 +269,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.alerts.Run, d.followUnmet, d.watchCertificate, d.serveTelemetry} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.alerts.Run, d.followUnmet, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.dropRootToken} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})
@@ -324,26 +331,5 @@ func (d *Daemon) prune(ctx context.Context) {
 }
 
 func (d *Daemon) pumpAudit(ctx context.Context) {
-	d.audit.Pump(ctx, auditOutbox{d.db}, d.log.Named("audit"))
-}
-
-// auditOutbox is the store as the audit log sees it.
-type auditOutbox struct{ db *store.DB }
-
-// Pending implements audit.Outbox.
-func (o auditOutbox) Pending(ctx context.Context, limit int) (out []audit.Entry, err error) {
-	err = o.db.View(ctx, func(tx *store.Tx) error {
-		found, err := tx.AuditOutbox(ctx, limit)
-		out = out[:0]
-		for _, e := range found {
-			out = append(out, audit.Entry{Seq: e.Seq, Event: e.Event})
-		}
-		return err
-	})
-	return out, err
-}
-
-// Written implements audit.Outbox.
-func (o auditOutbox) Written(ctx context.Context, seq int64) error {
-	return o.db.Update(ctx, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, seq) })
+	d.audit.Pump(ctx, auditOutbox{d.db, d.node}, d.log.Named("audit"))
 }

@@ -2,8 +2,7 @@ package daemon
 
 import (
 	"context"
-	"maps"
-	"slices"
+	"fmt"
 	"sync"
 	"time"
 
@@ -141,16 +140,18 @@ func (d *Daemon) ready(ctx context.Context) (problems []string) {
 	return append(problems, d.health.ready()...)
 }
 
-// ready returns which backends cannot be used.
+// ready returns how many backends cannot be used. Which ones, and why, is in the log,
+// the metrics and the alerts: anybody may ask for readiness.
 func (h *health) ready() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.looked {
+	switch n := len(h.problems); {
+	case !h.looked:
 		return []string{"starting: the backends have not been looked at yet"}
+	case n == 1:
+		return []string{"a backend cannot be used"}
+	case n > 1:
+		return []string{fmt.Sprintf("%d backends cannot be used", n)}
 	}
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(h.problems)) {
-		out = append(out, h.problems[name])
-	}
-	return out
+	return nil
 }

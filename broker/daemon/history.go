@@ -31,8 +31,12 @@ const historyEvery = 10 * time.Second
 // more, so that nothing comes back to life. The list of that is committed with the
 // freeze, so that a crash in between loses none of it.
 //
-// It cannot tell without a log: one that was moved away, or that another node has.
-// Nor can it if, within the ten seconds between two looks, a database that failed
+// Where there are many nodes, the log of each has only some of the numbers. The first to
+// find that some are missing keeps which ones (store.Loss); every other node then deals
+// with those that its own log tells of, when it looks next.
+//
+// It cannot tell without a log: one that was moved away, or that is of a node that does
+// not run, or of segments that were removed. Nor can it if, within the ten seconds between two looks, a database that failed
 // over was given more events than it has lost.
 func (d *Daemon) history(ctx context.Context) error {
 	var known toldSeq
@@ -40,6 +44,9 @@ func (d *Daemon) history(ctx context.Context) error {
 		known, err = told(ctx, tx)
 		return err
 	})
+	if err == nil {
+		err = d.lostElsewhere(ctx)
+	}
 	newest := d.audit.Newest()
 	if err != nil || known.seq >= newest && !known.restored {
 		return errors.Join(err, d.recallAll(ctx))
@@ -53,9 +60,9 @@ func (d *Daemon) history(ctx context.Context) error {
 		case err != nil || now != known:
 			return err // it was read from where it lagged behind
 		case len(lost) == 0:
-			return d.noteReplaced(ctx, tx, nil)
+			return errors.Join(d.othersLost(ctx, tx, known, newest), d.noteReplaced(ctx, tx, nil))
 		}
-		return d.forgotten(ctx, tx, lost, newest)
+		return errors.Join(d.othersLost(ctx, tx, known, newest), d.forgotten(ctx, tx, lost, newest))
 	})
 	if err != nil {
 		return err
@@ -63,10 +70,64 @@ func (d *Daemon) history(ctx context.Context) error {
 	return d.recallAll(ctx)
 }
 
+// othersLost keeps which events are lost, for the nodes whose logs may tell of them. After
+// a restore all numbers up to the newest that was given then are in question.
+func (d *Daemon) othersLost(ctx context.Context, tx *store.Tx, known toldSeq, newest int64) error {
+	upTo := newest
+	if known.restored {
+		upTo = max(newest, known.upTo)
+	}
+	if upTo <= known.seq {
+		return nil
+	}
+	return tx.AddAuditLoss(ctx, store.Loss{After: known.seq, UpTo: upTo, At: now(), Told: []string{d.node}})
+}
+
+// lostElsewhere deals with what another node has found to be lost, as far as it is in the
+// log of this one.
+func (d *Daemon) lostElsewhere(ctx context.Context) error {
+	lost, news, err := d.lostHere(ctx)
+	if err != nil || !news {
+		return err
+	}
+	return d.db.UpdateLatest(ctx, func(tx *store.Tx) error {
+		if len(lost) > 0 {
+			if err := d.forgotten(ctx, tx, lost, 0); err != nil {
+				return err
+			}
+		}
+		return tx.ToldAuditLosses(ctx, d.node)
+	})
+}
+
+// lostHere are the lost events that this node's log tells of, and that it has not dealt with.
+func (d *Daemon) lostHere(ctx context.Context) (lost []audit.Entry, news bool, err error) {
+	var all []store.Loss
+	err = d.db.View(ctx, func(tx *store.Tx) (err error) {
+		all, err = tx.AuditLosses(ctx)
+		return err
+	})
+	for _, l := range all {
+		if err != nil || slices.Contains(l.Told, d.node) {
+			continue
+		}
+		news = true
+		var found []audit.Entry
+		found, err = audit.After(filepath.Join(d.opts.Config.DataDir, auditFile), l.After)
+		for _, e := range found {
+			if e.Seq <= l.UpTo {
+				lost = append(lost, e)
+			}
+		}
+	}
+	return lost, news, err
+}
+
 // toldSeq is the number of the newest event that the store knows to be told.
 type toldSeq struct {
 	seq      int64
-	restored bool // it is that of a snapshot, put back and not compared with the log yet
+	restored bool  // it is that of a snapshot, put back and not compared with the log yet
+	upTo     int64 // of a restore: what was given after it is higher
 }
 
 // told reads it. After a restore that is not the number given last: whatever was
@@ -74,7 +135,7 @@ type toldSeq struct {
 func told(ctx context.Context, tx *store.Tx) (t toldSeq, err error) {
 	switch mark, err := tx.Restored(ctx); {
 	case err == nil && !mark.Recalled:
-		return toldSeq{mark.AuditSeq, true}, nil
+		return toldSeq{mark.AuditSeq, true, mark.Skipped}, nil
 	case err != nil && !errors.Is(err, backends.ErrNotFound):
 		return t, err
 	}

@@ -25,6 +25,7 @@ import (
 const (
 	keyFingerprint  = "fingerprint"
 	keyTokenPepper  = "token-pepper"
+	keyCursors      = "cursors"
 	keyAPIKeyPepper = "api-key-pepper"
 	keyAuditHash    = "audit-hash"
 	keyAuditSigning = "audit-signing"

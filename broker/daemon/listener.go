@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/httpapi"
@@ -47,7 +48,10 @@ func (d *Daemon) listen(context.Context) error {
 	if d.opts.certificateEvery > 0 {
 		w.every = d.opts.certificateEvery
 	}
-	w.listener = httpapi.LimitConnections(l, httpapi.MaxConnections, httpapi.MaxConnectionsPerAddress, w.trusts)
+	connections := httpapi.LimitConnections(l, httpapi.ConnectionLimits{Total: httpapi.MaxConnections, PerAddress: httpapi.MaxConnectionsPerAddress, Exempt: w.trusts,
+		Closed: d.crowded(d.log.Named("listener"))})
+	d.metrics.watchConnections(connections)
+	w.listener = connections
 	scheme := "http"
 	if cfg.TLS() {
 		var err error
@@ -62,6 +66,20 @@ func (d *Daemon) listen(context.Context) error {
 	w.apply(d.opts.Config)
 	d.parts.source = scheme + "://" + l.Addr().String()
 	return d.listenTelemetry()
+}
+
+// crowdedEvery is how often it is logged that connections are closed for others.
+const crowdedEvery = time.Minute
+
+// crowded notes which connections are closed for others.
+func (d *Daemon) crowded(log hclog.Logger) func(limit string, from netip.Addr) {
+	told := rate.Sometimes{Interval: crowdedEvery}
+	return func(limit string, from netip.Addr) {
+		d.metrics.crowdedOut.WithLabelValues(limit).Inc()
+		told.Do(func() {
+			log.Warn("there are too many connections: those that are silent for the longest time are closed for new ones", "limit", limit, "now_of", from)
+		})
+	}
 }
 
 // closeListener closes l, which its server may have done already.

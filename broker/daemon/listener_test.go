@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/big"
@@ -263,9 +264,60 @@ func TestLimitsOfTheConfiguration(t *testing.T) {
 	}
 	s.hcl = free
 	n.reload(t)
+	eventually(t, "the address of this test, which had nothing left either", func() bool { return from("203.0.113.79") == 200 })
 	for range 5 {
-		if got := from("203.0.113.77"); got != 200 {
+		if got := from("203.0.113.79"); got != 200 {
 			t.Errorf("without limits: %d", got)
 		}
+	}
+	eventually(t, "who had nothing left to have some of the new limit", func() bool { return from("203.0.113.77") == 200 })
+}
+
+// TestWhoeverHasNoCredentialsDoesNotFillTheAuditLog, at what contains neither, and stops
+// nobody who has.
+func TestWhoeverHasNoCredentialsDoesNotFillTheAuditLog(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, withConsumer(embedded, nil))
+	n := s.start()
+	n.done(t, "app/key")
+	const attempts = 700
+	statuses := map[int]int{}
+	for i := range attempts {
+		method, path := "POST", "/api/v1/secrets/app/key/emergency"
+		if i%2 == 0 {
+			method, path = "DELETE", "/api/v1/tokens/self"
+		}
+		status, _ := s.get(method, path, "")
+		statuses[status]++
+	}
+	if statuses[401] < 100 || statuses[429] < 100 || statuses[401]+statuses[429] != attempts {
+		t.Errorf("answered by %v", statuses)
+	}
+	if _, err := n.Emergency(t.Context(), "app/key", client.EmergencyRequest{Reason: "leak"}); err != nil {
+		t.Errorf("who has credentials: %v", err)
+	}
+	n.stop()
+	apart, summed := 0, 0
+	for line := range strings.Lines(s.read("data/audit.jsonl")) {
+		var rec struct {
+			Action, Actor string
+			Detail        map[string]string
+		}
+		if err := json.Unmarshal([]byte(line), &rec); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case rec.Action == "auth.token" && rec.Actor == "anonymous":
+			apart++
+		case rec.Action == "auth.refused":
+			of, err := strconv.Atoi(rec.Detail["attempts"])
+			if err != nil || rec.Detail["network"] != "127.0.0.1/32" {
+				t.Errorf("%+v", rec)
+			}
+			summed += of
+		}
+	}
+	if apart+summed != attempts || apart > attempts/10 {
+		t.Errorf("%d records, and %d attempts in sums", apart, summed)
 	}
 }

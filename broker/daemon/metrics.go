@@ -30,6 +30,7 @@ type metrics struct {
 	drift       *prometheus.CounterVec
 	requests    *prometheus.CounterVec
 	requestFor  *prometheus.HistogramVec
+	crowdedOut  *prometheus.CounterVec
 	backendUp   *prometheus.GaugeVec
 	calls       *prometheus.CounterVec
 	callFor     *prometheus.HistogramVec
@@ -61,6 +62,8 @@ func newMetrics() *metrics {
 			Help: "Answered requests, by route and status."}, []string{"route", "status"}),
 		requestFor: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "keybroker_http_request_duration_seconds",
 			Help: "Time to answer a request."}, []string{"route"}),
+		crowdedOut: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keybroker_connections_closed_total",
+			Help: "Connections that were closed for new ones, by the limit that was reached: of an address, of a site of IPv6, or in total."}, []string{"limit"}),
 		backendUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "keybroker_backend_up",
 			Help: "Whether a backend could be used at the last look (1) or not (0)."}, []string{"backend"}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keybroker_backend_calls_total",
@@ -79,7 +82,7 @@ func newMetrics() *metrics {
 			Help: "Needs of rotations, retirements and deliveries under way that the configuration does not meet."}),
 	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.rotations, m.rotationFor, m.retirements, m.revocation, m.deliveries, m.drift, m.requests, m.requestFor, m.backendUp, m.calls, m.callFor, m.breakers,
+		m.rotations, m.rotationFor, m.retirements, m.revocation, m.deliveries, m.drift, m.requests, m.requestFor, m.crowdedOut, m.backendUp, m.calls, m.callFor, m.breakers,
 		m.sealUp, m.reloadOK, m.loadedAt, m.conflicts)
 	m.reloadOK.Set(1)
 	return m

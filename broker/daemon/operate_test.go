@@ -454,7 +454,7 @@ func TestOperatorsSeeNothingOfOthers(t *testing.T) {
 	if err := second(acme.Plan(ctx, "default:"+mailer)); client.Status(err) != http.StatusNotFound {
 		t.Errorf("plan, of another tenant: %v", err)
 	}
-	refused(t, "a freeze by a tenant's token", second(acme.Freeze(ctx, client.InterventionRequest{Reason: "x"})), http.StatusForbidden, "all tenants")
+	refused(t, "a freeze by a tenant's token", second(acme.Freeze(ctx, client.InterventionRequest{Reason: "x"})), http.StatusForbidden, "every tenant")
 	refused(t, "a freeze by who may only read", second(reader.Freeze(ctx, client.InterventionRequest{Reason: "x"})), http.StatusForbidden, "sys/freeze")
 	refused(t, "a freeze without a reason", second(o.Freeze(ctx, none)), http.StatusBadRequest, "needs a reason")
 	if list := must(acme.Orphans(ctx, client.OrphanQuery{}))(t).Items; len(list) != 0 {

@@ -159,7 +159,7 @@ func TestNobodyWaitsForAVaultThatIsDown(t *testing.T) {
 	n = s.start()
 	eventually(t, "the node to know", func() bool {
 		_, body := s.get("GET", "/readyz", "")
-		return strings.Contains(body, "backend prod: ")
+		return strings.Contains(body, "a backend cannot be used")
 	})
 	reads.Store(0)
 	if v := n.value(t, "mail/sender"); v.Fields["key"] != value.Fields["key"] || reads.Load() != 0 {

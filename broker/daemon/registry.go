@@ -46,9 +46,9 @@ func Registry() config.Registry {
 	for name, t := range issuerTypes {
 		r.Issuers[name] = t.IssuerType
 	}
-	r.Notifiers = map[string]config.Type{}
+	r.Notifiers = map[string]config.NotifierType{}
 	for name, t := range notifierTypes {
-		r.Notifiers[name] = t.Type
+		r.Notifiers[name] = t.NotifierType
 	}
 	r.Audits = map[string]config.Type{}
 	for name, t := range auditSinkTypes {

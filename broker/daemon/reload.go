@@ -189,20 +189,13 @@ func (d *Daemon) committed(err error, cfg *config.Config, changes []change) bool
 // use puts a setup in force, for whatever begins from now on.
 func (d *Daemon) use(s *setup) {
 	d.engine.SetCatalog(crashCatalog(s.catalog))
-	rules := broker.Rules{Policies: s.cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: s.catalog.Backends, Environments: map[string][]string{}, Down: d.health.down}
-	for _, t := range s.cfg.Triggers {
-		rules.Triggers[t.Name] = broker.Trigger{Tenant: t.Tenant, Emergency: t.Action == config.ActionEmergency, Covers: t.Covers}
-	}
-	for _, b := range s.cfg.Backends {
-		rules.Environments[b.Name] = b.Environments
-	}
-	d.broker.SetRules(rules)
-	d.authn.SetRules(s.callers())
+	d.broker.SetRules(s.rules(d.health.down))
 	d.health.watch(s.catalog.Backends)
 	d.alerts.SetRules(alertRules(s))
 	if err := d.audit.SetSinks(filepath.Join(s.cfg.DataDir, auditCursorDir), s.sinks); err != nil {
 		d.log.Error("the audit log is sent to no sink", "error", err)
 	}
+	d.audit.Retain(journalOf(s.cfg))
 	d.setup.Store(s)
 	d.wire.apply(s.cfg)
 	d.config.mu.Lock()

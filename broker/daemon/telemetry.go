@@ -24,6 +24,10 @@ func (d *Daemon) apiMetrics() http.Handler {
 	return d.metrics.handler()
 }
 
+// telemetryConnections are how many the metrics' own listener keeps at a time: few
+// programs ask for metrics, and files are what the node needs for other things.
+const telemetryConnections = 256
+
 // listenTelemetry binds the metrics' own listener, if they have one.
 func (d *Daemon) listenTelemetry() error {
 	t := d.opts.Config.Telemetry
@@ -40,7 +44,7 @@ func (d *Daemon) listenTelemetry() error {
 	if err != nil {
 		return fmt.Errorf("listening for telemetry: %w", err)
 	}
-	d.telemetry = l
+	d.telemetry = httpapi.LimitConnections(l, httpapi.ConnectionLimits{Total: telemetryConnections, PerAddress: telemetryConnections / 4, Closed: d.crowded(d.log.Named("telemetry"))})
 	d.onClose(func() error { return closeListener(l) })
 	return nil
 }
@@ -78,6 +82,12 @@ func (m *metrics) watchCertificate(c *certificate) {
 				}
 				return 1
 			}))
+}
+
+// watchConnections makes a metric of the listener's connections.
+func (m *metrics) watchConnections(l *httpapi.Connections) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keybroker_connections",
+		Help: "Connections that the listener has."}, func() float64 { return float64(l.Open()) }))
 }
 
 // nameSecrets makes metrics of single secrets.

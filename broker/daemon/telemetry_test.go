@@ -2,7 +2,10 @@ package daemon_test
 
 import (
 	"io"
+	"net"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -79,6 +82,52 @@ telemetry {
 	}
 	if _ = other.Body.Close(); other.StatusCode != 404 {
 		t.Errorf("the API on the metrics' listener: %d", other.StatusCode)
+	}
+}
+
+// TestManyConnectionsAreNoticed, and keep nobody out.
+func TestManyConnectionsAreNoticed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, withConsumer(embedded, nil)+`
+telemetry {
+  address = "127.0.0.1:0"
+}
+`)
+	var d *daemon.Daemon
+	s.opened = func(opened *daemon.Daemon) { d = opened }
+	s.start()
+	for range 100 {
+		c, err := net.Dial("tcp", d.Telemetry())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	scrape := func() string {
+		resp, err := http.Get("http://" + d.Telemetry() + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	eventually(t, "the connections that are beyond to be closed", func() bool {
+		of := regexp.MustCompile(`(?m)^keybroker_connections_closed_total\{limit="address"\} (\S+)$`).FindStringSubmatch(scrape())
+		if of == nil {
+			return false
+		}
+		n, err := strconv.Atoi(of[1])
+		return err == nil && n >= 100-64
+	})
+	if text := scrape(); !regexp.MustCompile(`(?m)^keybroker_connections \d+$`).MatchString(text) {
+		t.Error("there is no metric of the listener's connections")
+	}
+	if n := strings.Count(s.log.String(), "there are too many connections"); n != 1 {
+		t.Errorf("the log tells of it %d times", n)
 	}
 }
 

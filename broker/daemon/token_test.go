@@ -1,6 +1,8 @@
 package daemon_test
 
 import (
+	"errors"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -248,5 +250,92 @@ func TestARootTokenIsInAFileOnly(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWhoAdministersNothingEndsNoRootToken: without it nobody could make any token.
+func TestWhoAdministersNothingEndsNoRootToken(t *testing.T) {
+	t.Parallel()
+	_, n := startWithRoles(t)
+	for what, r := range map[string]client.CreateTokenRequest{
+		"once":      {Role: "admin", Uses: 1},
+		"briefly":   {Role: "admin", TTL: "1m"},
+		"elsewhere": {Role: "admin", CIDRs: []string{"192.0.2.0/24"}},
+	} {
+		r.Name = what
+		if made := must(n.CreateToken(t.Context(), r))(t); len(made.EndedRoots) > 0 {
+			t.Errorf("%s: it ended %q", what, made.EndedRoots)
+		}
+	}
+	if made := must(n.CreateToken(t.Context(), client.CreateTokenRequest{Name: "x", Role: "admin", CIDRs: []string{"127.0.0.0/8"}}))(t); len(made.EndedRoots) != 1 {
+		t.Errorf("an administrator here ended %q", made.EndedRoots)
+	}
+}
+
+// TestBreakGlassIsNobody: neither its name nor its role opens what is another's.
+func TestBreakGlassIsNobody(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, withConsumer(withRoles+`
+policy "of-role" {
+  path "{{identity.role}}/*" {
+    capabilities = ["list", "read"]
+  }
+}
+role "app" {
+  policies = ["of-role"]
+}
+role "named" {
+  policies = ["own"]
+}
+role "other" {
+  policies = ["of-role", "own", "glass"]
+}
+`, nil))
+	n := s.start()
+	ctx := t.Context()
+	n.done(t, "app/other")
+	other, _ := s.as(n, client.CreateTokenRequest{Role: "other"})
+	_, err := other.CreateToken(ctx, client.CreateTokenRequest{Name: "x", Role: "app", BreakGlass: true})
+	refused(t, "by a role of others", err, http.StatusForbidden, "depends on its name")
+	byRoot := must(n.CreateToken(ctx, client.CreateTokenRequest{Name: "x", Role: "app", BreakGlass: true}))(t)
+	status(t, "by a role that root gave", second(s.client(byRoot.Token.Reveal(), n.addr).Value(ctx, "app/other", 0)), 0)
+	for maker, c := range map[string]*client.Client{"its holder": other, "root": n.Client} {
+		named := must(c.CreateToken(ctx, client.CreateTokenRequest{Name: "app", Role: "named", BreakGlass: true}))(t)
+		status(t, "by a name that "+maker+" gave", second(s.client(named.Token.Reveal(), n.addr).Value(ctx, "app/other", 0)), http.StatusForbidden)
+	}
+}
+
+// TestTheRootTokensFileGoesWithIt, and its hash stays in the audit log.
+func TestTheRootTokensFileGoesWithIt(t *testing.T) {
+	t.Parallel()
+	s, n := startWithRoles(t)
+	hash := must(n.AuditHash(t.Context(), client.SecretText(s.rootToken())))(t).Hash
+	if log := s.read("data/audit.jsonl"); hash == "" || !strings.Contains(log, hash) || !strings.Contains(log, `"action":"token.root"`) {
+		t.Errorf("the audit log does not tell of the root token by its hash %q", hash)
+	}
+	must(n.CreateToken(t.Context(), client.CreateTokenRequest{Name: "boss", Role: "admin"}))(t)
+	eventually(t, "a root token's file that is gone", func() bool {
+		_, err := os.Stat(filepath.Join(s.dir, "data", daemon.RootTokenFile))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// TestWhatATokenEndsWith is told when it is made and when that ends.
+func TestWhatATokenEndsWith(t *testing.T) {
+	t.Parallel()
+	s, n := startWithRoles(t)
+	boss := must(n.CreateToken(t.Context(), client.CreateTokenRequest{Name: "boss", Role: "admin"}))(t)
+	c := s.client(boss.Token.Reveal(), n.addr)
+	for range 2 {
+		child := must(c.CreateToken(t.Context(), client.CreateTokenRequest{Name: "child", Policies: []string{"one"}}))(t)
+		if child.Parent != boss.ID || child.ParentName != "boss" || child.MaxIdle == "" {
+			t.Errorf("it ends with %q (%q), or unused for %q", child.Parent, child.ParentName, child.MaxIdle)
+		}
+	}
+	if boss.Parent != "" || boss.ParentName != "" {
+		t.Errorf("what root makes for others ends with %q (%q)", boss.Parent, boss.ParentName)
+	}
+	if ended := must(c.RevokeOwnToken(t.Context()))(t).EndedTokens; ended != 2 {
+		t.Errorf("%d tokens ended with it", ended)
 	}
 }

@@ -18,5 +18,5 @@ type Alerts interface {
 }
 
 func alertQuery(p *params) client.AlertQuery {
-	return client.AlertQuery{Kind: p.text("kind"), All: p.flag("all"), Page: page(p)}
+	return client.AlertQuery{Kind: p.oneOf("kind", client.AlertKinds...), All: p.flag("all"), Page: page(p)}
 }

@@ -17,8 +17,18 @@ type Audits interface {
 }
 
 func auditQuery(p *params) client.AuditQuery {
-	return client.AuditQuery{Actor: p.text("actor"), Action: p.text("action"), Secret: p.text("secret"), Path: p.text("path"), Outcome: p.text("outcome"),
-		Request: p.text("request"), Hash: p.text("hash"), Tenant: p.text("tenant"), Since: p.moment("since"), Until: p.moment("until"), Page: page(p)}
+	return client.AuditQuery{Actor: p.filter("actor"), Action: p.filter("action"), Secret: p.filter("secret"), Path: p.filter("path"), Outcome: p.filter("outcome"),
+		Request: p.filter("request"), Hash: p.filter("hash"), Tenant: p.filter("tenant"), Since: p.moment("since"), Until: p.moment("until"), Page: page(p)}
+}
+
+// filter is text for what selects: given and empty it would select everything.
+func (p *params) filter(key string) string {
+	given, is := p.values[key]
+	text := p.text(key)
+	if is && len(given) > 0 && text == "" {
+		p.problems = append(p.problems, fmt.Sprintf("the parameter %s is empty: leave it out, or say what it is", key))
+	}
+	return text
 }
 
 // moment returns a parameter that is a time, or the zero one if it is not given.

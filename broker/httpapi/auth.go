@@ -9,14 +9,16 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/ratelimit"
 )
 
 // Logins are how a caller becomes somebody.
 type Logins interface {
 	AuthMethods(ctx context.Context) (client.List[client.AuthMethod], error)
 	// LogIn makes a token for whom the JWT, or the certificate among what is shown,
-	// proves. ErrDenied, whose text is for the caller, if nobody is proven.
-	LogIn(ctx context.Context, shown authn.Credentials, method string, r client.LoginRequest) (client.Token, error)
+	// proves, and admit takes. ErrDenied, whose text is for the caller, if nobody is
+	// proven; or the error of admit.
+	LogIn(ctx context.Context, shown authn.Credentials, method string, r client.LoginRequest, admit func(authn.Principal) error) (client.Token, error)
 }
 
 // methodsToLogIn serves the ways to log in.
@@ -36,7 +38,9 @@ func (s *server) logIn(w http.ResponseWriter, r *http.Request, _ authn.Principal
 	if err := bare(r, &body); err != nil {
 		return err
 	}
-	token, err := s.Broker.LogIn(r.Context(), credentials(w, r), r.PathValue("method"), body)
+	// Each login leaves a token and records, whoever else is at the same address.
+	admit := func(p authn.Principal) error { return admit(w.Header(), s.ofCaller(ratelimit.Ordinary, p)...) }
+	token, err := s.Broker.LogIn(r.Context(), credentials(w, r), r.PathValue("method"), body, admit)
 	if err != nil {
 		return loginRefusal(err)
 	}

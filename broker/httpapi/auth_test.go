@@ -11,6 +11,9 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/httpapi"
+	"github.com/keybroker/keybroker/broker/ratelimit"
+	"github.com/keybroker/keybroker/policy"
 )
 
 func (m *memory) AuthMethods(context.Context) (client.List[client.AuthMethod], error) {
@@ -20,7 +23,7 @@ func (m *memory) AuthMethods(context.Context) (client.List[client.AuthMethod], e
 }
 
 // LogIn takes the JWT of the role's name.
-func (m *memory) LogIn(_ context.Context, shown authn.Credentials, method string, r client.LoginRequest) (client.Token, error) {
+func (m *memory) LogIn(_ context.Context, shown authn.Credentials, method string, r client.LoginRequest, admit func(authn.Principal) error) (client.Token, error) {
 	switch {
 	case method != "corp":
 		return client.Token{}, fmt.Errorf("%w: there is no auth method %q", backends.ErrDenied, method)
@@ -29,7 +32,33 @@ func (m *memory) LogIn(_ context.Context, shown authn.Credentials, method string
 	case r.JWT.Reveal() != "jwt-of-"+r.Role:
 		return client.Token{}, fmt.Errorf("%w: the JWT has expired", backends.ErrDenied)
 	}
+	if err := admit(authn.Principal{ID: "corp/alice", Lineage: "corp:alice"}); err != nil {
+		return client.Token{}, err
+	}
 	return client.Token{ID: "tok_1", Name: shown.Request, Role: r.Role, Token: "kbt_new"}, nil
+}
+
+// TestLoginsOfOneAreCounted, and nobody else's by them.
+func TestLoginsOfOneAreCounted(t *testing.T) {
+	n := start(t, newMemory(), func(c *httpapi.Config) {
+		c.Limits.Rates = ratelimit.Rates{Identity: policy.Limit{RequestsPerMinute: 1, Burst: 2}}
+	})
+	c := n.client(t, "")
+	made := 0
+	for range 5 {
+		_, err := c.LogIn(t.Context(), "corp", client.LoginRequest{Role: "on-call", JWT: "jwt-of-on-call"})
+		if err == nil {
+			made++
+		} else if client.Status(err) != http.StatusTooManyRequests {
+			t.Error(err)
+		}
+	}
+	if made != 2 {
+		t.Errorf("%d logins, and not 2", made)
+	}
+	if _, err := c.AuthMethods(t.Context()); err != nil {
+		t.Errorf("others: %v", err)
+	}
 }
 
 func TestLogIn(t *testing.T) {

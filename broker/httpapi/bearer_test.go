@@ -23,6 +23,10 @@ func (p *porter) Authenticate(_ context.Context, c authn.Credentials) (authn.Pri
 	return authn.Principal{}, fmt.Errorf("%w: nobody", backends.ErrDenied)
 }
 
+func (p *porter) Again(context.Context, authn.Principal) (authn.Principal, error) {
+	return authn.Principal{}, fmt.Errorf("%w: nobody", backends.ErrDenied)
+}
+
 // FuzzAuthorization: whatever the header is, the token is a part of it without white
 // space around, after the word Bearer, or there is none.
 func FuzzAuthorization(f *testing.F) {

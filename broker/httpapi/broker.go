@@ -72,4 +72,6 @@ type Authenticator interface {
 	// Authenticate returns ErrUnavailable if it cannot tell now; any other error
 	// with a class means that the credentials are not accepted.
 	Authenticate(ctx context.Context, c authn.Credentials) (authn.Principal, error)
+	// Again returns who p is by now; its errors are those of Authenticate.
+	Again(ctx context.Context, p authn.Principal) (authn.Principal, error)
 }

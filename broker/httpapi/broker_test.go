@@ -224,8 +224,8 @@ func (m *memory) CheckKey(_ context.Context, from netip.Addr, key backends.Secre
 	return client.KeyCheck{Active: key.Reveal() == canary, Secret: m.secret.Name, Tenant: "default", Version: 3}, nil
 }
 
-// tokens is an Authenticator that knows two tokens.
-type tokens struct{ err error }
+// tokens is an Authenticator that knows two tokens, with errors of its own.
+type tokens struct{ err, again error }
 
 func (t tokens) Authenticate(_ context.Context, c authn.Credentials) (authn.Principal, error) {
 	names := map[string]string{goodToken: "good", otherToken: "other"}
@@ -236,6 +236,10 @@ func (t tokens) Authenticate(_ context.Context, c authn.Credentials) (authn.Prin
 		return authn.Principal{}, fmt.Errorf("%w: token", backends.ErrDenied)
 	}
 	return authn.Principal{ID: "id-" + names[c.Token], Name: names[c.Token], Address: c.Address}, nil
+}
+
+func (t tokens) Again(_ context.Context, p authn.Principal) (authn.Principal, error) {
+	return p, t.again
 }
 
 // node is the API on a loopback server.

@@ -103,15 +103,16 @@
 // is in X-Request-Id and in the log. What the broker did not expect is told to
 // the log alone. A refused reload has all of its reasons in the member problems, a
 // list of {what, remedy, file, line}. A parameter or JSON field that the API does not know is refused,
-// so that a misspelt ?version= never answers with another version.
+// so that a misspelt ?version= never answers with another version; so is one that is
+// there twice, or in other letters.
 //
 // # Limits
 //
 // Requests are counted for each address before it is known who calls, for each
 // identity and tenant after that; see package ratelimit. Answers say what is left in
 // the headers RateLimit-Policy and RateLimit; a 429 has a Retry-After. What contains
-// (revoke, emergency, events, ending a token) has buckets of its own and none of the
-// address, checks of keys have one of their own, /healthz and /readyz have none.
+// (revoke, emergency, events, ending a token) has buckets of its own and, for whoever is
+// known, none of the address; checks of keys have one of their own, /healthz and /readyz have none.
 //
 // Where a request comes from is the peer of the connection, or what a trusted proxy
 // says in X-Forwarded-For. There are no CORS headers: pages of other origins cannot

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"net/netip"
 	"path"
@@ -144,6 +146,26 @@ func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (authn.Pri
 		return authn.Principal{}, errNoToken
 	}
 	return caller, nil
+}
+
+// received reads the body of a request, which takes as long as the caller likes, and
+// returns who the caller is when it is there: else what they may do would be decided of
+// who they were. Nobody has a body kept here who is not known.
+func (s *server) received(r *http.Request, caller authn.Principal) (authn.Principal, error) {
+	if r.ContentLength == 0 {
+		return caller, nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return authn.Principal{}, badBody(err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	again, err := s.Authenticator.Again(r.Context(), caller)
+	if err != nil {
+		token, _ := bearer(r)
+		return authn.Principal{}, refusal(token, err)
+	}
+	return again, nil
 }
 
 // bearer returns the token of the Authorization header (RFC 6750).

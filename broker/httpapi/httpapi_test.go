@@ -327,6 +327,34 @@ func TestWhoMayCall(t *testing.T) {
 	}
 }
 
+// TestWhoSendsABodyIsKnownWhenItIsThere: by then the caller may be somebody else, or
+// nobody.
+func TestWhoSendsABodyIsKnownWhenItIsThere(t *testing.T) {
+	for err, want := range map[error]int{nil: 201, backends.ErrDenied: 401, backends.ErrUnavailable: 503} {
+		n := start(t, newMemory(), func(c *httpapi.Config) { c.Authenticator = tokens{again: err} })
+		for _, length := range []int64{2, -1} { // as is known, and in chunks
+			req, reqErr := http.NewRequestWithContext(t.Context(), "POST", n.url+"/api/v1/tokens", io.NopCloser(strings.NewReader("{}")))
+			if reqErr != nil {
+				t.Fatal(reqErr)
+			}
+			req.ContentLength = length
+			req.Header = http.Header{"Authorization": {"Bearer " + goodToken}, "Content-Type": {"application/json"}}
+			before := n.count()
+			answer, doErr := http.DefaultClient.Do(req)
+			if doErr != nil {
+				t.Fatal(doErr)
+			}
+			_ = answer.Body.Close()
+			if served := n.count() > before; answer.StatusCode != want || served != (err == nil) {
+				t.Errorf("%v, length %d: %d, want %d; the broker was asked: %v", err, length, answer.StatusCode, want, served)
+			}
+		}
+		if a := n.ask(t, "GET", "/api/v1/secrets", goodToken, ""); a.status != 200 {
+			t.Errorf("%v: without a body: %d", err, a.status)
+		}
+	}
+}
+
 func TestAuthenticatorThatCannotTell(t *testing.T) {
 	for want, err := range map[int]error{
 		503: fmt.Errorf("reading tokens: %w", backends.ErrUnavailable),
@@ -366,6 +394,34 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestKeysAreExact: who reads a request by its documented keys reads the request that
+// the broker does.
+func TestKeysAreExact(t *testing.T) {
+	n := start(t, newMemory(), nil)
+	for _, test := range []struct {
+		path, body string
+		status     int
+		detail     string
+	}{
+		{"tokens", `{"name":"z","policies":["demo-reader"],"Policies":["root"]}`, 400, `"Policies" is unknown`},
+		{"tokens", `{"NAME":"z"}`, 400, `"NAME" is unknown`},
+		{"tokens", `{"name":"z","name":"y"}`, 400, `"name" is there twice`},
+		{"tokens", `{"name":"z","n\u0061me":"y"}`, 400, `"name" is there twice`},
+		{"auth/corp/login", `{"role":"on-call","ROLE":"platform"}`, 400, `"ROLE" is unknown`},
+		{"secrets/a/import", `{"handle":{"id":"1","` + canary + `":"2","` + canary + `":"3"}}`, 400, "a key twice"},
+		{"secrets/a/import", `{"version_handles":{"v1":{"id":"1","id":"3"}}}`, 400, "a key twice"},
+		{"secrets/a/import", `{"version_handles":{"v1":{"id":"1","ID":"3"},"V1":{"id":"2"}},"reason":"x","Dry_run":true}`, 400, `"Dry_run" is unknown`},
+		{"secrets/a/import", `{"version_handles":{"v1":{"id":"1","ID":"3"},"V1":{"id":"2"}},"expect":["a","a"],"reason":"x"}`, 200, ""},
+		{"tokens", ` {"name" : "z", "policies": ["a"]} ` + "\n", 201, ""},
+		{"tokens", `null`, 201, ""},
+	} {
+		a := n.ask(t, "POST", "/api/v1/"+test.path, goodToken, test.body)
+		if a.status != test.status || !strings.Contains(a.body, strings.ReplaceAll(test.detail, `"`, `\"`)) || a.status == 400 && strings.Contains(a.body, canary) {
+			t.Errorf("%s: %d %s", test.body, a.status, a.body)
+		}
+	}
+}
+
 func TestParameters(t *testing.T) {
 	n := start(t, newMemory(), nil)
 	for path, detail := range map[string]string{
@@ -377,6 +433,8 @@ func TestParameters(t *testing.T) {
 		"secrets/a/value?version=-1":       "version is not a number",
 		"rotations?live=maybe":             "live is neither true nor false",
 		"rotations?a=%zz":                  "query is malformed",
+		"alerts?kind=drfit":                "kind is none of unconfirmed, ",
+		"alerts?kind=":                     "kind is none of unconfirmed, ",
 		"rotations?limit=x&live=x&foo=%20": "limit is not",
 	} {
 		a := n.ask(t, "GET", "/api/v1/"+path, goodToken, "")

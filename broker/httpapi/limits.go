@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -57,6 +58,7 @@ func NewServer(h http.Handler, t Timeouts, errors *log.Logger) *http.Server {
 		IdleTimeout:       t.Idle,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          errors,
+		ConnState:         observe,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
 			MaxReadFrameSize:              maxFrame,
@@ -87,7 +89,19 @@ func (s *server) fromAddress(c ratelimit.Class, r *http.Request) []ratelimit.Quo
 	if c == ratelimit.Unlimited || c == ratelimit.Containing {
 		return nil
 	}
-	return []ratelimit.Quota{s.rates.Address(c, address(r))}
+	return s.rates.Address(c, address(r))
+}
+
+// unknown is the answer to a caller who was not authenticated: why, or that there were
+// too many of those from the same address, where that was not counted before.
+func (s *server) unknown(h http.Header, c ratelimit.Class, r *http.Request, why error) error {
+	if _, refused := errors.AsType[*failure](why); !refused || c != ratelimit.Containing {
+		return why
+	}
+	if over := admit(h, s.rates.Address(c, address(r))...); over != nil {
+		return over
+	}
+	return why
 }
 
 // ofCaller counts a request of who is known by now.
@@ -99,7 +113,8 @@ func (s *server) ofCaller(c ratelimit.Class, p authn.Principal) []ratelimit.Quot
 	if identity == "" {
 		identity = p.ID
 	}
-	return s.rates.Caller(c, identity, p.Tenant, p.Limit)
+	// The authorities of one tenant can call somebody as those of another do.
+	return s.rates.Caller(c, p.Tenant+"/"+identity, p.Tenant, p.Limit)
 }
 
 // admit tells h of the quotas, the last of which may be refused.
@@ -112,7 +127,7 @@ func admit(h http.Header, quotas ...ratelimit.Quota) error {
 	if !last.Refused() {
 		return nil
 	}
-	whose := map[string]string{"address": "from this address", "identity": "of this caller", "tenant": "of this tenant"}[last.Policy]
+	whose := map[string]string{"address": "from this address", "site": "from this network", "identity": "of this caller", "tenant": "of this tenant"}[last.Policy]
 	f := tooMany(last.Retry)
 	f.detail = fmt.Sprintf("there are too many requests %s: %d a minute are allowed", whose, last.PerMinute)
 	return f

@@ -33,6 +33,8 @@ func (c *callers) Authenticate(_ context.Context, shown authn.Credentials) (auth
 	return p, nil
 }
 
+func (c *callers) Again(_ context.Context, p authn.Principal) (authn.Principal, error) { return p, nil }
+
 func TestRateOfAnAddress(t *testing.T) {
 	n := start(t, newMemory(), func(c *httpapi.Config) {
 		c.Limits.Rates.Address = policy.Limit{RequestsPerMinute: 6, Burst: 3}
@@ -79,6 +81,45 @@ func TestRateOfAnAddress(t *testing.T) {
 	}
 }
 
+// Who is not known is counted of their address at what contains, too; who is known is
+// never refused for that.
+func TestFailuresAreCountedWhereItIsContained(t *testing.T) {
+	auth := &callers{known: map[string]authn.Principal{goodToken: {ID: "1"}}}
+	n := start(t, newMemory(), func(c *httpapi.Config) {
+		c.Authenticator = auth
+		c.Limits.Rates.Address = policy.Limit{RequestsPerMinute: 1, Burst: 1}
+	})
+	const emergency = "/api/v1/secrets/payments%2Fstripe/emergency"
+	for _, token := range []string{"", "wrong"} {
+		refused := 0
+		var last answer
+		for range 2 * ratelimit.Containment.Burst {
+			if last = n.ask(t, "POST", emergency, token, `{"reason":"leak"}`); last.status == 429 {
+				refused++
+			}
+		}
+		if refused < ratelimit.Containment.Burst/2 || last.status != 429 || last.header.Get("Retry-After") == "" {
+			t.Errorf("token %q: %d were told to wait, the last: %d %v", token, refused, last.status, last.header)
+		}
+		if a := n.ask(t, "POST", emergency, goodToken, `{"reason":"leak"}`); a.status != 202 {
+			t.Errorf("who is known: %d %s", a.status, a.body)
+		}
+	}
+	if a := n.ask(t, "GET", "/api/v1/secrets", goodToken, ""); a.status != 200 {
+		t.Errorf("failures at what contains are taken from what is read: %d", a.status)
+	}
+}
+
+// What keeps the node from knowing anybody is no failure of theirs.
+func TestAnOutageIsCountedOfNobody(t *testing.T) {
+	n := start(t, newMemory(), func(c *httpapi.Config) { c.Authenticator = tokens{err: backends.ErrUnavailable} })
+	for range 2 * ratelimit.Containment.Burst {
+		if a := n.ask(t, "POST", "/api/v1/secrets/payments%2Fstripe/emergency", goodToken, `{"reason":"leak"}`); a.status != 503 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+}
+
 func TestChecksOfKeysAreCounted(t *testing.T) {
 	n := start(t, newMemory(), func(c *httpapi.Config) {
 		c.Limits.Rates.Address = policy.Limit{RequestsPerMinute: 2, Burst: 2}
@@ -94,11 +135,30 @@ func TestChecksOfKeysAreCounted(t *testing.T) {
 	}
 }
 
+// Who has many networks of IPv6 is told which limit it is.
+func TestRateOfASite(t *testing.T) {
+	n := start(t, newMemory(), func(c *httpapi.Config) {
+		c.Limits = httpapi.Limits{TrustedProxies: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+			Rates: ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 1, Burst: 1}}}
+	})
+	for i := range 2 * ratelimit.NetworksPerSite {
+		a := n.ask(t, "GET", "/api/v1/secrets", goodToken, "", "X-Forwarded-For", "2001:db8:0:"+strconv.Itoa(i)+"::1")
+		if i < ratelimit.NetworksPerSite {
+			if a.status != 200 || !strings.Contains(a.header.Get("RateLimit"), `"address";r=0;t=60, "site";r=`) {
+				t.Errorf("network %d: %d %s", i, a.status, a.header.Get("RateLimit"))
+			}
+		} else if a.status != 429 || !strings.Contains(a.body, "from this network") {
+			t.Errorf("network %d: %d %s", i, a.status, a.body)
+		}
+	}
+}
+
 func TestRatesOfCallers(t *testing.T) {
 	auth := &callers{known: map[string]authn.Principal{
 		"alice":  {ID: "1", Lineage: "corp:alice", Tenant: "acme"},
 		"alice2": {ID: "2", Lineage: "corp:alice", Tenant: "acme"}, // another token of hers
 		"bob":    {ID: "3", Lineage: "corp:bob", Tenant: "acme"},
+		"alias":  {ID: "5", Lineage: "corp:alice", Tenant: "another"},
 		"carol":  {ID: "4", Tenant: "other", Limit: policy.Limit{RequestsPerMinute: 60, Burst: 9}},
 	}}
 	n := start(t, newMemory(), func(c *httpapi.Config) {
@@ -119,6 +179,9 @@ func TestRatesOfCallers(t *testing.T) {
 	}
 	if got, last := through("alice2", 3); got != 1 || !strings.Contains(last.body, "this caller") {
 		t.Errorf("%d with her other token, want 1: %s", got, last.body)
+	}
+	if got, _ := through("alias", 5); got != 4 {
+		t.Errorf("%d of who is called alice by another tenant, want 4", got)
 	}
 	if got, last := through("bob", 3); got != 2 || !strings.Contains(last.body, "this tenant") {
 		t.Errorf("%d of bob's, want the tenant's last 2: %s", got, last.body)

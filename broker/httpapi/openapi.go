@@ -134,13 +134,20 @@ func (d *describer) operation(e Endpoint) object {
 		if q.Max > 0 {
 			schema["minimum"], schema["maximum"] = 1, q.Max
 		}
-		parameters = append(parameters, object{"name": q.Name, "in": "query", "schema": schema, "description": queryParameters[q.Name]})
+		if q.OneOf != nil {
+			schema["enum"] = q.OneOf
+		}
+		description := queryParameters[e.Pattern+"?"+q.Name]
+		if description == "" {
+			description = queryParameters[q.Name]
+		}
+		parameters = append(parameters, object{"name": q.Name, "in": "query", "schema": schema, "description": description})
 	}
 	if len(parameters) > 0 {
 		op["parameters"] = parameters
 	}
 	if e.Body != nil {
-		op["requestBody"] = object{"content": object{"application/json": object{"schema": d.schema(e.Body)}}}
+		op["requestBody"] = object{"content": object{"application/json": object{"schema": d.schema(e.Body), "example": bodyExamples[e.Body]}}}
 	}
 	op["security"] = []object{{"token": []string{}}, {"certificate": []string{}}}
 	if e.Access.Public {
@@ -162,14 +169,23 @@ func (d *describer) responses(e Endpoint) object {
 	}
 	problem := object{"$ref": "#/components/responses/Problem"}
 	out := object{strconv.Itoa(e.Status): success, "default": problem}
-	if !e.Access.Public {
+	if e.Body != nil || len(e.Query) > 0 {
+		out["400"] = problem
+	}
+	if !e.Access.Public || e.Body != nil { // what a caller shows in a body may not be accepted
 		out["401"] = problem
+	}
+	if inPath.MatchString(e.Pattern) && !e.Access.Public { // who may call what is public learns nothing of names
+		out["404"] = problem
 	}
 	if len(e.Access.AnyOf) > 0 {
 		out["403"] = problem
 	}
 	if e.Class != ratelimit.Unlimited {
 		out["429"] = problem
+	}
+	if !e.Access.Public || e.Body != nil {
+		out["503"] = problem
 	}
 	return out
 }
@@ -221,7 +237,7 @@ func tag(e Endpoint) string {
 	return "node"
 }
 
-// What the parameters are, by name: the same everywhere.
+// What the parameters are, by name; of what is not the same everywhere, by path and name.
 var (
 	pathParameters = map[string]string{
 		"name":    "The secret's name, percent-encoded as one segment: payments%2Fstripe. TENANT:NAME means that of one tenant.",
@@ -230,20 +246,23 @@ var (
 		"method":  "The name of the auth block in the configuration.",
 	}
 	queryParameters = map[string]string{
-		"limit":    "How many items at most.",
-		"after":    "The next of the page before: what follows it is answered.",
-		"prefix":   "Only names that begin so.",
-		"secret":   "Only of the secret of that name.",
-		"state":    "Only in this state.",
-		"kind":     "Only of this kind.",
-		"live":     "Only what has not ended.",
-		"backend":  "Only of this backend.",
-		"all":      "Also what is in step.",
+		"limit":   "How many items at most.",
+		"after":   "The next of the page before: what follows it is answered.",
+		"prefix":  "Only names that begin so.",
+		"secret":  "Only of the secret of that name.",
+		"state":   "Only in this state.",
+		"kind":    "Only of this kind.",
+		"live":    "Only what has not ended.",
+		"backend": "Only of this backend.",
+		"all":     "Also what is in step.",
+
+		root + "alerts?all": "Also those that are over.",
+
 		"consumer": "Only to this consumer.",
 		"actor":    "Only by this actor: an id, as records have it.",
 		"action":   "Only this action, such as secret.read.",
 		"path":     "Only on this policy path.",
-		"outcome":  "Only with this outcome.",
+		"outcome":  "Only with this outcome: ok, denied, failed; of steps also retry and others.",
 		"request":  "Only of the request with this id.",
 		"hash":     "Only records with this keyed hash of a sensitive string.",
 		"tenant":   "Only of this tenant.",

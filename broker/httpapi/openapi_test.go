@@ -11,6 +11,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/invopop/jsonschema"
 
+	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/httpapi"
 )
 
@@ -67,8 +68,52 @@ func TestOpenAPIIsValid(t *testing.T) {
 	if !strings.HasPrefix(d.OpenAPI, "3.1") {
 		t.Errorf("version %s", d.OpenAPI)
 	}
-	if err := d.Validate(t.Context()); err != nil {
+	if err := d.Validate(t.Context(), openapi3.EnableExamplesValidation()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOpenAPIShowsBodies: an example of each, which the API takes.
+func TestOpenAPIShowsBodies(t *testing.T) {
+	n := start(t, newMemory(), nil)
+	d := document(t)
+	path := strings.NewReplacer("{name}", "payments%2Fstripe", "{id}", "r1", "{trigger}", "ci", "{method}", "corp")
+	for _, e := range httpapi.Endpoints() {
+		if e.Body == nil {
+			continue
+		}
+		example := d.Paths.Value(e.Pattern).GetOperation(e.Method).RequestBody.Value.Content["application/json"].Example
+		if example == nil {
+			t.Errorf("%s %s: there is no example of %s", e.Method, e.Pattern, e.Body)
+			continue
+		}
+		body, err := json.Marshal(example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := n.ask(t, e.Method, path.Replace(e.Pattern), goodToken, string(body)); a.status == 400 || a.status == 415 {
+			t.Errorf("%s %s does not take its example: %d %s", e.Method, e.Pattern, a.status, a.body)
+		}
+	}
+}
+
+// TestOpenAPIDescribesParametersWhereTheyAre: the same name means other things elsewhere.
+func TestOpenAPIDescribesParametersWhereTheyAre(t *testing.T) {
+	d := document(t)
+	of := func(path, name string) *openapi3.Parameter {
+		return d.Paths.Value(path).Get.Parameters.GetByInAndName("query", name)
+	}
+	if a, b := of("/api/v1/alerts", "all").Description, of("/api/v1/drift", "all").Description; a == b || !strings.Contains(a, "over") {
+		t.Errorf("all: %q, %q", a, b)
+	}
+	if kinds := of("/api/v1/alerts", "kind").Schema.Value.Enum; len(kinds) != len(client.AlertKinds) {
+		t.Errorf("kinds: %v", kinds)
+	}
+	login := d.Paths.Value("/api/v1/auth/{method}/login").Post.Responses
+	for _, status := range []int{400, 401, 429, 503} {
+		if login.Status(status) == nil {
+			t.Errorf("a login is not described to answer %d", status)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,6 +93,17 @@ func (p *params) number(key string, limit int) int {
 	return n
 }
 
+// oneOf returns a parameter that is one of the values, or "" if it is not given.
+func (p *params) oneOf(key string, values ...string) string {
+	given := p.values.Has(key)
+	text := p.take(Parameter{Name: key, Type: "string", OneOf: values})
+	if given && !slices.Contains(values, text) {
+		p.problems = append(p.problems, fmt.Sprintf("the parameter %s is none of %s", key, strings.Join(values, ", ")))
+		return ""
+	}
+	return text
+}
+
 func (p *params) flag(key string) bool {
 	switch p.take(Parameter{Name: key, Type: "boolean"}) {
 	case "", "false":
@@ -148,9 +161,12 @@ func readBody(r *http.Request, into any) error {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return &failure{status: http.StatusUnsupportedMediaType, detail: "the body must be application/json", hint: "send the header Content-Type: application/json"}
 	}
-	d := json.NewDecoder(r.Body)
+	var document bytes.Buffer
+	d := json.NewDecoder(io.TeeReader(r.Body, &document))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil && !(errors.Is(err, io.EOF) && r.ContentLength < 0) {
+	if err := d.Decode(into); errors.Is(err, io.EOF) && r.ContentLength < 0 {
+		return nil // there is none
+	} else if err != nil {
 		return badBody(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -159,7 +175,7 @@ func readBody(r *http.Request, into any) error {
 		}
 		return badBody(err)
 	}
-	return nil
+	return exactKeys(document.Bytes(), reflect.TypeOf(into))
 }
 
 // badBody says what is wrong with a body without quoting it: it may hold a secret.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -272,54 +271,6 @@ func TestStreamsOfAConnectionAreLimited(t *testing.T) {
 			}
 			return
 		}
-	}
-}
-
-func TestConnectionsAreLimited(t *testing.T) {
-	for name, test := range map[string]struct {
-		total, perAddress int
-		exempt            bool
-	}{
-		"per address": {total: 100, perAddress: 3},
-		"altogether":  {total: 3, perAddress: 100},
-		"of a proxy":  {total: 3, perAddress: 1, exempt: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			m := newMemory()
-			limited := httpapi.LimitConnections(l, test.total, test.perAddress, func(netip.Addr) bool { return test.exempt })
-			serveOn(t, limited, httpapi.New(configOf(m)), httpapi.DefaultTimeouts)
-			url := "http://" + l.Addr().String()
-			answered := func(c net.Conn) bool {
-				if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-					return false
-				}
-				_, err := http.ReadResponse(bufio.NewReader(c), nil)
-				return err == nil
-			}
-			var open []net.Conn
-			for range 3 {
-				c := dial(t, url)
-				if !answered(c) {
-					t.Fatal("one of the allowed was closed")
-				}
-				open = append(open, c)
-			}
-			if answered(dial(t, url)) {
-				t.Error("a fourth connection is served")
-			}
-			if err := open[0].Close(); err != nil {
-				t.Fatal(err)
-			}
-			for !answered(dial(t, url)) { // once the server has seen that one is closed
-			}
-			if !answered(open[1]) {
-				t.Error("a connection that was allowed was closed later")
-			}
-		})
 	}
 }
 

@@ -48,9 +48,10 @@ type Access struct {
 
 // Parameter is one of the query.
 type Parameter struct {
-	Name string
-	Type string // "string", "integer" or "boolean"
-	Max  int    // of an integer, which is at least 1
+	Name  string
+	Type  string   // "string", "integer" or "boolean"
+	Max   int      // of an integer, which is at least 1
+	OneOf []string // all that a string can be; nil: anything
 }
 
 // Endpoints lists the whole surface.
@@ -205,7 +206,8 @@ func (s *server) register(rows []Endpoint) {
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.stray(w, r, errNoRoute) })
 }
 
-// endpoint is how every row is served: counted, authenticated, counted again.
+// endpoint is how every row is served: counted, authenticated, counted again, and with
+// the whole of its request.
 func (s *server) endpoint(e Endpoint) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		counted := s.fromAddress(e.Class, r)
@@ -216,9 +218,12 @@ func (s *server) endpoint(e Endpoint) endpoint {
 		if !e.Access.Public {
 			var err error
 			if caller, err = s.authenticate(w, r); err != nil {
-				return err
+				return s.unknown(w.Header(), e.Class, r, err)
 			}
 			if err := admit(w.Header(), append(counted, s.ofCaller(e.Class, caller)...)...); err != nil {
+				return err
+			}
+			if caller, err = s.received(r, caller); err != nil {
 				return err
 			}
 		}

@@ -2,18 +2,15 @@
 //
 // Every address, identity and tenant has a token bucket of its own, in memory: each
 // node counts for itself. The buckets that were used last are kept, a bounded number
-// of them; one that was forgotten is full again, as an unused one is by then anyway.
+// of them; one that was forgotten is full again. So that nobody empties bucket after
+// bucket until the first is forgotten, whoever has many addresses of IPv6 shares one
+// bucket among all of them, too.
 package ratelimit
 
 import (
-	"math"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
-	"golang.org/x/time/rate"
 
 	"github.com/keybroker/keybroker/policy"
 )
@@ -46,6 +43,10 @@ var (
 // checksPerRequest is how many checks of keys an address has for each other request.
 const checksPerRequest = 2
 
+// NetworksPerSite is how many networks of IPv6 may send as much at a time as each may,
+// of those that one site has.
+const NetworksPerSite = 4
+
 // remembered is how many buckets of a kind are kept, of some 200 bytes each.
 const remembered = 1 << 16
 
@@ -60,7 +61,7 @@ type Rates struct {
 
 // Quota is what is left of one bucket after a request was counted, or refused.
 type Quota struct {
-	Policy    string        // "address", "identity" or "tenant"
+	Policy    string        // "address", "site", "identity" or "tenant"
 	PerMinute int           // requests allowed in the long run
 	Left      int           // requests that may come at once now
 	Full      time.Duration // until the bucket is full, if nothing is taken from it
@@ -75,19 +76,20 @@ type Limiter struct {
 	now        func() time.Time
 	rates      atomic.Pointer[Rates]
 	addresses  *buckets
+	sites      *buckets
 	identities *buckets
 	tenants    *buckets
 }
 
 // New makes a Limiter with the default rates.
 func New(now func() time.Time) *Limiter {
-	l := &Limiter{now: now, addresses: newBuckets(remembered), identities: newBuckets(remembered), tenants: newBuckets(remembered)}
+	l := &Limiter{now: now, addresses: newBuckets(remembered), sites: newBuckets(remembered), identities: newBuckets(remembered), tenants: newBuckets(remembered)}
 	l.SetRates(Rates{})
 	return l
 }
 
-// SetRates replaces the rates. Whoever has another limit by that begins with a full
-// bucket; all others go on with theirs.
+// SetRates replaces the rates. Whoever has another limit by that has as large a part of
+// it left as of the one before.
 func (l *Limiter) SetRates(r Rates) {
 	r.Address = or(r.Address, DefaultAddress)
 	r.Identity = or(r.Identity, DefaultIdentity)
@@ -103,27 +105,45 @@ func or(limit, instead policy.Limit) policy.Limit {
 	return limit
 }
 
-// Address counts a request from an address, or its Network, whoever it is of.
-func (l *Limiter) Address(c Class, from netip.Addr) Quota {
-	limit := l.rates.Load().Address
-	if c == Checking {
-		limit.RequestsPerMinute *= checksPerRequest
-		limit.Burst *= checksPerRequest
+// Address counts a request from an address, whoever it is of: of its Network and, for
+// IPv6, of its Site. The last of the quotas is refused if any is: a request that is
+// refused by one is not counted by the next.
+func (l *Limiter) Address(c Class, from netip.Addr) []Quota {
+	at, limit := l.now(), l.rates.Load().Address
+	switch c {
+	case Checking:
+		limit = times(limit, checksPerRequest)
+	case Containing:
+		limit = Containment
 	}
-	return l.addresses.take(l.now(), "address", c, Network(from).String(), limit)
+	all := []Quota{l.addresses.take(at, "address", c, Network(from).String(), limit)}
+	if !from.Unmap().Is6() || all[0].Refused() {
+		return all
+	}
+	return append(all, l.sites.take(at, "site", c, Site(from).String(), times(limit, NetworksPerSite)))
+}
+
+func times(l policy.Limit, n int) policy.Limit {
+	return policy.Limit{RequestsPerMinute: l.RequestsPerMinute * n, Burst: l.Burst * n}
 }
 
 // Network is whose address it is: of IPv6 the network of 64 bits, since whoever has
 // one address of it has them all.
-func Network(a netip.Addr) netip.Addr {
+func Network(a netip.Addr) netip.Addr { return network(a, 64) }
+
+// Site is who may have many networks: of IPv6 48 bits, which is what one is given that
+// asks for more than one (RFC 6177); of IPv4 the address itself.
+func Site(a netip.Addr) netip.Addr { return network(a, 48) }
+
+func network(a netip.Addr, bits int) netip.Addr {
 	if a = a.Unmap(); !a.Is6() {
 		return a
 	}
-	network, err := a.WithZone("").Prefix(64)
+	p, err := a.WithZone("").Prefix(bits)
 	if err != nil {
-		return a // a prefix of 64 bits of an IPv6 address: cannot happen
+		return a // so few bits of an IPv6 address: cannot happen
 	}
-	return network.Addr()
+	return p.Addr()
 }
 
 // Caller counts a request of an identity, and of its tenant if it has one. Own is
@@ -144,65 +164,4 @@ func (l *Limiter) Caller(c Class, identity, tenant string, own policy.Limit) []Q
 		limit = TenantContainment
 	}
 	return append(all, l.tenants.take(at, "tenant", c, tenant, limit))
-}
-
-// buckets are those of one kind.
-type buckets struct {
-	mu  sync.Mutex // so that two requests do not make one bucket each
-	lru *lru.Cache[bucket, *rate.Limiter]
-}
-
-// bucket is whose it is, and how large: what has another limit is another bucket.
-type bucket struct {
-	class Class
-	name  string
-	limit policy.Limit
-}
-
-func newBuckets(size int) *buckets {
-	kept, err := lru.New[bucket, *rate.Limiter](size)
-	if err != nil {
-		panic(err) // only for a size below 1
-	}
-	return &buckets{lru: kept}
-}
-
-func (b *buckets) of(key bucket) *rate.Limiter {
-	if found, ok := b.lru.Get(key); ok {
-		return found
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if found, ok := b.lru.Get(key); ok {
-		return found
-	}
-	made := rate.NewLimiter(perSecond(key.limit), burst(key.limit))
-	b.lru.Add(key, made)
-	return made
-}
-
-func (b *buckets) take(at time.Time, policyName string, c Class, name string, limit policy.Limit) Quota {
-	k := b.of(bucket{c, name, limit})
-	allowed := k.AllowN(at, 1)
-	tokens := k.TokensAt(at)
-	q := Quota{Policy: policyName, PerMinute: limit.RequestsPerMinute, Left: max(0, int(tokens)),
-		Full: seconds((float64(burst(limit)) - tokens) / float64(perSecond(limit)))}
-	if !allowed {
-		q.Retry = max(time.Millisecond, seconds((1-tokens)/float64(perSecond(limit))))
-	}
-	return q
-}
-
-func perSecond(l policy.Limit) rate.Limit { return rate.Limit(float64(l.RequestsPerMinute) / 60) }
-
-// burst is how many requests may come at once; see policy.Limit.
-func burst(l policy.Limit) int {
-	if l.Burst > 0 {
-		return l.Burst
-	}
-	return max(1, l.RequestsPerMinute/6)
-}
-
-func seconds(s float64) time.Duration {
-	return time.Duration(math.Ceil(s * float64(time.Second)))
 }

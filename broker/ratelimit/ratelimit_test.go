@@ -38,7 +38,7 @@ func TestAddressesAreCountedOneByOne(t *testing.T) {
 	l := ratelimit.New(c.now)
 	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 60, Burst: 5}})
 	from := func(a netip.Addr) func() ratelimit.Quota {
-		return func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, a) }
+		return func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, a)) }
 	}
 	if got := allowed(9, from(here)); got != 5 {
 		t.Errorf("%d at once, want 5", got)
@@ -65,15 +65,15 @@ func TestOneNetworkOfIPv6IsOne(t *testing.T) {
 	n := 0
 	got := allowed(9, func() ratelimit.Quota {
 		n++
-		return l.Address(ratelimit.Ordinary, netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n)))
+		return last(l.Address(ratelimit.Ordinary, netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", n))))
 	})
 	if got != 3 {
 		t.Errorf("%d from one /64, want 3", got)
 	}
-	if l.Address(ratelimit.Ordinary, netip.MustParseAddr("2001:db8:0:1::1")).Refused() {
+	if last(l.Address(ratelimit.Ordinary, netip.MustParseAddr("2001:db8:0:1::1"))).Refused() {
 		t.Error("another /64 pays for the first")
 	}
-	if l.Address(ratelimit.Ordinary, here).Left != l.Address(ratelimit.Ordinary, netip.MustParseAddr("::ffff:192.0.2.1")).Left+1 {
+	if last(l.Address(ratelimit.Ordinary, here)).Left != last(l.Address(ratelimit.Ordinary, netip.MustParseAddr("::ffff:192.0.2.1"))).Left+1 {
 		t.Error("an IPv4 address in IPv6 form is another one")
 	}
 }
@@ -82,13 +82,76 @@ func TestContainmentHasBucketsOfItsOwn(t *testing.T) {
 	l := ratelimit.New(newClock().now)
 	one := policy.Limit{RequestsPerMinute: 1, Burst: 1}
 	l.SetRates(ratelimit.Rates{Address: one, Identity: one, Tenant: one})
-	allowed(5, func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, here) })
+	allowed(5, func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, here)) })
 	allowed(5, func() ratelimit.Quota { return last(l.Caller(ratelimit.Ordinary, "alice", "acme", one)) })
 	if got := allowed(500, func() ratelimit.Quota { return last(l.Caller(ratelimit.Containing, "alice", "acme", one)) }); got != ratelimit.Containment.Burst {
 		t.Errorf("%d containments of the identity, want %d", got, ratelimit.Containment.Burst)
 	}
-	if l.Address(ratelimit.Checking, here).Refused() {
+	if last(l.Address(ratelimit.Checking, here)).Refused() {
 		t.Error("checks of keys share the bucket of other requests")
+	}
+}
+
+// Who has many networks of IPv6 has one bucket for all of them, too, and emptying one
+// after the other does not have the first forgotten.
+func TestOneSiteOfIPv6IsOne(t *testing.T) {
+	l := ratelimit.New(newClock().now)
+	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 60, Burst: 3}})
+	n := 0
+	got := allowed(100_000, func() ratelimit.Quota {
+		n++
+		return last(l.Address(ratelimit.Ordinary, netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", n%(1<<16)))))
+	})
+	if want := 3 * ratelimit.NetworksPerSite; got != want {
+		t.Errorf("%d from one /48, want %d", got, want)
+	}
+	q := last(l.Address(ratelimit.Ordinary, netip.MustParseAddr("2001:db8:0:ffff::1")))
+	if q.Policy != "site" || !q.Refused() || q.PerMinute != 60*ratelimit.NetworksPerSite {
+		t.Errorf("refused by %+v", q)
+	}
+	if last(l.Address(ratelimit.Ordinary, netip.MustParseAddr("2001:db8:1::1"))).Refused() {
+		t.Error("another /48 pays for the first")
+	}
+}
+
+// What one network sends beyond its own limit is not taken from its neighbours.
+func TestOneNetworkDoesNotUseUpItsSite(t *testing.T) {
+	l := ratelimit.New(newClock().now)
+	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 60, Burst: 3}})
+	from := func(a string) func() ratelimit.Quota {
+		return func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, netip.MustParseAddr(a))) }
+	}
+	allowed(100, from("2001:db8:0:1::1"))
+	if got := allowed(9, from("2001:db8:0:2::1")); got != 3 {
+		t.Errorf("%d of the neighbour, want 3", got)
+	}
+}
+
+// TestTwoLimitsDoNotAddUp: who has two roles has one allowance, whichever they use.
+func TestTwoLimitsDoNotAddUp(t *testing.T) {
+	c := newClock()
+	l := ratelimit.New(c.now)
+	large, small := policy.Limit{RequestsPerMinute: 600, Burst: 100}, policy.Limit{RequestsPerMinute: 600, Burst: 10}
+	as := func(limit policy.Limit) func() ratelimit.Quota {
+		return func() ratelimit.Quota { return last(l.Caller(ratelimit.Ordinary, "alice", "", limit)) }
+	}
+	if got := allowed(50, as(large)); got != 50 {
+		t.Errorf("%d in the large role, want 50", got)
+	}
+	if got := allowed(50, as(small)); got != 5 {
+		t.Errorf("%d in the small one after half of the large, want half of it", got)
+	}
+	if got := allowed(500, as(large)); got != 0 {
+		t.Errorf("%d more in the large one", got)
+	}
+	c.advance(500 * time.Millisecond) // half of what the small one has at once, a twentieth of the large one
+	as(small)()
+	if got := allowed(500, as(large)); got > 5 {
+		t.Errorf("%d in the large role: the small one has filled it", got)
+	}
+	c.advance(10 * time.Second)
+	if got := allowed(500, as(large)); got != 100 {
+		t.Errorf("%d after ten seconds, want all 100", got)
 	}
 }
 
@@ -125,11 +188,11 @@ func TestCallers(t *testing.T) {
 func TestBurstOfTenSeconds(t *testing.T) {
 	l := ratelimit.New(newClock().now)
 	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 60}})
-	if got := allowed(99, func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, here) }); got != 10 {
+	if got := allowed(99, func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, here)) }); got != 10 {
 		t.Errorf("%d at once of 60 a minute, want those of ten seconds", got)
 	}
 	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 1}})
-	if got := allowed(99, func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, there) }); got != 1 {
+	if got := allowed(99, func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, there)) }); got != 1 {
 		t.Errorf("%d at once of 1 a minute, want 1", got)
 	}
 }
@@ -137,15 +200,15 @@ func TestBurstOfTenSeconds(t *testing.T) {
 // A reload gives nobody more than the new limit, and nothing to whom it does not change.
 func TestNewRates(t *testing.T) {
 	l := ratelimit.New(newClock().now)
-	take := func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, here) }
+	take := func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, here)) }
 	own := policy.Limit{RequestsPerMinute: 60, Burst: 2}
 	call := func() ratelimit.Quota { return last(l.Caller(ratelimit.Ordinary, "alice", "", own)) }
 	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 60, Burst: 100}})
 	allowed(10, take)
 	allowed(2, call)
 	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 60, Burst: 3}})
-	if got := allowed(10, take); got != 3 {
-		t.Errorf("%d after the limit was lowered to 3", got)
+	if got := allowed(10, take); got != 2 {
+		t.Errorf("%d of 3 after 10 of 100 were used", got)
 	}
 	if !call().Refused() {
 		t.Error("a reload has filled a bucket that it does not change")
@@ -157,7 +220,7 @@ func TestNewRates(t *testing.T) {
 func TestManyAddresses(t *testing.T) {
 	l := ratelimit.New(newClock().now)
 	l.SetRates(ratelimit.Rates{Address: policy.Limit{RequestsPerMinute: 1, Burst: 2}})
-	take := func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, here) }
+	take := func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, here)) }
 	allowed(2, take)
 	a := netip.MustParseAddr("10.0.0.0")
 	for i := range 200_000 {
@@ -176,7 +239,7 @@ func TestConcurrentRequestsShareOneBucket(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			through.Add(int64(allowed(100, func() ratelimit.Quota { return l.Address(ratelimit.Ordinary, here) })))
+			through.Add(int64(allowed(100, func() ratelimit.Quota { return last(l.Address(ratelimit.Ordinary, here)) })))
 		})
 	}
 	all.Wait()

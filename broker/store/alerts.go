@@ -46,9 +46,23 @@ func scanAlert(r row) (a Alert, err error) {
 	return a, err
 }
 
+// quiet is for how long after an acknowledgement that ended an alert what it is about
+// is no news: who has acknowledged it knows that it goes on.
+const quiet = 15 * time.Minute
+
 // RaiseAlert opens the alert with the transaction, or counts it once more if it is
-// open: then with the new text.
+// open, or was ended by an acknowledgement just now: then with the new text.
 func (tx *Tx) RaiseAlert(ctx context.Context, r Raise) error {
+	now := tx.now()
+	n, err := tx.t.exec(ctx, `UPDATE alerts SET count = count + 1, text = $1, next = $2, last_at = $3, revision = revision + 1
+		WHERE kind = $4 AND tenant = $5 AND subject = $6 AND resolved_at = acked_at AND acked_at > $7`,
+		r.Text, r.Next, micros(now), r.Kind, r.Tenant, r.Subject, micros(now.Add(-quiet)))
+	if err != nil {
+		return fmt.Errorf("raising the alert %s: %w", r.Kind, err)
+	}
+	if n > 0 {
+		return nil
+	}
 	return tx.raise(ctx, r, `count = alerts.count + 1, text = excluded.text, next = excluded.next,
 		last_at = excluded.last_at, seen_at = excluded.seen_at, revision = alerts.revision + 1`)
 }
@@ -155,18 +169,12 @@ func (tx *Tx) CountAlerts(ctx context.Context) (map[string]int, error) {
 	return counts, nil
 }
 
-// PruneAlerts forgets what was settled before a time, with its notices. Of the kinds
-// to keep only the notices: that they were once raised is what keeps a sweep from
-// raising them again.
-func (tx *Tx) PruneAlerts(ctx context.Context, before time.Time, keep ...string) error {
-	var f filter
-	f.and("settled_at < $?", micros(before))
-	err := tx.execOnly(ctx, "DELETE FROM alert_notices WHERE alert_id IN (SELECT id FROM alerts"+f.where()+")", f.args...)
-	for _, kind := range keep {
-		f.and("kind <> $?", kind)
-	}
+// PruneAlerts forgets what was settled before a time, with its notices.
+func (tx *Tx) PruneAlerts(ctx context.Context, before time.Time) error {
+	const settled = " FROM alerts WHERE settled_at < $1"
+	err := tx.execOnly(ctx, "DELETE FROM alert_notices WHERE alert_id IN (SELECT id"+settled+")", micros(before))
 	if err == nil {
-		err = tx.execOnly(ctx, "DELETE FROM alerts"+f.where(), f.args...)
+		err = tx.execOnly(ctx, "DELETE"+settled, micros(before))
 	}
 	if err != nil {
 		return fmt.Errorf("pruning alerts: %w", err)

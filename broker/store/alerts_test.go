@@ -67,6 +67,44 @@ func TestOneOpenAlertOfEachSubject(t *testing.T) {
 	})
 }
 
+// TestWhatWasAcknowledgedIsNoNews: who has just acknowledged what cannot be over by
+// itself is not told of it once more, save after a while.
+func TestWhatWasAcknowledgedIsNoNews(t *testing.T) {
+	forEachConfig(t, func(t *testing.T, cfg store.Config) {
+		ctx, at := t.Context(), now
+		cfg.Now = func() time.Time { return at }
+		db := open(t, cfg)
+		used := store.Raise{Kind: "break_glass", Tenant: "acme", Subject: "tok_1", Text: "from here"}
+		raise := func(want, count int) store.Alert {
+			t.Helper()
+			update(t, db, func(tx *store.Tx) error { return tx.RaiseAlert(ctx, used) })
+			all := read(t, db, func(tx *store.Tx) ([]store.Alert, error) {
+				items, _, err := tx.AlertsPage(ctx, store.AlertFilter{}, store.Page{})
+				return items, err
+			})
+			if len(all) != want || all[0].Count != count || all[0].Text != used.Text || !all[0].LastAt.Equal(at) {
+				t.Fatalf("alerts %+v, want %d, the last raised %d times", all, want, count)
+			}
+			return all[0]
+		}
+		end := func(a store.Alert, acked, resolved time.Time) {
+			a.AckedAt, a.ResolvedAt = acked, resolved
+			update(t, db, func(tx *store.Tx) error { return tx.SaveAlert(ctx, &a) })
+		}
+		raise(1, 1)
+		end(raise(1, 2), at, at)
+		at, used.Text = at.Add(14*time.Minute), "from there"
+		if a := raise(1, 3); a.Open() {
+			t.Errorf("it is open again: %+v", a)
+		}
+		at = at.Add(time.Minute)
+		end(raise(2, 1), at.Add(-time.Second), at) // over by itself, after an acknowledgement
+		if a := raise(3, 1); !a.Open() {
+			t.Errorf("what was over is no news: %+v", a)
+		}
+	})
+}
+
 func TestNoticesAreSwapped(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()
@@ -105,13 +143,13 @@ func TestNoticesAreSwapped(t *testing.T) {
 		of := func() int {
 			return len(read(t, db, func(tx *store.Tx) ([]store.Notice, error) { return tx.NoticesOf(ctx, []string{a.ID}) }))
 		}
-		update(t, db, func(tx *store.Tx) error { return tx.PruneAlerts(ctx, now.Add(time.Second), "drift") })
-		if _, err := readErr(t, db, func(tx *store.Tx) (store.Alert, error) { return tx.Alert(ctx, a.ID) }); err != nil || of() != 0 {
-			t.Errorf("a kind to keep was pruned (%v), or %d notices were not", err, of())
+		update(t, db, func(tx *store.Tx) error { return tx.PruneAlerts(ctx, now) })
+		if of() != 1 {
+			t.Errorf("pruned before its time: %d notices", of())
 		}
 		update(t, db, func(tx *store.Tx) error { return tx.PruneAlerts(ctx, now.Add(time.Second)) })
-		if _, err := readErr(t, db, func(tx *store.Tx) (store.Alert, error) { return tx.Alert(ctx, a.ID) }); !errors.Is(err, backends.ErrNotFound) {
-			t.Errorf("not pruned: %v", err)
+		if _, err := readErr(t, db, func(tx *store.Tx) (store.Alert, error) { return tx.Alert(ctx, a.ID) }); !errors.Is(err, backends.ErrNotFound) || of() != 0 {
+			t.Errorf("not pruned: %v, %d notices", err, of())
 		}
 	})
 }
@@ -125,42 +163,56 @@ func readErr[T any](t *testing.T, db *store.DB, query func(*store.Tx) (T, error)
 	return got, err
 }
 
-func TestConditions(t *testing.T) {
+// taken collects what a query hands on.
+func taken[T any](t *testing.T, db *store.DB, query func(*store.Tx, func(T)) error) []T {
+	t.Helper()
+	return read(t, db, func(tx *store.Tx) (all []T, err error) {
+		err = query(tx, func(item T) { all = append(all, item) })
+		return all, err
+	})
+}
+
+func TestTroubledRetirements(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()
 		s := addSecret(t, db, "payments/stripe")
-		var troubled []string
-		for i, state := range []rotation.RetirementState{rotation.ProvenDead, rotation.Unconfirmed, rotation.Resurrected, rotation.Unprovable, rotation.Unprovable} {
+		var all []rotation.Retirement
+		for i, state := range []rotation.RetirementState{rotation.ProvenDead, rotation.Unconfirmed, rotation.Resurrected, rotation.Unprovable} {
 			r := newRetirement(s, i+1)
 			r.State = state
 			r.RequestedAt = now.Add(time.Duration(i) * time.Second)
-			update(t, db, func(tx *store.Tx) error { return tx.AddRetirement(ctx, &r) })
-			if i > 0 {
-				troubled = append(troubled, r.ID)
-			}
-		}
-		found := func() (ids []string) {
-			for _, r := range read(t, db, func(tx *store.Tx) ([]store.RetirementOf, error) { return tx.TroubledRetirements(ctx, "unprovable", 10) }) {
-				ids = append(ids, r.ID)
-			}
-			return ids
-		}
-		if fmt.Sprint(found()) != fmt.Sprint(troubled) {
-			t.Errorf("troubled retirements %v, want %v", found(), troubled)
-		}
-		for _, id := range troubled[1:3] { // a resurrected one, and an unprovable one, that somebody has seen to
 			update(t, db, func(tx *store.Tx) error {
-				return tx.RaiseAlert(ctx, store.Raise{Kind: "unprovable", Tenant: s.Ref.Tenant, Subject: id})
+				return errors.Join(tx.AddRetirement(ctx, &r), tx.RaiseAlert(ctx, store.Raise{Kind: "resurrected", Tenant: s.Ref.Tenant, Subject: r.ID}))
 			})
+			all = append(all, r)
 		}
-		for _, a := range openAlerts(t, db) {
-			a.ResolvedAt = now
-			update(t, db, func(tx *store.Tx) error { return tx.SaveAlert(ctx, &a) })
+		found := taken(t, db, func(tx *store.Tx, take func(store.RetirementOf)) error { return tx.TroubledRetirements(ctx, take) })
+		if len(found) != 2 || found[0].ID != all[1].ID || found[1].ID != all[2].ID || found[0].Ref != s.Ref {
+			t.Errorf("troubled retirements %+v", found)
 		}
-		if want := []string{troubled[0], troubled[1], troubled[3]}; fmt.Sprint(found()) != fmt.Sprint(want) {
-			t.Errorf("troubled retirements %v, want %v", found(), want)
+		a := openAlerts(t, db)[0]
+		a.ResolvedAt = now
+		update(t, db, func(tx *store.Tx) error { return tx.SaveAlert(ctx, &a) })
+		states := read(t, db, func(tx *store.Tx) (map[string]rotation.RetirementState, error) {
+			return tx.StatesOfSubjects(ctx, "resurrected")
+		})
+		for _, r := range all {
+			if _, there := states[r.ID]; there == (r.ID == a.Subject) || there && states[r.ID] != r.State {
+				t.Errorf("the states of what is told of are %v", states)
+			}
 		}
+	})
+}
 
+func TestStuckDeliveries(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		s := addSecret(t, db, "payments/stripe")
+		change := func(consumers []string, state rotation.SecretState) {
+			s.Definition.Consumers, s.State = consumers, state
+			update(t, db, func(tx *store.Tx) error { return tx.SaveSecret(ctx, &s) })
+		}
+		change([]string{"web", "app", "old"}, rotation.SecretActive)
 		dead, slow, superseded := newDelivery(s, "web", 1), newDelivery(s, "app", 1), newDelivery(s, "old", 1)
 		for _, d := range []*rotation.Delivery{&dead, &slow, &superseded} {
 			update(t, db, func(tx *store.Tx) error { return tx.AddDelivery(ctx, d) })
@@ -172,30 +224,53 @@ func TestConditions(t *testing.T) {
 		newer := newDelivery(s, "old", 2)
 		newer.CreatedAt = now.Add(time.Hour)
 		update(t, db, func(tx *store.Tx) error { return tx.AddDelivery(ctx, &newer) })
-		for before, want := range map[time.Time][]string{now: {dead.ID}, now.Add(time.Second): {dead.ID, slow.ID}} {
-			var ids []string
-			for _, d := range read(t, db, func(tx *store.Tx) ([]rotation.Delivery, error) { return tx.StuckDeliveries(ctx, before, 10) }) {
-				ids = append(ids, d.ID)
+		want := func(before time.Time, ids ...string) {
+			t.Helper()
+			var got []string
+			for _, d := range taken(t, db, func(tx *store.Tx, take func(rotation.Delivery)) error { return tx.StuckDeliveries(ctx, before, take) }) {
+				got = append(got, d.ID)
+				if d.Ref != s.Ref {
+					t.Errorf("delivery %+v", d)
+				}
 			}
-			if fmt.Sprint(ids) != fmt.Sprint(want) {
-				t.Errorf("stuck before %s: %v, want %v", before, ids, want)
+			if fmt.Sprint(got) != fmt.Sprint(ids) {
+				t.Errorf("stuck before %s: %v, want %v", before, got, ids)
 			}
 		}
+		want(now, dead.ID)
+		want(now.Add(time.Second), dead.ID, slow.ID)
+		change([]string{"app"}, rotation.SecretActive) // the others are told no more
+		want(now.Add(time.Second), slow.ID)
+		change([]string{"app"}, rotation.SecretUnmanaged)
+		want(now.Add(time.Second))
+	})
+}
 
+func TestTroubledRotations(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		s := addSecret(t, db, "payments/stripe")
 		r := addRotation(t, db, s)
 		r.State, r.WaitingFor = rotation.Overlap, rotation.WaitAcknowledgment
 		update(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &r) })
-		held := read(t, db, func(tx *store.Tx) ([]store.RotationOf, error) { return tx.HeldOverlaps(ctx, 10) })
+		held := taken(t, db, func(tx *store.Tx, take func(store.RotationOf)) error { return tx.HeldOverlaps(ctx, take) })
 		if len(held) != 1 || held[0].ID != r.ID || held[0].Ref != s.Ref {
 			t.Errorf("held overlaps %+v", held)
 		}
 		r.State, r.EndedAt = rotation.Failed, now
 		update(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &r) })
 		failed := func() int {
-			return len(read(t, db, func(tx *store.Tx) ([]store.RotationOf, error) { return tx.FailedRotations(ctx, 10) }))
+			return len(taken(t, db, func(tx *store.Tx, take func(store.RotationOf)) error { return tx.FailedRotations(ctx, take) }))
 		}
 		if failed() != 1 {
 			t.Errorf("%d failed rotations", failed())
+		}
+		for state, want := range map[rotation.SecretState]int{rotation.SecretUnmanaged: 0, rotation.SecretActive: 1} {
+			s.State = state
+			update(t, db, func(tx *store.Tx) error { return tx.SaveSecret(ctx, &s) })
+			if failed() != want {
+				t.Errorf("%d failed rotations of a secret that is %s", failed(), state)
+			}
 		}
 		next := newRotation(s)
 		next.CreatedAt = now.Add(time.Minute)
@@ -220,7 +295,7 @@ func TestAstrayPlacements(t *testing.T) {
 			p.ID, p.SecretID = fmt.Sprint("p", i), s.ID
 			update(t, db, func(tx *store.Tx) error { return tx.AddPlacement(ctx, &p) })
 		}
-		astray := read(t, db, func(tx *store.Tx) ([]store.Astray, error) { return tx.AstrayPlacements(ctx, 10) })
+		astray := taken(t, db, func(tx *store.Tx, take func(store.Astray)) error { return tx.AstrayPlacements(ctx, take) })
 		if len(astray) != 2 || astray[0].Backend != "behind" || astray[0].Ref != s.Ref || astray[1].Backend != "drifted" || !astray[1].Since.Equal(found) {
 			t.Errorf("astray %+v", astray)
 		}

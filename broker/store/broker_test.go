@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -252,18 +253,79 @@ func TestAuditOutbox(t *testing.T) {
 			update(t, db, func(tx *store.Tx) error { return errors.Join(tx.AddAudit(ctx, want[i-1]), tx.AddAudit(ctx, ev)) })
 			<-changed
 		}
-		entries := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, 2) })
+		entries := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, "", 2) })
 		if len(entries) != 4 {
 			t.Fatalf("%d entries", len(entries))
 		}
 		for i, e := range entries {
 			same(t, "event", e.Event, want[i])
 		}
-		update(t, db, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, entries[3].Seq) })
-		rest := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, 0) })
+		update(t, db, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, "", entries[3].Seq) })
+		rest := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, "", 0) })
 		if len(rest) != 2 || rest[0].Seq != entries[3].Seq+1 || rest[0].Event.Path != "a/4" {
 			t.Errorf("the rest: %+v", rest)
 		}
+	})
+}
+
+// TestAuditOutboxOfManyNodes has each node take what it has committed, and what one that
+// died has left behind: once, however many claim it.
+func TestAuditOutboxOfManyNodes(t *testing.T) {
+	forEachConfig(t, func(t *testing.T, cfg store.Config) {
+		ctx, at := t.Context(), now
+		cfg.Now = func() time.Time { return at }
+		db := open(t, cfg)
+		paths := func(node string) (out []string) {
+			for _, e := range read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, node, 0) }) {
+				out = append(out, e.Event.Path)
+			}
+			return out
+		}
+		for _, node := range []string{"", "a", "b", "a"} {
+			db.AuditInto(node)
+			update(t, db, func(tx *store.Tx) error {
+				return tx.AddAudit(ctx, rotation.AuditEvent{At: at, Action: "x", Path: "of " + node})
+			})
+		}
+		same(t, "a's", paths("a"), []string{"of a", "of a"})
+		update(t, db, func(tx *store.Tx) error { return tx.ClaimAudit(ctx, "b", at.Add(-time.Minute)) })
+		same(t, "b's, and anybody's", paths("b"), []string{"of ", "of b"})
+		at = at.Add(2 * time.Minute) // a has died
+		var claiming sync.WaitGroup
+		for _, node := range []string{"b", "c"} {
+			claiming.Go(func() {
+				if err := db.Update(ctx, func(tx *store.Tx) error { return tx.ClaimAudit(ctx, node, at.Add(-time.Minute)) }); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		claiming.Wait()
+		if got := len(paths("b")) + len(paths("c")); got != 4 || len(paths("a")) != 0 {
+			t.Errorf("b has %q, c has %q, a has %q", paths("b"), paths("c"), paths("a"))
+		}
+		last := read(t, db, func(tx *store.Tx) (int64, error) { return tx.AuditSeq(ctx) })
+		update(t, db, func(tx *store.Tx) error { return tx.DeleteAudit(ctx, "a", last) }) // it was only slow
+		if got := len(paths("b")) + len(paths("c")); got != 4 {
+			t.Errorf("what others have claimed is gone: %d are left", got)
+		}
+	})
+}
+
+// TestAuditLosses keeps what is lost until every node has looked.
+func TestAuditLosses(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		want := store.Loss{After: 3, UpTo: 9, At: now.UTC(), Told: []string{"a"}}
+		for range 40 {
+			update(t, db, func(tx *store.Tx) error { return tx.AddAuditLoss(ctx, want) })
+		}
+		update(t, db, func(tx *store.Tx) error { return tx.ToldAuditLosses(ctx, "b") })
+		got := read(t, db, func(tx *store.Tx) ([]store.Loss, error) { return tx.AuditLosses(ctx) })
+		want.Told = append(want.Told, "b")
+		if len(got) != 32 {
+			t.Fatalf("%d are kept", len(got))
+		}
+		same(t, "loss", got[31], want)
 	})
 }
 

@@ -13,66 +13,106 @@ import (
 var _ engine.Alerter = (*Tx)(nil)
 
 // What may be worth an alert. These queries are made every few seconds, so each has
-// an index of its own that holds only what is in trouble; and each gives the oldest
-// first, so that what is beyond the limit hides nothing that was found before.
+// an index of its own that holds only what is in trouble; and each gives all of it, a
+// row at a time: what a limit cut off would look as if it were over. Of a secret there
+// is one in trouble, or one of each of its vaults or consumers.
 
-// TroubledRetirements returns retirements without a proof that somebody must know of:
-// unconfirmed, resurrected and unprovable ones. Of the last, which may stay so for
-// ever, those of which an alert of the kind that is over has been raised are left out.
-func (tx *Tx) TroubledRetirements(ctx context.Context, kind string, limit int) ([]RetirementOf, error) {
-	items, err := all(ctx, tx, scanRetirementOf, `SELECT t.record, t.revision, s.tenant, s.name
+// each hands the rows of a query on, one by one.
+func each[T any](ctx context.Context, tx *Tx, what string, scan func(row) (T, error), take func(T), query string, args ...any) error {
+	err := tx.q.query(ctx, func(r row) error {
+		item, err := scan(r)
+		if err == nil {
+			take(item)
+		}
+		return err
+	}, query, args...)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", what, err)
+	}
+	return nil
+}
+
+// TroubledRetirements gives those of which a revoked credential may be alive:
+// unconfirmed and resurrected ones, the oldest first.
+func (tx *Tx) TroubledRetirements(ctx context.Context, take func(RetirementOf)) error {
+	return each(ctx, tx, "unproven retirements", scanRetirementOf, take, `SELECT t.record, t.revision, s.tenant, s.name
 		FROM retirements t JOIN secrets s ON s.id = t.secret_id
-		WHERE t.state IN ('unconfirmed', 'resurrected', 'unprovable')
-			AND (t.state <> 'unprovable' OR NOT EXISTS (SELECT 1 FROM alerts a
-				WHERE a.kind = $1 AND a.subject = t.id AND a.resolved_at IS NOT NULL))
-		ORDER BY t.requested_at, t.id`+atMost("$2"), kind, limit)
-	if err != nil {
-		return nil, fmt.Errorf("looking for unproven retirements: %w", err)
-	}
-	return items, nil
+		WHERE t.state IN ('unconfirmed', 'resurrected') ORDER BY t.requested_at, t.id`)
 }
 
-// StuckDeliveries returns the deliveries that were given up, and those that have been
-// pending since before a time; not those that a newer one has taken the place of.
-func (tx *Tx) StuckDeliveries(ctx context.Context, before time.Time, limit int) ([]rotation.Delivery, error) {
-	const newest = ` AND NOT EXISTS (SELECT 1 FROM deliveries n
+// StatesOfSubjects returns the states of the retirements that are the subjects of open
+// alerts of a kind, by their ids.
+func (tx *Tx) StatesOfSubjects(ctx context.Context, kind string) (map[string]rotation.RetirementState, error) {
+	states := map[string]rotation.RetirementState{}
+	err := tx.q.query(ctx, func(r row) error {
+		var id string
+		var state rotation.RetirementState
+		err := r.Scan(&id, &state)
+		states[id] = state
+		return err
+	}, "SELECT t.id, t.state FROM alerts a JOIN retirements t ON t.id = a.subject WHERE a.kind = $1 AND a.resolved_at IS NULL", kind)
+	if err != nil {
+		return nil, fmt.Errorf("looking at the subjects of alerts: %w", err)
+	}
+	return states, nil
+}
+
+// StuckDeliveries gives the deliveries that were given up, and those that have been
+// pending since before a time, the oldest first; not those that a newer one has taken
+// the place of, and only what the secret's definition still has told.
+func (tx *Tx) StuckDeliveries(ctx context.Context, before time.Time, take func(rotation.Delivery)) error {
+	const columns, which = "SELECT s.definition, " + deliveryColumns + deliveryTables + " WHERE s.state <> 'unmanaged' AND ", ` AND NOT EXISTS (SELECT 1 FROM deliveries n
 		WHERE n.secret_id = d.secret_id AND n.generation > d.generation AND n.consumer = d.consumer) ORDER BY d.created_at, d.id`
-	dead, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.state = 'dead'"+newest+atMost("$1"), limit)
-	if err != nil {
-		return nil, fmt.Errorf("looking for dead deliveries: %w", err)
+	wanted := func(d deliveryUnder) {
+		if slices.Contains(d.under.Consumers, d.Consumer) {
+			take(d.Delivery)
+		}
 	}
-	slow, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.state = 'pending' AND d.created_at < $1"+
-		newest+atMost("$2"), micros(before), limit)
+	err := each(ctx, tx, "dead deliveries", scanDeliveryUnder, wanted, columns+"d.state = 'dead'"+which)
 	if err != nil {
-		return nil, fmt.Errorf("looking for slow deliveries: %w", err)
+		return err
 	}
-	return append(dead, slow...), nil
+	return each(ctx, tx, "slow deliveries", scanDeliveryUnder, wanted, columns+"d.state = 'pending' AND d.created_at < $1"+which, micros(before))
 }
 
-// HeldOverlaps returns the rotations whose overlap waits for acknowledgements.
-func (tx *Tx) HeldOverlaps(ctx context.Context, limit int) ([]RotationOf, error) {
+// deliveryUnder is a delivery with what its secret's definition says by now.
+type deliveryUnder struct {
+	rotation.Delivery
+	under rotation.Definition
+}
+
+func scanDeliveryUnder(r row) (d deliveryUnder, err error) {
+	d.Delivery, err = scanDelivery(behind{r, fromJSON{&d.under}})
+	return d, err
+}
+
+// behind is a row whose first column is somebody else's.
+type behind struct {
+	row
+	first any
+}
+
+// Scan implements row.
+func (b behind) Scan(into ...any) error { return b.row.Scan(append([]any{b.first}, into...)...) }
+
+// HeldOverlaps gives the rotations whose overlap waits for acknowledgements, the
+// oldest first.
+func (tx *Tx) HeldOverlaps(ctx context.Context, take func(RotationOf)) error {
 	pattern := `%"waiting_for":"` + rotation.WaitAcknowledgment + `"%`
-	items, err := all(ctx, tx, scanRotationOf, `SELECT r.record, r.revision, s.tenant, s.name
+	return each(ctx, tx, "overlaps that wait", scanRotationOf, take, `SELECT r.record, r.revision, s.tenant, s.name
 		FROM rotations r JOIN secrets s ON s.id = r.secret_id
 		WHERE r.ended_at IS NULL AND r.state = 'overlap' AND r.record LIKE $1
-		ORDER BY r.started_at, r.id`+atMost("$2"), pattern, limit)
-	if err != nil {
-		return nil, fmt.Errorf("looking for overlaps that wait: %w", err)
-	}
-	return items, nil
+		ORDER BY r.started_at, r.id`, pattern)
 }
 
-// FailedRotations returns the rotations that failed and were the last of their secret.
-func (tx *Tx) FailedRotations(ctx context.Context, limit int) ([]RotationOf, error) {
-	items, err := all(ctx, tx, scanRotationOf, `SELECT r.record, r.revision, s.tenant, s.name
+// FailedRotations gives the rotations that failed and were the last of a secret that
+// is still managed, the oldest first.
+func (tx *Tx) FailedRotations(ctx context.Context, take func(RotationOf)) error {
+	return each(ctx, tx, "failed rotations", scanRotationOf, take, `SELECT r.record, r.revision, s.tenant, s.name
 		FROM rotations r JOIN secrets s ON s.id = r.secret_id
-		WHERE r.state = 'failed' AND NOT EXISTS (SELECT 1 FROM rotations n
+		WHERE r.state = 'failed' AND s.state <> 'unmanaged' AND NOT EXISTS (SELECT 1 FROM rotations n
 			WHERE n.secret_id = r.secret_id AND (n.started_at, n.id) > (r.started_at, r.id))
-		ORDER BY r.started_at, r.id`+atMost("$1"), limit)
-	if err != nil {
-		return nil, fmt.Errorf("looking for failed rotations: %w", err)
-	}
-	return items, nil
+		ORDER BY r.started_at, r.id`)
 }
 
 // Astray is a placement that is out of step.
@@ -83,16 +123,16 @@ type Astray struct {
 	Since time.Time
 }
 
-// AstrayPlacements returns what backends that are still in use do not hold as they should.
-func (tx *Tx) AstrayPlacements(ctx context.Context, limit int) ([]Astray, error) {
-	items, err := all(ctx, tx, scanAstray, `SELECT p.record, p.revision, s.tenant, s.name, v.published_at
+// AstrayPlacements gives what backends that are still in use do not hold as they should.
+func (tx *Tx) AstrayPlacements(ctx context.Context, take func(Astray)) error {
+	return each(ctx, tx, "placements out of step", scanAstray, func(a Astray) {
+		if a.Role != rotation.RoleFormer {
+			take(a)
+		}
+	}, `SELECT p.record, p.revision, s.tenant, s.name, v.published_at
 		FROM placements p JOIN secrets s ON s.id = p.secret_id
 			LEFT JOIN versions v ON v.secret_id = s.id AND v.number = s.current
-		WHERE p.state <> 'in_step' ORDER BY p.backend, p.state, p.id`+atMost("$1"), limit)
-	if err != nil {
-		return nil, fmt.Errorf("looking for placements out of step: %w", err)
-	}
-	return slices.DeleteFunc(items, func(a Astray) bool { return a.Role == rotation.RoleFormer }), nil
+		WHERE p.state <> 'in_step' ORDER BY p.backend, p.state, p.id`)
 }
 
 func scanAstray(r row) (a Astray, err error) {

@@ -41,6 +41,7 @@ type DB struct {
 	hands  atomic.Pointer[hands] // nil: every job goes through the database
 
 	commits broadcast
+	auditor atomic.Pointer[string] // the node whose log gets what is committed here
 }
 
 // driver is what truly differs between the two databases.
@@ -202,6 +203,9 @@ func (db *DB) update(ctx context.Context, locking bool, fn func(*Tx) error) (err
 		return fmt.Errorf("beginning a transaction: %w", err)
 	}
 	tx := &Tx{q: t, t: t, now: db.now, writing: true, locking: locking, hands: db.hands.Load()}
+	if node := db.auditor.Load(); node != nil {
+		tx.auditor = *node
+	}
 	committed := false
 	defer func() {
 		if !committed { // also when fn panics

@@ -245,7 +245,7 @@ func TestUpdateRollsBack(t *testing.T) {
 			if last, err := tx.LastChange(t.Context()); err != nil || last != before {
 				t.Errorf("a change was published: %d, %v", last, err)
 			}
-			if entries, err := tx.AuditOutbox(t.Context(), 0); err != nil || len(entries) != 0 {
+			if entries, err := tx.AuditOutbox(t.Context(), "", 0); err != nil || len(entries) != 0 {
 				t.Errorf("the outbox has %+v, %v", entries, err)
 			}
 			return nil

@@ -54,17 +54,19 @@ func TestQueriesUseIndexes(t *testing.T) {
 				}
 				return nil
 			}},
-			{"troubled retirements", "retirements_troubled", func(tx *store.Tx) error { _, err := tx.TroubledRetirements(ctx, "unprovable", 10); return err }},
-			{"stuck deliveries", "deliveries_dead deliveries_of_generation", func(tx *store.Tx) error {
-				_, err := tx.StuckDeliveries(ctx, now, 10)
-				return err
+			{"troubled retirements", "retirements_troubled", func(tx *store.Tx) error {
+				return tx.TroubledRetirements(ctx, func(store.RetirementOf) {})
 			}},
-			{"held overlaps", "", func(tx *store.Tx) error { _, err := tx.HeldOverlaps(ctx, 10); return err }},
-			{"failed rotations", "rotations_failed", func(tx *store.Tx) error { _, err := tx.FailedRotations(ctx, 10); return err }},
-			{"astray placements", "placements_out_of_step", func(tx *store.Tx) error { _, err := tx.AstrayPlacements(ctx, 10); return err }},
+			{"states of subjects", "alerts_open", func(tx *store.Tx) error { _, err := tx.StatesOfSubjects(ctx, "unprovable"); return err }},
+			{"stuck deliveries", "deliveries_dead deliveries_of_generation", func(tx *store.Tx) error {
+				return tx.StuckDeliveries(ctx, now, func(rotation.Delivery) {})
+			}},
+			{"held overlaps", "", func(tx *store.Tx) error { return tx.HeldOverlaps(ctx, func(store.RotationOf) {}) }},
+			{"failed rotations", "rotations_failed", func(tx *store.Tx) error { return tx.FailedRotations(ctx, func(store.RotationOf) {}) }},
+			{"astray placements", "placements_out_of_step", func(tx *store.Tx) error { return tx.AstrayPlacements(ctx, func(store.Astray) {}) }},
 			{"unsettled alerts", "", func(tx *store.Tx) error { _, err := tx.UnsettledAlerts(ctx); return err }},
 			{"all alerts", "alerts_by_opening", func(tx *store.Tx) error { _, _, err := tx.AlertsPage(ctx, store.AlertFilter{}, page); return err }},
-			{"raising an alert", "", func(tx *store.Tx) error { return tx.RaiseAlert(ctx, store.Raise{Kind: "drift", Subject: "a"}) }},
+			{"raising an alert", "alerts_ended", func(tx *store.Tx) error { return tx.RaiseAlert(ctx, store.Raise{Kind: "drift", Subject: "a"}) }},
 			{"in flight", "deliveries_leased", func(tx *store.Tx) error { _, err := tx.InFlight(ctx, d, now); return err }},
 			{"deliveries of a generation", "deliveries_of_generation", func(tx *store.Tx) error { _, err := tx.Deliveries(ctx, s.ID, 7); return err }},
 			{"adding a delivery", "deliveries_pending", func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) }},
@@ -103,6 +105,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 			{"values by key", "versions_sealed_by local_versions_sealed_by", func(tx *store.Tx) error { _, err := tx.SealedBy(ctx); return err }},
 			{"tokens", "tokens_by_creation", func(tx *store.Tx) error { _, _, err := tx.Tokens(ctx, store.TokenFilter{}, page); return err }},
 			{"root tokens", "tokens_of_root", func(tx *store.Tx) error { _, err := tx.RootTokens(ctx, now); return err }},
+			{"logins", "tokens_of_login", func(tx *store.Tx) error { _, err := tx.LiveLogins(ctx, "corp", "alice", "on-call", now); return err }},
 		} {
 			t.Run(tt.name, func(t *testing.T) { checkPlans(t, db, setting, strings.Fields(tt.indexes), tt.query) })
 		}
@@ -145,7 +148,7 @@ func checkPlans(t *testing.T, db *store.DB, setting string, indexes []string, qu
 func growOld(ctx context.Context, tx *store.Tx) (err error) {
 	const past = " FROM secrets s, generate_series(1, 500) n"
 	for _, statement := range []string{
-		`INSERT INTO versions SELECT s.id, n, s.tenant, CASE n WHEN 500 THEN 'current' ELSE 'retired' END, s.id || n, 1, s.id || n,
+		`INSERT INTO versions SELECT s.id, n, s.tenant, CASE n WHEN 500 THEN 'current' ELSE 'retired' END, s.id || n, 1, s.id || n, '',
 			'b', 'i', 'p', '', '', '', NULL, n, n, n, n` + past,
 		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', 'rotated', '{}', n, NULL, NULL, 1` + past,
 		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, '{}', n, n, NULL, NULL, 1` + past,

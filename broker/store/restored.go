@@ -27,6 +27,7 @@ type Restored struct {
 	// numbers of its own again.
 	AuditSeq  int64       `json:"audit_seq"`
 	Begun     bool        `json:"begun"`              // all is frozen, and all numbers are raised
+	Skipped   int64       `json:"skipped,omitempty"`  // lost events have no higher numbers, in any log; what follows has
 	Recalled  bool        `json:"recalled"`           // what the audit log tells, if there is one, is committed
 	SealKey   string      `json:"seal_key,omitempty"` // made since to seal; empty: the snapshot's newest one still seals
 	Compared  bool        `json:"compared"`           // every vault was asked once, or somebody went on without

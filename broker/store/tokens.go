@@ -115,6 +115,30 @@ func (tx *Tx) RootTokens(ctx context.Context, at time.Time) ([]Token, error) {
 	return found, nil
 }
 
+// LiveLogins counts the tokens of a role that live at a time by logins of one identity,
+// whether or not anybody uses them any more.
+func (tx *Tx) LiveLogins(ctx context.Context, method, identity, role string, at time.Time) (n int, err error) {
+	const of = "(SELECT COUNT(*) FROM tokens WHERE method <> '' AND method = $1 AND identity = $2 AND role = $3 AND revoked_at IS NULL AND expires_at "
+	if err := tx.q.queryRow(ctx, "SELECT "+of+"IS NULL) + "+of+"> $4)", method, identity, role, micros(at)).Scan(&n); err != nil {
+		return 0, fmt.Errorf("counting the logins of an identity: %w", err)
+	}
+	return n, nil
+}
+
+// LiveDescendants counts the tokens that descend from one and are neither revoked nor
+// expired themselves.
+func (tx *Tx) LiveDescendants(ctx context.Context, id string, at time.Time) (n int, err error) {
+	err = tx.q.queryRow(ctx, `WITH RECURSIVE heirs (id, live) AS (
+			SELECT id, revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) FROM tokens WHERE parent <> '' AND parent = $1
+			UNION
+			SELECT t.id, t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $2) FROM tokens t JOIN heirs ON t.parent <> '' AND t.parent = heirs.id
+		) SELECT COUNT(*) FROM heirs WHERE live`, id, micros(at)).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting the tokens that descend from %s: %w", id, err)
+	}
+	return n, nil
+}
+
 // RevokeToken makes a token invalid; a repeated call keeps the first time.
 // ErrNotFound if there is none.
 func (tx *Tx) RevokeToken(ctx context.Context, id string, at time.Time) error {

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"sync"
@@ -118,6 +119,61 @@ func TestTokensOfOneEnvironment(t *testing.T) {
 		})
 		if len(items) != 1 || items[0].ID != "a" {
 			t.Errorf("found %+v", items)
+		}
+	})
+}
+
+func TestLiveLogins(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		for i, tok := range []store.Token{
+			{ID: "endless"},
+			{ID: "lives", ExpiresAt: now.Add(2 * time.Hour)},
+			{ID: "expired", ExpiresAt: now.Add(time.Hour)},
+			{ID: "revoked", RevokedAt: now},
+			{ID: "other method", Method: "mesh"},
+			{ID: "other person", Identity: "bob"},
+			{ID: "other role", Role: "reader"},
+			{ID: "by hand", Method: "-"},
+		} {
+			tok.Hash, tok.CreatedAt = []byte{byte(i)}, now.UTC()
+			tok.Method, tok.Identity, tok.Role = cmp.Or(tok.Method, "corp"), cmp.Or(tok.Identity, "alice"), cmp.Or(tok.Role, "on-call")
+			if tok.Method == "-" {
+				tok.Method = ""
+			}
+			update(t, db, func(tx *store.Tx) error { return tx.AddToken(ctx, tok) })
+		}
+		if n := read(t, db, func(tx *store.Tx) (int, error) {
+			return tx.LiveLogins(ctx, "corp", "alice", "on-call", now.Add(time.Hour))
+		}); n != 2 {
+			t.Errorf("%d live, want 2", n)
+		}
+		if n := read(t, db, func(tx *store.Tx) (int, error) { return tx.LiveLogins(ctx, "", "alice", "on-call", now) }); n != 0 {
+			t.Errorf("%d made by hand", n)
+		}
+	})
+}
+
+func TestLiveDescendants(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		for i, tok := range []store.Token{
+			{ID: "root"},
+			{ID: "child", Parent: "root"},
+			{ID: "revoked child", Parent: "root", RevokedAt: now},
+			{ID: "grandchild", Parent: "child", ExpiresAt: now.Add(2 * time.Hour)},
+			{ID: "of the revoked", Parent: "revoked child"},
+			{ID: "expired", Parent: "grandchild", ExpiresAt: now.Add(time.Hour)},
+			{ID: "other"},
+			{ID: "of the other", Parent: "other"},
+		} {
+			tok.Hash, tok.CreatedAt = []byte{byte(i)}, now.UTC()
+			update(t, db, func(tx *store.Tx) error { return tx.AddToken(ctx, tok) })
+		}
+		for of, want := range map[string]int{"root": 3, "child": 1, "expired": 0, "": 0, "other": 1} {
+			if n := read(t, db, func(tx *store.Tx) (int, error) { return tx.LiveDescendants(ctx, of, now.Add(time.Hour)) }); n != want {
+				t.Errorf("%d descend from %q, want %d", n, of, want)
+			}
 		}
 	})
 }

@@ -30,6 +30,7 @@ type Tx struct {
 	tried   []triedOf
 	changes []change
 	audit   []rotation.AuditEvent
+	auditor string // the node whose log gets them; empty: any
 
 	hands  *hands                   // nil: there are none
 	handed []river.InsertManyParams // to them, once it is committed

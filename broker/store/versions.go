@@ -12,14 +12,14 @@ import (
 )
 
 const versionColumns = `v.secret_id, v.tenant, s.name, v.number, v.stage, v.rotation_id, v.attempt, v.tag,
-	v.backend, v.issuer, v.probe, v.settings, v.handle, v.backend_version, v.sealed,
+	v.environment, v.backend, v.issuer, v.probe, v.settings, v.handle, v.backend_version, v.sealed,
 	v.created_at, v.published_at, v.overlap_until, v.not_after`
 
 const versionTables = " FROM versions v JOIN secrets s ON s.id = v.secret_id "
 
 func scanVersion(r row) (v rotation.Version, err error) {
 	err = r.Scan(&v.SecretID, &v.Ref.Tenant, &v.Ref.Name, &v.Number, &v.Stage, &v.RotationID, &v.Attempt, &v.Tag,
-		&v.Backend, &v.Issuer, &v.Probe, fromJSON{&v.Settings}, fromJSON{&v.Handle}, &v.BackendVersion, &v.Sealed,
+		&v.Environment, &v.Backend, &v.Issuer, &v.Probe, fromJSON{&v.Settings}, fromJSON{&v.Handle}, &v.BackendVersion, &v.Sealed,
 		instant{&v.CreatedAt}, instant{&v.PublishedAt}, instant{&v.OverlapUntil}, instant{&v.NotAfter})
 	return v, err
 }
@@ -32,6 +32,27 @@ const openVersions = `SELECT number FROM versions WHERE secret_id = $1 AND stage
 	UNION SELECT number FROM versions WHERE secret_id = $1 AND stage = 'retired' AND tag = '' AND sealed IS NOT NULL
 	UNION SELECT version FROM retirements WHERE secret_id = $1
 		AND state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL`
+
+// Standing is where some of what a secret has is kept.
+type Standing struct {
+	Environment string // that it was made in; empty: in none, or it is only kept there
+	Backend     string
+	Placed      bool // it is only kept there
+}
+
+// Standings returns where a secret's open versions were made, and every backend that
+// holds any of it, whether or not the secret's definition names it by now.
+func (tx *Tx) Standings(ctx context.Context, secretID string) ([]Standing, error) {
+	found, err := all(ctx, tx, func(r row) (s Standing, err error) {
+		err = r.Scan(&s.Environment, &s.Backend, &s.Placed)
+		return s, err
+	}, "SELECT environment, backend, FALSE FROM versions WHERE secret_id = $1 AND number IN ("+openVersions+`)
+		UNION SELECT '', backend, TRUE FROM placements WHERE secret_id = $1`, secretID)
+	if err != nil {
+		return nil, fmt.Errorf("reading where %s stands: %w", secretID, err)
+	}
+	return found, nil
+}
 
 // Versions returns a secret's open versions, the oldest first: those that are
 // not retired, and those whose retirement goes on.
@@ -121,11 +142,11 @@ func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
 		return fmt.Errorf("adding a version to %s: %w", v.SecretID, err)
 	}
 	err = tx.insert(ctx, `INSERT INTO versions (secret_id, number, tenant, stage, rotation_id, attempt, tag,
-			backend, issuer, probe, settings, handle, backend_version, sealed,
+			environment, backend, issuer, probe, settings, handle, backend_version, sealed,
 			created_at, published_at, overlap_until, not_after)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT DO NOTHING`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) ON CONFLICT DO NOTHING`,
 		v.SecretID, number, tenant, v.Stage, v.RotationID, v.Attempt, v.Tag,
-		v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
+		v.Environment, v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
 		micros(v.CreatedAt), nullMicros(v.PublishedAt), nullMicros(v.OverlapUntil), nullMicros(v.NotAfter))
 	if err != nil {
 		return fmt.Errorf("adding version %d to %s: %w", number, v.SecretID, keyGone(err, v.Sealed))

@@ -115,7 +115,7 @@ func TestUpdatesAtTheSameTime(t *testing.T) {
 		}
 	}
 	changes := read(t, db, func(tx *store.Tx) ([]rotation.Change, error) { return tx.Changes(ctx, first, 0) })
-	audit := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, 0) })
+	audit := read(t, db, func(tx *store.Tx) ([]store.AuditEntry, error) { return tx.AuditOutbox(ctx, "", 0) })
 	var jobs []string
 	view(t, db, func(tx *store.Tx) error {
 		return tx.Strings(ctx, "SELECT args ->> 'id' FROM river_job ORDER BY id", func(id string) error { jobs = append(jobs, id); return nil })

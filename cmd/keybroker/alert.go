@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keybroker/keybroker/broker/client"
-	"github.com/keybroker/keybroker/broker/config"
 )
 
 func (a *app) alertCommand() *cobra.Command {
@@ -29,7 +28,7 @@ func (a *app) alertListCommand() *cobra.Command {
 		Args: takes(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
 			if query.Kind != "" {
-				if err := oneOf("kind", query.Kind, config.AlertKinds...); err != nil {
+				if err := oneOf("kind", query.Kind, client.AlertKinds...); err != nil {
 					return err
 				}
 			}
@@ -44,10 +43,10 @@ func (a *app) alertListCommand() *cobra.Command {
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&query.Kind, "kind", "", "only of this kind: "+strings.Join(config.AlertKinds, ", "))
+	f.StringVar(&query.Kind, "kind", "", "only of this kind: "+strings.Join(client.AlertKinds, ", "))
 	f.BoolVar(&query.All, "all", false, "also what is over")
 	f.IntVar(&limit, "limit", defaultLimit, "at most so many; 0 is all")
-	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(config.AlertKinds, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(client.AlertKinds, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -147,6 +146,8 @@ func (a *app) alertAckCommand() *cobra.Command {
 				return err
 			case a.json():
 				return a.showJSON(one)
+			case r.Reason != "" && r.Reason != one.Reason:
+				a.note("alert %s was acknowledged before, by %s at %s; what you say is in the audit log alone", one.ID, one.AcknowledgedBy, stamp(one.AcknowledgedAt))
 			case one.ResolvedAt.IsZero():
 				a.note("alert %s is acknowledged by %s; it stays open until it is over", one.ID, one.AcknowledgedBy)
 			default:

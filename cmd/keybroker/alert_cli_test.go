@@ -31,6 +31,7 @@ func TestAlertOfNotifiersThatFail(t *testing.T) {
 		{"alert show alt_1", 0, "it answered 503"},
 		{"alert show alt_1", 0, "keybroker drift list"},
 		{"alert ack alt_1", 0, "alert alt_1 is acknowledged by tok_1; it stays open until it is over"},
+		{"alert ack alt_1 --reason mine", 0, "alert alt_1 was acknowledged before, by tok_1 at "},
 		{"alert ack alt_1 --format json", 0, `"acknowledged_by": "tok_1"`},
 		{"alert test pager", 1, "the notifier pager could not tell: it answered 503"},
 		{"alert test pager --format json", 1, `"ok": false`},

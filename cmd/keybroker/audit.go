@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,103 +26,15 @@ func (a *app) auditCommand() *cobra.Command {
 	return g
 }
 
-func (a *app) auditQueryCommand() *cobra.Command {
-	var q client.AuditQuery
-	var since, until string
-	var limit int
-	cmd := &cobra.Command{
-		Use:   "query",
-		Short: "Show records, the newest first",
-		Long: "Show the records of the node that is asked, the newest first. All that is given has to\n" +
-			"be so; without anything, the last 50 records are shown. A time is one as in\n" +
-			"2026-01-31T12:00:00Z, or how long ago, as in 90m or 7d.",
-		Example: "  keybroker audit query --secret payments/stripe --since 1h\n" +
-			"  keybroker audit query --outcome denied --since 7d\n" +
-			"  keybroker audit query --hash \"$(keybroker audit hash < suspect)\"",
-		Args: takes(),
-		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) (err error) {
-			if q.Since, err = a.moment("since", since); err != nil {
-				return err
-			}
-			if q.Until, err = a.moment("until", until); err != nil {
-				return err
-			}
-			found, err := collect(client.All(func(after string) (client.List[client.AuditRecord], error) {
-				q.Page = pageFor(limit, after)
-				return c.Audit(ctx, q)
-			}), limit)
-			if err != nil {
-				return err
-			}
-			return a.show(found, func(t *table) { drawAudit(t, found) })
-		}),
-	}
-	f := cmd.Flags()
-	f.StringVar(&q.Actor, "actor", "", "id of who did it, as in the column ACTOR")
-	f.StringVar(&q.Action, "action", "", "such as secret.read; secret. is all that begin so")
-	f.StringVar(&q.Secret, "secret", "", "what it was about: NAME or TENANT:NAME")
-	f.StringVar(&q.Path, "path", "", "policy path, such as sys/tokens")
-	f.StringVar(&q.Outcome, "outcome", "", "ok, denied or failed")
-	f.StringVar(&q.Request, "request", "", "id of the request, as in X-Request-Id")
-	f.StringVar(&q.Hash, "hash", "", "of a text that was given or answered; see keybroker audit hash")
-	f.StringVar(&q.Tenant, "tenant", "", "only of this tenant")
-	f.StringVar(&since, "since", "", "`TIME` from which on")
-	f.StringVar(&until, "until", "", "`TIME` up to which")
-	f.IntVar(&limit, "limit", 50, "how many at most; 0: all")
-	_ = cmd.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions([]string{"ok", "denied", "failed"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("secret", a.completeSecretFlag)
-	return cmd
-}
-
-// moment reads a time: one for the record, or how long ago.
-func (a *app) moment(flag, text string) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return at, nil
-	}
-	ago := text
-	var days int
-	if n, err := fmt.Sscanf(text, "%dd", &days); err == nil && n == 1 && fmt.Sprintf("%dd", days) == text {
-		ago = fmt.Sprintf("%dh", 24*days)
-	}
-	d, err := time.ParseDuration(ago)
-	if err != nil || d < 0 {
-		return time.Time{}, usagef("--%s is %q; write a time as in 2026-01-31T12:00:00Z, or how long ago, as in 90m or 7d", flag, text)
-	}
-	return a.now().Add(-d), nil
-}
-
-func drawAudit(t *table, records []client.AuditRecord) {
-	if len(records) == 0 {
-		t.row("no records")
-		return
-	}
-	t.row("INDEX", "TIME", "KIND", "ACTOR", "ACTION", "ABOUT", "OUTCOME", "ADDRESS", "RULE")
-	for _, r := range records {
-		about := r.Path
-		if r.Secret != "" {
-			about = r.Secret
-		}
-		if r.Version > 0 {
-			about += fmt.Sprintf(" version %d", r.Version)
-		}
-		rule := r.Rule
-		if r.Policy != "" {
-			rule = r.Policy + ": " + r.Rule
-		}
-		t.row(fmt.Sprint(r.Index), stamp(r.Time), r.Kind, r.Actor, r.Action, about, r.Outcome, r.Address, rule)
-	}
-}
-
 func (a *app) auditHashCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "hash",
 		Short: "Tell what the log has in the place of a text from stdin",
-		Long: "Read a text from stdin and tell what the audit log has in its place, wherever a value,\n" +
-			"a token or another sensitive text was given or answered. A newline at its end is not\n" +
-			"of it. The hash is keyed: nobody can make it without the node.",
+		Long: "Read a text from stdin and tell what the audit log has in its place: where a value was\n" +
+			"made, handed out or sent, where a token was made, and where a JWT was shown. A token's\n" +
+			"uses are found by its id, which the record of its making has. A newline at the end is\n" +
+			"not of the text. The hash is keyed: nobody can make it without the node, and the log\n" +
+			"keeps who asked for which.",
 		Example: "  keybroker audit hash < suspect | xargs keybroker audit query --hash",
 		Args:    takes(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {

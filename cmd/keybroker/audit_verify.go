@@ -18,6 +18,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	var key string
 	var checkpoints []string
 	var partial bool
+	var accept []int64
 	cmd := &cobra.Command{
 		Use:   "verify [PATH...]",
 		Short: "Verify that the log is as it was written",
@@ -28,6 +29,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			"audit.checkpoint beside the log is used, too).\n\n" +
 			"It needs the public key alone (`keybroker audit key`), as a text or a file. Keep it\n" +
 			"where nobody who can write the log can change it. Without --key the server is asked.\n\n" +
+			"What the node itself has found wrong, and signed that it did, such as lines that were\n" +
+			"lost, can be accepted by its index once a person has looked into it (--accept); what is\n" +
+			"behind it is verified in any case.\n\n" +
 			"Exit code 0: nothing is wrong; 1: something is; 2: it could not be verified.",
 		Example: "  keybroker audit verify /var/lib/keybroker --key audit.pub --checkpoint monday.checkpoint",
 		RunE: a.does(func(ctx context.Context, paths []string) error {
@@ -35,13 +39,16 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			if err != nil {
 				return usagef("%v", err)
 			}
-			v.Partial = partial
+			v.Partial, v.Accept = partial, accept
 			verdict, err := audit.Verify(v)
 			if err != nil {
 				return usagef("%v", err)
 			}
 			if err := a.show(verdict, func(t *table) { drawVerdict(t, verdict) }); err != nil {
 				return err
+			}
+			if verdict.Records == 0 && verdict.Fault == nil {
+				return usagef("there is no record in the log: nothing is verified")
 			}
 			if verdict.Fault != nil {
 				return errors.New("the audit log is not as it was written: " + verdict.Fault.String())
@@ -52,6 +59,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&key, "key", "", "public `KEY` of the log, or the file that has it")
 	f.StringArrayVar(&checkpoints, "checkpoint", nil, "`FILE` with a checkpoint that was kept elsewhere; may be given more than once")
+	f.Int64SliceVar(&accept, "accept", nil, "`INDEX` of a fault that the node itself has recorded; may be given more than once")
 	f.BoolVar(&partial, "partial", false, "the oldest segments are kept elsewhere")
 	return cmd
 }
@@ -116,5 +124,16 @@ func drawVerdict(t *table, v audit.Verdict) {
 	}
 	if f := v.Fault; f != nil {
 		t.row("first bad:", f.String())
+	}
+	for _, f := range v.Faults {
+		switch {
+		case f.Accepted:
+			t.row("accepted:", f.String())
+		case v.Fault != nil && f != *v.Fault:
+			t.row("bad, too:", f.String())
+		}
+		if f.Recorded && !f.Accepted {
+			t.row("", fmt.Sprintf("the node has recorded it; --accept %d if that is explained", f.Index))
+		}
 	}
 }

@@ -17,23 +17,25 @@ const canary = "CANARY-d41d8cd98f"
 
 // server answers requests ("GET /api/v1/secrets") with what a test says.
 type server struct {
-	t     *testing.T
-	url   string
-	mu    sync.Mutex
-	asked []string
+	t       *testing.T
+	url     string
+	mu      sync.Mutex
+	asked   []string
+	answers map[string]any
 }
 
 // answers are by method and path; an int is a problem with that status, a string
 // an event stream, anything else JSON.
 func serve(t *testing.T, answers map[string]any) *server {
 	t.Helper()
-	s := &server{t: t}
+	s := &server{t: t, answers: answers}
 	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Method + " " + r.URL.Path
 		s.mu.Lock()
 		s.asked = append(s.asked, key+"?"+r.URL.RawQuery)
+		answer := s.answers[key]
 		s.mu.Unlock()
-		switch a := answers[key].(type) {
+		switch a := answer.(type) {
 		case nil:
 			problem(w, http.StatusNotFound)
 		case int:
@@ -67,6 +69,20 @@ func (s *server) has(request string) bool {
 		}
 	}
 	return false
+}
+
+// count is how many requests there were.
+func (s *server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.asked)
+}
+
+// answer changes what the server answers from now on.
+func (s *server) answer(request string, with any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[request] = with
 }
 
 type result struct {
@@ -173,6 +189,31 @@ func TestRevokeOfTheCurrentVersion(t *testing.T) {
 	if r.code != 1 || strings.Contains(r.err, "emergency") || !strings.Contains(r.err, "it is previous, and may still be used by shop") {
 		t.Errorf("%+v", r)
 	}
+}
+
+// TestWhatCannotBeFollowedGoesOn: whoever has declared an emergency is told so, and by
+// which id it is found.
+func TestWhatCannotBeFollowedGoesOn(t *testing.T) {
+	r := serve(t, map[string]any{
+		"POST /api/v1/secrets/a/b/emergency": client.Rotation{ID: "r7", Secret: "a/b", State: "minting"},
+		"GET /api/v1/rotations/r7/events":    500,
+		"POST /api/v1/secrets/a/b/revoke":    client.Retirement{ID: "t7", Secret: "a/b", Version: 2, State: "pending"},
+		"GET /api/v1/retirements/t7/events":  500,
+	}).each("emergency a/b --reason leak --wait", "secret revoke a/b --version 2 --wait")
+	for i, what := range []string{"rotation r7", "retirement t7"} {
+		first, follow := what+" of a/b", "hint: follow it with: keybroker "+strings.Replace(what, " ", " watch ", 1)
+		if r[i].code != 1 || !strings.Contains(r[i].err, first) || !strings.Contains(r[i].err, what+" goes on, but cannot be followed: refused with 500") || !strings.Contains(r[i].err, follow) {
+			t.Errorf("%+v", r[i])
+		}
+	}
+}
+
+// each runs commands one after the other.
+func (s *server) each(commands ...string) (all []result) {
+	for _, c := range commands {
+		all = append(all, s.keybroker(strings.Fields(c)...))
+	}
+	return all
 }
 
 func TestRevokeWaitsForTheProof(t *testing.T) {

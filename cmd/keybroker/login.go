@@ -33,7 +33,8 @@ func (a *app) loginCommand() *cobra.Command {
 		Use:   "login",
 		Short: "Log in, by an identity provider or a certificate",
 		Long: "Log in and keep the token for the commands that follow, until it expires or\n" +
-			"`keybroker logout`. --token, KEYBROKER_TOKEN and KEYBROKER_TOKEN_FILE come before it.\n\n" +
+			"`keybroker logout`; the one before at the same server is revoked. --token, KEYBROKER_TOKEN\n" +
+			"and KEYBROKER_TOKEN_FILE come before it.\n\n" +
 			"People are sent to their identity provider in a browser; with --device they open its\n" +
 			"page anywhere, as on a phone. Programs give a JWT that they have with --jwt-file, or a\n" +
 			"certificate with --client-cert and --client-key.",
@@ -56,6 +57,12 @@ func (a *app) loginCommand() *cobra.Command {
 }
 
 func (a *app) logIn(ctx context.Context, o loginOptions) error {
+	if err := a.checkServer(); err != nil {
+		return err
+	}
+	if _, _, err := a.lastLogin(); err != nil && !o.noStore {
+		return err // the new one could not be kept either
+	}
 	c, err := a.clientWith("")
 	if err != nil {
 		return err
@@ -77,7 +84,7 @@ func (a *app) logIn(ctx context.Context, o loginOptions) error {
 	if err != nil {
 		return loginError(err, method)
 	}
-	return a.loggedIn(t, o)
+	return a.loggedIn(ctx, t, o)
 }
 
 // loginError adds what to do about a login that the server refuses.
@@ -104,6 +111,9 @@ func (a *app) pick(methods []client.AuthMethod, o loginOptions) (client.AuthMeth
 		return client.AuthMethod{}, &hintError{fmt.Errorf("the server has no auth method %q", o.method), "it has " + methodNames(methods)}
 	}
 	fitting := slices.DeleteFunc(slices.Clone(methods), func(m client.AuthMethod) bool { return a.fits(m, o) != nil })
+	if cert, _ := a.certificate(); cert != "" && slices.ContainsFunc(fitting, ofCertificates) { // it was given for them
+		fitting = slices.DeleteFunc(fitting, func(m client.AuthMethod) bool { return !ofCertificates(m) })
+	}
 	switch {
 	case len(fitting) == 1:
 		return fitting[0], nil
@@ -114,6 +124,8 @@ func (a *app) pick(methods []client.AuthMethod, o loginOptions) (client.AuthMeth
 	}
 	return client.AuthMethod{}, &hintError{errors.New("the server has several auth methods that would do"), "choose one with --method: " + methodNames(fitting)}
 }
+
+func ofCertificates(m client.AuthMethod) bool { return m.Type == client.AuthCertificate }
 
 // fits tells whether what is given is what a method takes; the error says what it takes.
 func (a *app) fits(m client.AuthMethod, o loginOptions) error {
@@ -180,7 +192,7 @@ func (a *app) readJWT(file string) (client.SecretText, error) {
 }
 
 // loggedIn keeps or prints the token.
-func (a *app) loggedIn(t client.Token, o loginOptions) error {
+func (a *app) loggedIn(ctx context.Context, t client.Token, o loginOptions) error {
 	for _, id := range t.EndedRoots {
 		a.note("the root token %s has ended: this login can make tokens", id)
 	}
@@ -191,9 +203,14 @@ func (a *app) loggedIn(t client.Token, o loginOptions) error {
 		a.note("logged in as %s, role %s, expires %s", printable(t.Name), t.Role, expiry(t, a))
 		return write(a.out, t.Token.Reveal()+"\n")
 	}
-	file, err := a.keepLogin(&login{Name: t.Name, Method: t.Method, Role: t.Role, ID: t.ID, Token: t.Token, ExpiresAt: t.ExpiresAt})
+	l := login{Name: t.Name, Method: t.Method, Role: t.Role, ID: t.ID, Token: t.Token, ExpiresAt: t.ExpiresAt}
+	file, before, err := a.keepLogin(&l)
 	if err != nil {
+		a.endQuietly(ctx, l) // nobody has its token
 		return err
+	}
+	if before.ID != l.ID {
+		a.endQuietly(ctx, before)
 	}
 	if t.Token = ""; a.json() {
 		return a.showJSON(t)
@@ -222,12 +239,23 @@ func (a *app) logoutCommand() *cobra.Command {
 			if err := a.endLogin(ctx, l); err != nil {
 				return &hintError{fmt.Errorf("revoking the token %s, which is kept until it can be: %w", l.ID, err), "try again"}
 			}
-			if _, err := a.keepLogin(nil); err != nil {
+			if _, _, err := a.keepLogin(nil); err != nil {
 				return err
 			}
 			a.note("the login of %s at %s has ended", printable(l.Name), a.address())
 			return nil
 		}),
+	}
+}
+
+// endQuietly revokes the token of a login that is not kept any more, if there is one
+// that lives, and says so if it could not.
+func (a *app) endQuietly(ctx context.Context, l login) {
+	if l.Token == "" || !l.ExpiresAt.IsZero() && !a.now().Before(l.ExpiresAt) {
+		return
+	}
+	if err := a.endLogin(ctx, l); err != nil {
+		a.note("the token %s of a login that is not kept any more could not be revoked, and works on: %v", printable(l.ID), err)
 	}
 }
 

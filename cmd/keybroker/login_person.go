@@ -36,9 +36,16 @@ func (a *app) findProvider(ctx context.Context, m client.AuthMethod) (*provider,
 	if err != nil {
 		return nil, err
 	}
+	if err := webAddress(m.Issuer); err != nil {
+		return nil, fmt.Errorf("the identity provider that the server names, %q, %w", m.Issuer, err)
+	}
+	a.note("logging in to %s at %s, as its client %s", printable(a.address()), m.Issuer, printable(m.ClientID))
 	found, err := oidc.NewProvider(oidc.ClientContext(ctx, h), m.Issuer)
 	if err != nil {
 		return nil, &hintError{fmt.Errorf("asking the identity provider %s how to log in: %w", m.Issuer, waitedFor(ctx, err)), "is it up, and reached from here?"}
+	}
+	if err := checkEndpoints(found); err != nil {
+		return nil, err
 	}
 	return &provider{app: a, found: found, http: h,
 		config: oauth2.Config{ClientID: m.ClientID, Endpoint: found.Endpoint(), Scopes: m.Scopes}}, nil
@@ -90,7 +97,7 @@ func (p *provider) byBrowser(ctx context.Context) (client.SecretText, error) {
 		if srv.Shutdown(grace) != nil { // the browser reads what it was told
 			_ = srv.Close()
 		}
-		_ = <-served // it has been shut down
+		_ = <-served // it has been shut down, which is its error
 	}()
 	address := p.config.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier))
 	p.app.note("log in at\n\n  %s\n", address)
@@ -129,7 +136,7 @@ func (r redirect) check(of *oidc.Provider) error {
 	case (r.issuer != "" || says.Sends) && r.issuer != says.Issuer:
 		return errors.New("the answer that the browser brought is of another identity provider")
 	case r.problem != "":
-		return fmt.Errorf("the identity provider refuses the login: %s", strings.TrimSuffix(r.problem+": "+r.description, ": "))
+		return fmt.Errorf("the identity provider refuses the login: %s", printable(strings.TrimSuffix(r.problem+": "+r.description, ": ")))
 	}
 	return nil
 }
@@ -169,8 +176,11 @@ func (p *provider) byDevice(ctx context.Context) (client.SecretText, error) {
 	if err != nil {
 		return "", providerError(ctx, err)
 	}
+	if err := webAddress(device.VerificationURI); err != nil {
+		return "", fmt.Errorf("the page for codes that the identity provider names, %q, %w", device.VerificationURI, err)
+	}
 	p.app.note("on any device, open\n\n  %s\n\nand enter the code\n\n  %s\n", printable(device.VerificationURI), printable(device.UserCode))
-	if device.VerificationURIComplete != "" {
+	if webAddress(device.VerificationURIComplete) == nil { // it need not have one
 		p.app.note("or open\n\n  %s\n\nwhich has the code in it", printable(device.VerificationURIComplete))
 	}
 	token, err := p.config.DeviceAccessToken(with, device, oauth2.VerifierOption(verifier))
@@ -212,7 +222,7 @@ func providerError(ctx context.Context, err error) error {
 	case refused.ErrorCode == "":
 		return fmt.Errorf("the identity provider gives no token: it answered %s", refused.Response.Status)
 	}
-	return fmt.Errorf("the identity provider gives no token: %s", strings.TrimSuffix(refused.ErrorCode+": "+refused.ErrorDescription, ": "))
+	return fmt.Errorf("the identity provider gives no token: %s", printable(strings.TrimSuffix(refused.ErrorCode+": "+refused.ErrorDescription, ": ")))
 }
 
 // openBrowser shows a page: by $BROWSER, a list of commands, or as the system does.

@@ -259,8 +259,15 @@ func TestKeptLogin(t *testing.T) {
 		t.Errorf("a flag does not come before the login: %+v", r)
 	}
 	login()
+	if s.has("DELETE /api/v1/tokens/self") {
+		t.Error("a login that had expired was revoked")
+	}
 	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
+	}
+	asked := s.count()
+	if r := login(); r.code != 1 || !strings.Contains(r.err, "others can read or change") || s.count() != asked {
+		t.Errorf("a token was made that cannot be kept: %+v", r)
 	}
 	if r := s.keybroker("secret", "list"); r.code != 1 || !strings.Contains(r.err, "others can read or change") || !strings.Contains(r.err, "chmod 600") {
 		t.Errorf("%+v", r)
@@ -277,6 +284,104 @@ func TestKeptLogin(t *testing.T) {
 	if r := s.keybroker("logout"); r.code != 1 || !strings.Contains(r.err, "nobody is logged in at "+s.url) {
 		t.Errorf("%+v", r)
 	}
+}
+
+// No token is left alive that nobody has: neither that of the login before, nor one
+// that cannot be kept.
+func TestLoginTwice(t *testing.T) {
+	jwt := filepath.Join(t.TempDir(), "jwt")
+	if err := os.WriteFile(jwt, []byte("a.b.c"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first := map[string]any{"POST /api/v1/auth/corp/login": client.Token{ID: "tok_0", Name: "alice", Token: canary}}
+	s, _ := loginSite(t, first)
+	login := func() result { return s.keybroker("login", "--method", "corp", "--jwt-file", jwt) }
+	if r := login(); r.code != 0 || s.has("DELETE") {
+		t.Fatalf("%+v", r)
+	}
+	s.answer("POST /api/v1/auth/corp/login", client.Token{ID: "tok_1", Name: "alice", Token: canary})
+	if r := login(); r.code != 0 || !s.has("DELETE /api/v1/tokens/self") {
+		t.Errorf("the login before is not revoked: %+v", r)
+	}
+	s.answer("POST /api/v1/auth/corp/login", client.Token{ID: "tok_2", Name: "alice", Token: canary})
+	s.answer("DELETE /api/v1/tokens/self", 503)
+	if r := login(); r.code != 0 || !strings.Contains(r.err, "the token tok_1 of a login that is not kept any more could not be revoked") || strings.Contains(r.err, canary) {
+		t.Errorf("%+v", r)
+	}
+	lock := filepath.Join(os.Getenv("XDG_CONFIG_HOME"), "keybroker", "token.json.lock")
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(lock, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.answer("POST /api/v1/auth/corp/login", client.Token{ID: "tok_3", Name: "alice", Token: canary})
+	if r := login(); r.code != 1 || !strings.Contains(r.err, "keeping the login") || !strings.Contains(r.err, "the token tok_3 of a login") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Nobody is sent, and nothing is given, where a server or a provider that nobody has
+// proven says.
+func TestLoginGoesNowhereElse(t *testing.T) {
+	opened := filepath.Join(t.TempDir(), "opened")
+	browser := filepath.Join(t.TempDir(), "browser")
+	if err := os.WriteFile(browser, []byte("#!/bin/sh\necho \"$1\" >"+opened+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		says map[string]string // instead of what is right
+		err  string
+	}{
+		"a file":              {map[string]string{"authorization_endpoint": "file:///tmp/evil.desktop\x1b]0;owned\x07"}, `the authorization_endpoint that the identity provider names, "file:///tmp/evil.desktop\x1b`},
+		"a file, printable":   {map[string]string{"authorization_endpoint": "file:///tmp/evil.desktop"}, "is no address of a web page"},
+		"a terminal's orders": {map[string]string{"authorization_endpoint": "https://login.example.com/\u009b2J"}, "is no address of a web page"},
+		"plain HTTP":          {map[string]string{"token_endpoint": "http://login.example.com/token"}, "does not begin with https://"},
+		"keys by plain HTTP":  {map[string]string{"jwks_uri": "http://login.example.com/keys"}, "does not begin with https://"},
+		"a script":            {map[string]string{"device_authorization_endpoint": "javascript:alert(1)"}, "is no address of a web page"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var provider *httptest.Server
+			provider = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				doc := map[string]string{"issuer": provider.URL}
+				for _, what := range []string{"authorization_endpoint", "token_endpoint", "jwks_uri"} {
+					doc[what] = provider.URL + "/" + what
+				}
+				for what, address := range test.says {
+					doc[what] = address
+				}
+				_ = json.NewEncoder(w).Encode(doc)
+			}))
+			t.Cleanup(provider.Close)
+			t.Setenv("BROWSER", browser)
+			r := misledTo(t, provider.URL).keybroker("login", "--timeout", "5s")
+			if r.code != 1 || !strings.Contains(r.err, test.err) || strings.ContainsAny(r.err, "\x1b\u009b") {
+				t.Errorf("%+v", r)
+			}
+			if !strings.Contains(r.err, "at "+provider.URL+", as its client kubernetes") {
+				t.Errorf("it is not said where, and as what: %s", r.err)
+			}
+		})
+	}
+	if _, err := os.Stat(opened); err == nil {
+		t.Error("a browser was opened")
+	}
+	if r := misledTo(t, "http://login.example.com").keybroker("login"); r.code != 1 || !strings.Contains(r.err, `the identity provider that the server names, "http://login.example.com", does not begin with https://`) {
+		t.Errorf("%+v", r)
+	}
+	s := misledTo(t, "")
+	if r := s.keybroker("--addr", "http://keybroker.example:8400", "login"); r.code != 1 || !strings.Contains(r.err, "it has to be https://") || s.count() > 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// misledTo is a server that names an issuer, and a client that is another application's.
+func misledTo(t *testing.T, issuer string) *server {
+	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("KEYBROKER_TOKEN", "")
+	return serve(t, map[string]any{"GET /api/v1/auth": client.List[client.AuthMethod]{Items: []client.AuthMethod{
+		{Name: "corp", Type: client.AuthPeople, Issuer: issuer, ClientID: "kubernetes", Scopes: []string{"openid"}}}}})
 }
 
 // keptLogin is a kept login as it lies in the file.
@@ -342,7 +447,7 @@ func TestCertificate(t *testing.T) {
 	s := &server{t: t, url: h.URL}
 	certFile, keyFile := certtest.Files(t, ca.Client(nil))
 	shown := []string{"--ca-file", certtest.File(t, authority), "--client-cert", certFile, "--client-key", keyFile}
-	if r := s.keybroker(append(shown, "login", "--method", "mesh", "--role", "app", "--no-store")...); r.code != 0 || r.out != canary+"\n" || !strings.Contains(r.err, "logged in as app, role app, expires never") {
+	if r := s.keybroker(append(shown, "login", "--role", "app", "--no-store")...); r.code != 0 || r.out != canary+"\n" || !strings.Contains(r.err, "logged in as app, role app, expires never") {
 		t.Errorf("%+v", r)
 	}
 	if r := s.keybroker(append(shown, "secret", "list")...); r.code != 0 || !strings.Contains(r.out, "app-from-environment ") {

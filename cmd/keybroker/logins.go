@@ -77,31 +77,35 @@ func readLogins(file string) (logins, error) {
 	return all, nil
 }
 
-// keepLogin keeps the login at this server instead of the one before; nil removes it.
-func (a *app) keepLogin(l *login) (file string, err error) {
+// keepLogin keeps the login at this server instead of the one before, which it returns,
+// if there was one; nil removes it.
+func (a *app) keepLogin(l *login) (file string, before login, err error) {
 	if file, err = loginsFile(); err != nil {
-		return "", err
+		return "", login{}, err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return "", fmt.Errorf("keeping the login: %w", err)
+		return "", login{}, fmt.Errorf("keeping the login: %w", err)
 	}
 	lock := flock.New(file + ".lock")
 	if err := lock.Lock(); err != nil {
-		return "", fmt.Errorf("keeping the login: %w", err)
+		return "", login{}, fmt.Errorf("keeping the login: %w", err)
 	}
 	defer func() { _ = lock.Unlock() }()
 	all, err := readLogins(file)
 	if err != nil {
-		return "", err
+		return "", login{}, err
 	}
 	if all == nil {
 		all = logins{}
 	}
+	before = all[a.place()]
 	if delete(all, a.place()); l != nil {
 		all[a.place()] = *l
 	}
-	err = privatefile.Replace(file, func(w io.Writer) error { return json.NewEncoder(w).Encode(all) })
-	return file, err
+	if err = privatefile.Replace(file, func(w io.Writer) error { return json.NewEncoder(w).Encode(all) }); err != nil {
+		return "", login{}, fmt.Errorf("keeping the login: %w", err)
+	}
+	return file, before, nil
 }
 
 // loginToken is the token of the last login at this server; empty: there is none.

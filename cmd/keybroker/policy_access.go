@@ -40,6 +40,7 @@ type answer struct {
 	Unmet      string            `json:"unmet,omitempty"` // conditions of a rule that would grant it
 	Walls      []string          `json:"walls,omitempty"` // of the role, whatever its policies say
 	Needs      []string          `json:"needs,omitempty"` // what must be so as well, and cannot be told from here
+	Unknown    bool              `json:"unknown_secret,omitempty"`
 }
 
 // where is the rule's place.
@@ -69,6 +70,7 @@ func (x *access) ask(q question) (answer, error) {
 	if at, ok := x.cfg.RuleRange(d.Policy, d.Path); ok {
 		out.File, out.Line = at.Filename, at.Start.Line
 	}
+	out.Unknown = secret == nil && !controls(path)
 	if controls(path) {
 		out.behind(before(role.Walls(), q), "")
 	} else {

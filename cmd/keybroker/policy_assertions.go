@@ -27,17 +27,17 @@ func (a *app) policyTestCommand() *cobra.Command {
 		Use:   "test FILE…",
 		Short: "Run the assertions that a team keeps beside its policies",
 		Long: "Run the assertions in files called *" + config.AssertionsSuffix + ", or in all those of a directory, by a\n" +
-			"configuration. No server is asked, and no secret is read. Exits 1 if one fails.",
+			"configuration. No server is asked, and no secret is read. Exits 1 if one fails, 2 if they cannot be run.",
 		Example: "  keybroker policy test --config /etc/keybroker mail" + config.AssertionsSuffix,
 		Args:    takesSome("FILE"),
 		RunE: a.does(func(_ context.Context, args []string) error {
 			all, err := a.readAssertions(args)
 			if err != nil {
-				return err
+				return usagef("%s", err)
 			}
 			x, err := a.readAccess(path)
 			if err != nil {
-				return err
+				return usagef("%s", err)
 			}
 			return a.runAssertions(x, all)
 		}),
@@ -79,7 +79,7 @@ func (a *app) runAssertions(x *access, all []assertion) error {
 	for i, one := range all {
 		found, err := x.ask(one.question)
 		if err != nil {
-			return fmt.Errorf("%s: test %q: %w", place(one.at), one.test, err)
+			return usagef("%s: test %q: %s", place(one.at), one.test, err)
 		}
 		outcomes[i] = outcome{Test: one.test, File: one.at.Filename, Line: one.at.Start.Line, Expected: "deny", Passed: found.Allowed == one.allow, Answer: found}
 		if one.allow {
@@ -138,6 +138,9 @@ func (a *app) readAssertions(args []string) ([]assertion, error) {
 			}
 		}
 		for _, name := range names {
+			if !strings.HasSuffix(name, config.AssertionsSuffix) {
+				return nil, fmt.Errorf("%s is no file of assertions: those are called *%s; the configuration is said by --config", name, config.AssertionsSuffix)
+			}
 			source, err := os.ReadFile(name)
 			if err != nil {
 				return nil, fmt.Errorf("reading assertions: %w", err)

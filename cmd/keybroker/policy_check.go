@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,18 @@ func (a *app) policyCheckCommand() *cobra.Command {
 	return cmd
 }
 
+// pathOf refuses what is no path that somebody can ask for.
+func pathOf(path string) error {
+	_, name := named(path)
+	for _, p := range policy.Validate(policy.Policy{Name: "any", Rules: []policy.Rule{{Path: name, Capabilities: []policy.Capability{policy.Read}}}}) {
+		return usagef("--path: %s; %s", p.Text, p.Suggestion)
+	}
+	if strings.ContainsAny(name, "*+{") {
+		return usagef("--path %q is a pattern: say one secret, or one path below sys/", path)
+	}
+	return nil
+}
+
 // grantable are the capabilities that can be asked for.
 func grantable() []string {
 	var all []string
@@ -76,6 +89,9 @@ func (q *question) read(capability, address, at string, now time.Time) error {
 	if err := oneOf("capability", capability, grantable()...); err != nil {
 		return err
 	}
+	if err := pathOf(q.path); err != nil {
+		return err
+	}
 	q.capability, q.at = policy.Capability(capability), now
 	var err error
 	if address != "" {
@@ -93,8 +109,11 @@ func (q *question) read(capability, address, at string, now time.Time) error {
 
 func (a *app) showAnswer(found answer) error {
 	verdict := "allowed"
-	if !found.Allowed {
+	switch {
+	case !found.Allowed:
 		verdict = "denied"
+	case len(found.Needs) > 0:
+		verdict = "allowed, if what it needs is so"
 	}
 	err := a.show(found, func(t *table) {
 		t.pair("Result", verdict)
@@ -110,8 +129,17 @@ func (a *app) showAnswer(found answer) error {
 			t.pair("Needs", need)
 		}
 	})
-	if err != nil || found.Allowed {
+	switch {
+	case err != nil:
 		return err
+	case found.Unknown:
+		a.note("the configuration has no secret %s: see that it is spelt right", found.Path)
+	}
+	switch {
+	case found.Allowed && len(found.Needs) > 0:
+		return usagef("whether it is allowed cannot be told: it is if %s", strings.Join(found.Needs, ", and if "))
+	case found.Allowed:
+		return nil
 	}
 	return fmt.Errorf("role %q may not %s %s", found.Role, found.Capability, found.Path)
 }

@@ -85,7 +85,8 @@ func stageOf(s client.Secret, version int) string {
 // retirementBegun tells of a retirement that has begun, or follows it.
 func (a *app) retirementBegun(ctx context.Context, c *client.Client, r client.Retirement, wait bool) error {
 	if wait {
-		return a.watchRetirement(ctx, c, r.ID)
+		a.note("retirement %s of %s version %d is %s", r.ID, r.Secret, r.Version, r.State)
+		return a.goesOn(ctx, a.watchRetirement(ctx, c, r.ID), "retirement", r.ID)
 	}
 	if a.json() {
 		return a.showJSON(r)

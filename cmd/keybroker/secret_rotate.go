@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -35,11 +37,8 @@ func (a *app) secretRotateCommand() *cobra.Command {
 // rotationBegun tells of a rotation that has begun, or follows it to its end.
 func (a *app) rotationBegun(ctx context.Context, c *client.Client, r client.Rotation, wait bool) error {
 	if wait {
-		err := a.watchRotation(ctx, c, r.ID)
-		if ctx.Err() != nil {
-			a.note("\nrotation %s goes on; follow it with: keybroker rotation watch %s", r.ID, r.ID)
-		}
-		return err
+		a.note("rotation %s of %s is %s", r.ID, r.Secret, r.State)
+		return a.goesOn(ctx, a.watchRotation(ctx, c, r.ID), "rotation", r.ID)
 	}
 	if a.json() {
 		return a.showJSON(r)
@@ -47,4 +46,14 @@ func (a *app) rotationBegun(ctx context.Context, c *client.Client, r client.Rota
 	a.note("rotation %s of %s is %s", r.ID, r.Secret, r.State)
 	a.note("follow it with: keybroker rotation watch %s", r.ID)
 	return nil
+}
+
+// goesOn says how what has begun is followed on, if it is not followed to its end.
+func (a *app) goesOn(ctx context.Context, err error, what, id string) error {
+	if ctx.Err() != nil {
+		a.note("\n%s %s goes on; follow it with: keybroker %s watch %s", what, id, what, id)
+	} else if _, is := errors.AsType[*unfollowed](err); is {
+		return &hintError{fmt.Errorf("%s %s goes on, but cannot be followed: %w", what, id, err), fmt.Sprintf("follow it with: keybroker %s watch %s", what, id)}
+	}
+	return err
 }

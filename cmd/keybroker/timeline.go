@@ -100,7 +100,7 @@ func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.
 			case !ok:
 				return t.verdict()
 			case r.err != nil:
-				return r.err
+				return &unfollowed{r.err}
 			}
 			if err := t.take(r.event); err != nil {
 				return err
@@ -110,6 +110,11 @@ func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.
 		}
 	}
 }
+
+// unfollowed is why something cannot be followed any more, which goes on.
+type unfollowed struct{ error }
+
+func (e *unfollowed) Unwrap() error { return e.error }
 
 // take works one event in.
 func (t *timeline) take(e client.Event) error {

@@ -23,6 +23,35 @@ func expiry(t client.Token, a *app) string {
 	return relative(t.ExpiresAt, a.now())
 }
 
+// ends tells all that ends a token by itself.
+func ends(t client.Token, a *app) string {
+	text := "expires " + expiry(t, a)
+	if t.ExpiresAt.IsZero() {
+		text = "does not expire"
+	}
+	if t.Parent != "" {
+		text += fmt.Sprintf("; it ends with the token that made it, %s", t.Parent)
+		if t.ParentName != "" {
+			text += fmt.Sprintf(" (%s)", printable(t.ParentName))
+		}
+	}
+	if t.MaxIdle != "" {
+		text += fmt.Sprintf("; it ends when it is unused for %s", t.MaxIdle)
+	}
+	return text
+}
+
+// withHeirs tells how many tokens have ended with one.
+func withHeirs(t client.Token) string {
+	switch t.EndedTokens {
+	case 0:
+		return ""
+	case 1:
+		return ", and so has ended the one that descends from it"
+	}
+	return fmt.Sprintf(", and so have ended the %d that descend from it", t.EndedTokens)
+}
+
 // usesLeft tells how many requests a token is good for; empty: any number.
 func usesLeft(t client.Token) string {
 	if t.Uses == 0 {
@@ -44,9 +73,9 @@ func (a *app) tokenListCommand() *cobra.Command {
 				return err
 			}
 			return a.show(tokens, func(t *table) {
-				t.row("ID", "NAME", "STATE", "TENANT", "ROLE", "POLICIES", "CREATED", "LAST USED", "EXPIRES", "USES LEFT", "KIND")
+				t.row("ID", "NAME", "STATE", "TENANT", "ROLE", "POLICIES", "CREATED", "LAST USED", "EXPIRES", "USES LEFT", "ENDS WITH", "KIND")
 				for _, k := range tokens {
-					t.row(k.ID, k.Name, k.State, k.Tenant, k.Role, k.Policies, k.CreatedAt, k.LastUsedAt, expiry(k, a), usesLeft(k), kind(k))
+					t.row(k.ID, k.Name, k.State, k.Tenant, k.Role, k.Policies, k.CreatedAt, k.LastUsedAt, expiry(k, a), usesLeft(k), k.Parent, kind(k))
 				}
 			})
 		}),
@@ -83,7 +112,7 @@ func (a *app) tokenRevokeCommand() *cobra.Command {
 			if a.json() {
 				return a.showJSON(t)
 			}
-			a.note("token %s (%s) is revoked", t.ID, t.Name)
+			a.note("token %s (%s) is revoked%s", t.ID, t.Name, withHeirs(t))
 			return nil
 		}),
 	}

@@ -79,7 +79,7 @@ func (a *app) tokenRevokeSelfCommand() *cobra.Command {
 			if a.json() {
 				return a.showJSON(t)
 			}
-			a.note("token %s (%s) is revoked", t.ID, t.Name)
+			a.note("token %s (%s) is revoked%s", t.ID, t.Name, withHeirs(t))
 			return nil
 		}),
 	}

@@ -59,7 +59,7 @@ func inventory(cfg *config.Config) string {
 		}
 		return fmt.Sprintf("%d %s", n, many)
 	}
-	return strings.Join([]string{
+	counts := []string{
 		count(len(cfg.Secrets), "secret", "secrets"),
 		count(len(cfg.Backends), "backend", "backends"),
 		count(len(cfg.Issuers), "issuer", "issuers"),
@@ -68,5 +68,17 @@ func inventory(cfg *config.Config) string {
 		count(len(cfg.RotationPolicies), "rotation policy", "rotation policies"),
 		count(len(cfg.Policies), "access policy", "access policies"),
 		count(len(cfg.Triggers), "trigger", "triggers"),
-	}, ", ")
+	}
+	for _, more := range []struct {
+		n         int
+		one, many string
+	}{
+		{len(cfg.Tenants), "tenant", "tenants"}, {len(cfg.Auths), "auth", "auths"}, {len(cfg.Roles), "role", "roles"},
+		{len(cfg.AuditSinks), "audit sink", "audit sinks"}, {len(cfg.Notifiers), "notifier", "notifiers"}, {len(cfg.Alerts), "alert", "alerts"},
+	} {
+		if more.n > 0 {
+			counts = append(counts, count(more.n, more.one, more.many))
+		}
+	}
+	return strings.Join(counts, ", ")
 }

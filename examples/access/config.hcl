@@ -113,7 +113,7 @@ auth "oidc" "corp" { # people: keybroker login
 role "newsletter-app" {
   tenant      = "acme"
   environment = "production" # nothing of staging, and nothing that says no environment
-  policies    = ["reader"]
+  policies    = ["newsletter-app"]
   bind "mesh" {
     spiffe_id = "spiffe://example.com/newsletter"
   }
@@ -134,16 +134,20 @@ role "newsletter-ci" {
 }
 
 role "acme" { # its own people, for all of its secrets and no others
-  tenant   = "acme"
-  policies = ["reader", "rotator"]
+  tenant        = "acme"
+  policies      = ["reader", "rotator"]
+  token_ttl     = "8h" # a login is for a working day
+  token_max_ttl = "12h"
   bind "corp" {
     claims = { groups = "acme" }
   }
 }
 
 role "globex" {
-  tenant   = "globex"
-  policies = ["reader", "rotator"]
+  tenant        = "globex"
+  policies      = ["reader", "rotator"]
+  token_ttl     = "8h"
+  token_max_ttl = "12h"
   bind "corp" {
     claims = { groups = "globex" }
   }
@@ -158,20 +162,37 @@ role "on-call" { # no tenant: a leak is anybody's
   }
 }
 
-role "platform" {
-  policies = ["platform"]
+role "platform" { # runs the nodes, and reads no secret
+  policies      = ["platform"]
+  token_ttl     = "1h"
+  token_max_ttl = "12h"
   bind "corp" {
     claims = { groups = "platform" }
   }
 }
 
+role "admin" { # makes tokens for all others: who makes one has what it may do
+  policies      = ["root"]
+  token_ttl     = "15m"
+  token_max_ttl = "1h"
+  bind "corp" {
+    claims = { groups = "keybroker-admins" }
+  }
+}
+
 role "break-glass" { # bound to nobody: keybroker token create --break-glass --role break-glass NAME
-  policies = ["root"]
+  policies = ["responder", "release"]
 }
 
 policy "reader" {
   path "*" { # "*" never matches sys/
     capabilities = ["read", "list"]
+  }
+}
+
+policy "newsletter-app" { # also says that it uses a new version
+  path "mail/sender" {
+    capabilities = ["read", "list", "update"]
   }
 }
 
@@ -210,15 +231,24 @@ policy "responder" {
   }
 }
 
+policy "release" { # what is needed to go on when nobody can log in
+  path "*" {
+    capabilities = ["read", "list", "rotate", "emergency", "revoke"]
+  }
+}
+
 policy "platform" {
   path "sys/config" {
     capabilities = ["read", "update"]
   }
   path "sys/tokens" {
-    capabilities = ["read", "create", "delete"]
+    capabilities = ["list", "delete"]
   }
-  path "sys/break-glass" {
-    capabilities = ["create"]
+  path "sys/storage" {
+    capabilities = ["read"]
+  }
+  path "sys/seal" {
+    capabilities = ["read", "update"]
   }
   path "sys/metrics" {
     capabilities = ["read"]

@@ -173,7 +173,7 @@ func (e *Engine) mintAdopted(ctx context.Context, x *rotating) error {
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	}
 	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: x.secret.LastVersion + 1, Stage: rotation.StagePending,
-		RotationID: x.r.ID, Attempt: x.r.Attempt + 1, Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
+		RotationID: x.r.ID, Attempt: x.r.Attempt + 1, Environment: def.Environment(), Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
 	if err := e.seal(ctx, v, value); err != nil {
 		return e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
@@ -200,6 +200,6 @@ func (e *Engine) mintAdopted(ctx context.Context, x *rotating) error {
 		if err := e.staged(ctx, tx, x, "nothing is written before it is verified"); err != nil {
 			return err
 		}
-		return e.audit(ctx, tx, v.Ref, "rotation.adopt", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "backend": what.Backend})
+		return e.auditValue(ctx, tx, v.Ref, "rotation.adopt", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "backend": what.Backend}, e.hashes(value))
 	})
 }

@@ -2,13 +2,17 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 // Kinds of alerts that a Tx is told of: what may be over before anybody looks.
 const (
+	AlertUnconfirmed            = "unconfirmed"
 	AlertResurrected            = "resurrected"
+	AlertUnprovable             = "unprovable"
 	AlertMissingAcknowledgement = "missing_acknowledgement"
 )
 
@@ -25,4 +29,19 @@ func alert(ctx context.Context, tx Tx, kind string, ref backends.Ref, subject, t
 		return a.AddAlert(ctx, kind, ref.Tenant, subject, text, next)
 	}
 	return nil
+}
+
+// AlertOf says what people must be told of a retirement that is in the state it is in;
+// kind is empty if nothing: where nobody is to prove it, that nobody can is no news.
+func AlertOf(t rotation.Retirement, ref backends.Ref) (kind, text, next string) {
+	next = "keybroker retirement show " + t.ID
+	switch {
+	case t.State == rotation.Unconfirmed:
+		return AlertUnconfirmed, fmt.Sprintf("version %d of %s was revoked and is not proven dead: %s", t.Version, ref, t.Why()), next
+	case t.State == rotation.Resurrected:
+		return AlertResurrected, fmt.Sprintf("version %d of %s was proven dead and is accepted again; it is being revoked once more", t.Version, ref), next
+	case t.State == rotation.Unprovable && !t.Confirm.None:
+		return AlertUnprovable, fmt.Sprintf("nobody can prove that version %d of %s is dead: %s", t.Version, ref, t.Why()), next
+	}
+	return "", "", ""
 }

@@ -74,7 +74,7 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	job := deliveryJob{id}
 	if d.State == rotation.DeliveryPending && revoking && !now.Before(d.Lease) {
 		out := Outcome{Gone: true, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}
-		return stepResult{}, e.delivered(ctx, m, out)
+		return stepResult{}, e.delivered(ctx, m, out, nil)
 	}
 	if d.State == rotation.DeliveryPending && outdated && !now.Before(d.Lease) {
 		d.State, d.NextAttemptAt = rotation.DeliverySuperseded, time.Time{}
@@ -95,11 +95,11 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	if err := e.saveDelivery(ctx, d); err != nil {
 		return stepResult{}, err
 	}
-	out := e.attempt(ctx, m)
+	out, sent := e.attempt(ctx, m)
 	if ctx.Err() != nil {
 		return stepResult{}, ctx.Err()
 	}
-	return stepResult{again: true}, e.delivered(ctx, m, out)
+	return stepResult{again: true}, e.delivered(ctx, m, out, sent)
 }
 
 // newerToldOf tells whether the consumer has a delivery of the newest generation,
@@ -146,26 +146,29 @@ func later(d rotation.Delivery, err error) Outcome {
 	return out
 }
 
-func (e *Engine) attempt(ctx context.Context, m Message) Outcome {
+// attempt delivers once, and returns the hashes of what was sent of a value, whether
+// or not it arrived.
+func (e *Engine) attempt(ctx context.Context, m Message) (out Outcome, sent map[string]string) {
 	c, err := e.consumer(m.Delivery.Consumer)
 	if err != nil {
-		return later(m.Delivery, err)
+		return later(m.Delivery, err), nil
 	}
 	if c.NeedsValue() {
 		if m.Value, err = e.Open(ctx, m.Published); err != nil {
-			return later(m.Delivery, err)
+			return later(m.Delivery, err), nil
 		}
+		sent = e.hashes(m.Value)
 	}
 	if e.Now().Add(deliveryLease / 2).After(m.Delivery.Lease) { // somebody else may be at it by now, or at a newer one
-		return Outcome{Next: time.Second, Detail: "the attempt was held up for too long to be made"}
+		return Outcome{Next: time.Second, Detail: "the attempt was held up for too long to be made"}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
 	defer cancel()
-	return c.Deliver(ctx, m)
+	return c.Deliver(ctx, m), sent
 }
 
 // delivered commits the outcome of an attempt.
-func (e *Engine) delivered(ctx context.Context, m Message, out Outcome) error {
+func (e *Engine) delivered(ctx context.Context, m Message, out Outcome, sent map[string]string) error {
 	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
 		d, err := tx.Delivery(ctx, m.Delivery.ID) // a newer generation may have superseded it meanwhile
 		if err != nil {
@@ -177,7 +180,7 @@ func (e *Engine) delivered(ctx context.Context, m Message, out Outcome) error {
 		if err := tx.SaveDelivery(ctx, &d); err != nil {
 			return err
 		}
-		return e.reportDelivery(ctx, tx, d, m.Published.RotationID, out, now)
+		return e.reportDelivery(ctx, tx, d, m.Published.RotationID, out, sent, now)
 	})
 	if err == nil && e.Observer != nil {
 		e.Observer.DeliveryAttempted(outcomeName(out))
@@ -220,7 +223,7 @@ func outcomeName(out Outcome) string {
 	return "failed"
 }
 
-func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, out Outcome, now time.Time) error {
+func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, out Outcome, sent map[string]string, now time.Time) error {
 	outcome, detail := "ok", fmt.Sprintf("%s received version %d (attempt %d)", d.Consumer, d.Version, d.Attempts)
 	switch {
 	case out.Received:
@@ -235,8 +238,12 @@ func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery,
 			return err
 		}
 	}
-	err := e.audit(ctx, tx, d.Ref, "delivery.attempt", outcome, map[string]string{"delivery": d.ID, "consumer": d.Consumer,
-		"version": fmt.Sprint(d.Version), "generation": fmt.Sprint(d.Generation), "detail": detail})
+	came := outcome
+	if outcome == "retry" {
+		came = "failed"
+	}
+	err := e.auditValue(ctx, tx, d.Ref, "delivery.attempt", came, map[string]string{"delivery": d.ID, "consumer": d.Consumer,
+		"version": fmt.Sprint(d.Version), "generation": fmt.Sprint(d.Generation), "detail": detail}, sent)
 	if err != nil || !out.Received {
 		return err
 	}

@@ -288,7 +288,7 @@ func (e *Engine) RestoreDrift(ctx context.Context, secretID, backend string, ask
 		return err
 	}
 	err = e.Store.Update(ctx, func(tx Tx) error { // who did it is in the log before it is done
-		return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: x.p.Ref.Tenant, Actor: asked.By, Action: "drift.restore", Path: x.p.Ref.Name,
+		return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: x.p.Ref.Tenant, Actor: asked.By, Action: "drift.restore", Path: x.p.Ref.Name, Secret: x.p.Ref.String(),
 			Outcome: "ok", Detail: map[string]string{"backend": backend, "reason": asked.Reason, "version": fmt.Sprint(x.current.Number)}})
 	})
 	if err != nil {

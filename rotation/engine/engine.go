@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +39,7 @@ type Config struct {
 	Store       Store
 	Sealer      Sealer
 	Fingerprint func(tenant, value string) string // keyed; the same value of one tenant gives the same text
+	AuditHash   func(text string) string          // keyed: what the audit log has in the place of a secret text; nil: nothing
 	Node        string                            // name of this node, for the proof
 	Now         func() time.Time
 	Logger      hclog.Logger
@@ -328,6 +332,26 @@ func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
 // audit commits one engine step for the audit log.
 func (e *Engine) audit(ctx context.Context, tx Tx, ref backends.Ref, action, outcome string, detail map[string]string) error {
+	return e.auditValue(ctx, tx, ref, action, outcome, detail, nil)
+}
+
+// auditValue is audit for what was done with a value, of which the log has keyed hashes.
+func (e *Engine) auditValue(ctx context.Context, tx Tx, ref backends.Ref, action, outcome string, detail, hashes map[string]string) error {
+	version, _ := strconv.Atoi(detail["version"]) // 0: of none in particular
 	return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: ref.Tenant, Actor: "keybroker",
-		Action: action, Path: ref.Name, Outcome: outcome, Detail: detail})
+		Action: action, Path: ref.Name, Outcome: outcome, Secret: ref.String(), Version: version, Detail: detail, Hashes: hashes})
+}
+
+// hashes are the keyed hashes of a value's fields, so that who has had a value that
+// leaked can be asked of the audit log. They are numbered in the order of the fields'
+// names, which themselves say too much.
+func (e *Engine) hashes(v backends.Value) map[string]string {
+	if e.AuditHash == nil {
+		return nil
+	}
+	all, fields := map[string]string{}, v.Reveal()
+	for i, name := range slices.Sorted(maps.Keys(fields)) {
+		all["field."+strconv.Itoa(i+1)] = e.AuditHash(fields[name])
+	}
+	return all
 }

@@ -196,7 +196,7 @@ func (e *Engine) readIncoming(ctx context.Context, m *backends.Mount, s rotation
 		return incoming{}, err
 	}
 	def := s.Definition
-	v := rotation.Version{SecretID: s.ID, Ref: s.Ref, Stage: rotation.StageRetired, Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe,
+	v := rotation.Version{SecretID: s.ID, Ref: s.Ref, Stage: rotation.StageRetired, Environment: def.Environment(), Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe,
 		Settings: def.Settings, BackendVersion: id, Handle: req.Handles[meta.ID], CreatedAt: meta.CreatedAt, PublishedAt: meta.CreatedAt}
 	if v.CreatedAt.IsZero() {
 		v.CreatedAt, v.PublishedAt = e.Now(), e.Now()
@@ -251,7 +251,7 @@ func (e *Engine) takeIn(ctx context.Context, tx Tx, seen rotation.Secret, versio
 	if err := e.Schedule(ctx, tx, s); err != nil {
 		return err
 	}
-	return tx.AddAudit(ctx, rotation.AuditEvent{At: now, Tenant: s.Ref.Tenant, Actor: req.By, Action: "secret.import", Path: s.Ref.Name, Outcome: "ok",
+	return tx.AddAudit(ctx, rotation.AuditEvent{At: now, Tenant: s.Ref.Tenant, Actor: req.By, Action: "secret.import", Path: s.Ref.Name, Secret: s.Ref.String(), Outcome: "ok",
 		Detail: map[string]string{"backend": current.Backend, "version": fmt.Sprint(current.Number), "versions": fmt.Sprint(len(versions)), "reason": req.Reason}})
 }
 
@@ -322,7 +322,7 @@ func (e *Engine) GiveHandle(ctx context.Context, tx Tx, secretID string, version
 	if err := tx.SaveVersion(ctx, &v); err != nil {
 		return err
 	}
-	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: v.Ref.Tenant, Actor: asked.By, Action: "secret.handle", Path: v.Ref.Name, Outcome: "ok",
+	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: v.Ref.Tenant, Actor: asked.By, Action: "secret.handle", Path: v.Ref.Name, Secret: v.Ref.String(), Outcome: "ok",
 		Detail: map[string]string{"version": fmt.Sprint(version), "handle": handleText(h), "reason": asked.Reason}})
 	if err != nil {
 		return err

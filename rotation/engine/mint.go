@@ -31,7 +31,7 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	attempt := x.r.Attempt + 1
 	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: x.secret.LastVersion + 1, Stage: rotation.StagePending,
 		RotationID: x.r.ID, Attempt: attempt, Tag: fmt.Sprintf("kb-%s-%d", x.r.ID, attempt),
-		Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
+		Environment: def.Environment(), Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
 	if p, ok := is.(issuer.Preparer); ok {
 		value, err := p.Prepare(e.request(x, v, backends.Value{}))
 		if err != nil {
@@ -160,12 +160,17 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 			return e.notKept(ctx, x, v, err)
 		}
 	}
-	err := e.saveMinted(ctx, x, v)
+	value := cred.Value
+	if len(value.FieldNames()) == 0 { // it was prepared
+		value, _ = e.Open(ctx, *v)
+	}
+	hashes := e.hashes(value)
+	err := e.saveMinted(ctx, x, v, hashes)
 	if errors.Is(err, ErrKeyGone) {
 		if err := e.reseal(ctx, v); err != nil {
 			return e.notKept(ctx, x, v, err)
 		}
-		err = e.saveMinted(ctx, x, v)
+		err = e.saveMinted(ctx, x, v, hashes)
 	}
 	switch {
 	case errors.Is(err, ErrKeyGone):
@@ -178,7 +183,7 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 	return err
 }
 
-func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Version) error {
+func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Version, hashes map[string]string) error {
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		if err := tx.SaveVersion(ctx, v); err != nil {
 			return err
@@ -192,7 +197,7 @@ func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Versio
 				return err
 			}
 		}
-		return e.audit(ctx, tx, v.Ref, "rotation.mint", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "handle": handleText(v.Handle)})
+		return e.auditValue(ctx, tx, v.Ref, "rotation.mint", "ok", map[string]string{"rotation": x.r.ID, "version": fmt.Sprint(v.Number), "handle": handleText(v.Handle)}, hashes)
 	})
 }
 

@@ -33,7 +33,7 @@ func (e *Engine) operate(ctx context.Context, tx Tx, id, action string, asked As
 		return r, s, nil, err
 	}
 	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: s.Ref.Tenant, Actor: asked.By, Action: action,
-		Path: s.Ref.Name, Outcome: "ok", Detail: map[string]string{"rotation": r.ID, "reason": asked.Reason}})
+		Path: s.Ref.Name, Secret: s.Ref.String(), Outcome: "ok", Detail: map[string]string{"rotation": r.ID, "reason": asked.Reason}})
 	if err != nil {
 		return r, s, nil, err
 	}
@@ -160,7 +160,7 @@ func (e *Engine) hurry(ctx context.Context, tx Tx, t rotation.Retirement, action
 	if err := tx.SaveRetirement(ctx, &t); err != nil {
 		return t, nil, fmt.Errorf("%w: %w", errStale, err)
 	}
-	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: s.Ref.Tenant, Actor: asked.By, Action: action, Path: s.Ref.Name,
+	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: s.Ref.Tenant, Actor: asked.By, Action: action, Path: s.Ref.Name, Secret: s.Ref.String(),
 		Outcome: "ok", Detail: map[string]string{"retirement": t.ID, "version": fmt.Sprint(t.Version), "reason": asked.Reason}})
 	if err != nil {
 		return t, nil, err
@@ -307,7 +307,7 @@ func (e *Engine) Redeliver(ctx context.Context, tx Tx, id string, asked Asked) (
 	if err := tx.SaveDelivery(ctx, &d); err != nil {
 		return d, nil, err
 	}
-	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: d.Ref.Tenant, Actor: asked.By, Action: "delivery.replay", Path: d.Ref.Name,
+	err = tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: d.Ref.Tenant, Actor: asked.By, Action: "delivery.replay", Path: d.Ref.Name, Secret: d.Ref.String(),
 		Outcome: "ok", Detail: map[string]string{"delivery": id, "consumer": d.Consumer, "reason": asked.Reason}})
 	if err != nil {
 		return d, nil, err

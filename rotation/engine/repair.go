@@ -198,7 +198,7 @@ func (e *Engine) writeCurrent(ctx context.Context, m *backends.Mount, x *rotatin
 		if _, dying := tx.RetirementOf(ctx, s.ID, current.Number); s.Revision != x.secret.Revision || !notFound(dying) {
 			return fmt.Errorf("%w: the secret was changed meanwhile, or its current version is being revoked", backends.ErrConflict)
 		}
-		return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: x.secret.Ref.Tenant, Actor: asked.By, Action: "secret.repair", Path: x.secret.Ref.Name,
+		return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: x.secret.Ref.Tenant, Actor: asked.By, Action: "secret.repair", Path: x.secret.Ref.Name, Secret: x.secret.Ref.String(),
 			Outcome: "ok", Detail: map[string]string{"version": fmt.Sprint(current.Number), "over": string(id), "reason": asked.Reason}})
 	})
 	if err != nil {

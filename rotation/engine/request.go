@@ -101,7 +101,7 @@ func (e *Engine) failedJustNow(ctx context.Context, tx Tx, s rotation.Secret, tr
 
 func (e *Engine) begun(ctx context.Context, tx Tx, s rotation.Secret, r rotation.Rotation) error {
 	err := tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: s.Ref.Tenant, Actor: r.Actor, Action: "rotation.start",
-		Path: s.Ref.Name, Outcome: "ok", Detail: map[string]string{"rotation": r.ID, "trigger": string(r.Trigger), "reason": r.Reason}})
+		Path: s.Ref.Name, Secret: s.Ref.String(), Outcome: "ok", Detail: map[string]string{"rotation": r.ID, "trigger": string(r.Trigger), "reason": r.Reason}})
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (e *Engine) retire(ctx context.Context, tx Tx, v rotation.Version, confirm 
 		return t, err
 	}
 	err := tx.AddAudit(ctx, rotation.AuditEvent{At: now, Tenant: v.Ref.Tenant, Actor: asked.By, Action: "retirement.request",
-		Path: v.Ref.Name, Outcome: "ok", Detail: map[string]string{"retirement": t.ID, "version": fmt.Sprint(v.Number), "cause": string(cause), "reason": asked.Reason}})
+		Path: v.Ref.Name, Secret: v.Ref.String(), Outcome: "ok", Detail: map[string]string{"retirement": t.ID, "version": fmt.Sprint(v.Number), "cause": string(cause), "reason": asked.Reason}})
 	if err != nil {
 		return t, err
 	}
@@ -254,5 +254,5 @@ func (e *Engine) SetPaused(ctx context.Context, tx Tx, secretID string, paused b
 		}
 	}
 	return s, tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: s.Ref.Tenant, Actor: asked.By, Action: action,
-		Path: s.Ref.Name, Outcome: "ok", Detail: map[string]string{"reason": asked.Reason}})
+		Path: s.Ref.Name, Secret: s.Ref.String(), Outcome: "ok", Detail: map[string]string{"reason": asked.Reason}})
 }

@@ -175,10 +175,8 @@ func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, 
 			if err := line("prove", "failed", " is "+string(t.State)+": "+t.Why()); err != nil {
 				return err
 			}
-			if t.State == rotation.Resurrected { // it is revoked again at once
-				err := alert(ctx, tx, AlertResurrected, x.secret.Ref, t.ID, fmt.Sprintf("version %d of %s was proven dead and is accepted again; it is being revoked once more",
-					t.Version, x.secret.Ref), "keybroker retirement show "+t.ID)
-				if err != nil {
+			if kind, text, next := AlertOf(t, x.secret.Ref); kind != "" {
+				if err := alert(ctx, tx, kind, x.secret.Ref, t.ID, text, next); err != nil {
 					return err
 				}
 			}

@@ -15,7 +15,11 @@ func (e *Engine) endStep(ctx context.Context, tx Tx, ref backends.Ref, rotationI
 	if err := tx.EndStep(ctx, rotationID, step, outcome, detail, at); err != nil {
 		return err
 	}
-	return e.audit(ctx, tx, ref, "rotation.step", "ok", map[string]string{"rotation": rotationID, "step": step, "ended": outcome, "detail": detail})
+	came := "ok"
+	if outcome != "ok" { // it is tried again, or was given up
+		came = "failed"
+	}
+	return e.audit(ctx, tx, ref, "rotation.step", came, map[string]string{"rotation": rotationID, "step": step, "ended": outcome, "detail": detail})
 }
 
 // addTry records a verdict, and lets the audit log tell of it.
@@ -33,5 +37,18 @@ func (e *Engine) addTry(ctx context.Context, tx Tx, secretID string, ref backend
 		detail["round"] = strconv.Itoa(t.Round)
 	}
 	return tx.AddAudit(ctx, rotation.AuditEvent{At: t.At, Tenant: ref.Tenant, Actor: "keybroker", Action: "probe.verdict", Path: ref.Name,
-		Secret: ref.String(), Version: t.Version, Outcome: "ok", Detail: detail})
+		Secret: ref.String(), Version: t.Version, Outcome: cameOut(t), Detail: detail})
+}
+
+// cameOut is the outcome of a try: ok where it showed what it was made for. That a
+// revoked credential is still accepted is no success, nor is it where nobody can tell.
+func cameOut(t rotation.Try) string {
+	wanted := rotation.Accepted
+	if t.Purpose == rotation.PurposeDeath || t.Purpose == rotation.PurposeRecheck {
+		wanted = rotation.Rejected
+	}
+	if t.Verdict == wanted {
+		return "ok"
+	}
+	return "failed"
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/wneessen/go-mail"
 
@@ -191,5 +192,22 @@ func (e *emailNotifier) failure(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: telling by email: %s did not answer in time", backends.ErrUnavailable, e.Address)
 	}
-	return fmt.Errorf("%w: telling by email: %s cannot be reached, breaks off or speaks no TLS", backends.ErrUnavailable, e.Address)
+	return fmt.Errorf("%w: telling by email: %s %s", backends.ErrUnavailable, e.Address, e.unreached(err))
+}
+
+// unreached says why there was no answer.
+func (e *emailNotifier) unreached(err error) string {
+	nowhere, unknown := errors.AsType[*net.DNSError](err)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refuses the connection: nothing listens there"
+	case unknown && nowhere.IsNotFound:
+		return "is no host that is known"
+	case plain:
+		return "speaks no TLS"
+	case e.TLS == noTLS:
+		return "cannot be reached, or breaks off"
+	}
+	return "cannot be reached, breaks off, or speaks no TLS"
 }

@@ -25,7 +25,13 @@ func (l logNotifier) Notify(_ context.Context, n alert.Notification) error {
 	if n.Alert.ID != "" && n.Event != alert.Resolved {
 		level = hclog.Error
 	}
-	args := []any{"event", n.Event, "rule", n.Rule}
+	args := []any{"event", n.Event}
+	if n.Rule != "" {
+		args = append(args, "rule", n.Rule)
+	}
+	if n.By != "" {
+		args = append(args, "requested_by", n.By)
+	}
 	if a := n.Alert; a.ID != "" {
 		args = append(args, "alert", a.ID, "kind", a.Kind, "tenant", a.Tenant, "subject", a.Subject, "since", a.OpenedAt.UTC(), "next", a.Next)
 	}

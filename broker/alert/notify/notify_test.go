@@ -40,7 +40,7 @@ func resurrected(e alert.Event) alert.Notification {
 
 var (
 	heartbeat = alert.Notification{ID: "ntc_2-7", Event: alert.Heartbeat, At: at, Source: "https://broker:8400", Rule: "security", Open: 2}
-	test      = alert.Notification{ID: "tst_1", Event: alert.Test, At: at, Source: "https://broker:8400", Rule: "me"}
+	test      = alert.Notification{ID: "tst_1", Event: alert.Test, At: at, Source: "https://broker:8400", By: "me"}
 )
 
 // got is one request.
@@ -126,6 +126,7 @@ func TestWebhookIsASignedCloudEvent(t *testing.T) {
 		DataContentType                        string
 		Data                                   struct {
 			Event, Rule, Severity, Title string
+			By                           string `json:"requested_by"`
 			Alert                        struct {
 				ID, Kind, Tenant, Subject, Text, Next string
 				Opened                                time.Time `json:"opened_at"`
@@ -152,8 +153,13 @@ func TestWebhookIsASignedCloudEvent(t *testing.T) {
 	tell(t, to, heartbeat)
 	event.Data.Alert.ID = ""
 	s.last(t, 0, &event)
-	if event.Data.Event != "heartbeat" || event.Data.Alert.ID != "" || event.Data.Open == nil || *event.Data.Open != 2 {
+	if event.Data.Event != "heartbeat" || event.Data.Rule != "security" || event.Data.Alert.ID != "" || event.Data.Open == nil || *event.Data.Open != 2 {
 		t.Errorf("heartbeat %+v", event.Data)
+	}
+	tell(t, to, test)
+	event.Data.Rule = ""
+	if s.last(t, 0, &event); event.Data.Event != "test" || event.Data.Rule != "" || event.Data.By != "me" {
+		t.Errorf("test %+v", event.Data)
 	}
 }
 
@@ -166,14 +172,34 @@ func TestSlack(t *testing.T) {
 	if g := s.last(t, 0, &message); g.path != "/services/"+canary {
 		t.Errorf("posted to %s", g.path)
 	}
-	const title = ":rotating_light: *resurrected: version 3 of acme:mail/sender was proven dead &amp; is accepted again &lt;!&gt;*\n"
-	if !strings.HasPrefix(message.Text, title) || !strings.Contains(message.Text, "\nnext: keybroker retirement show ret_1\n") {
+	const start = ":rotating_light: *keybroker: resurrected*\n```\nresurrected: version 3 of acme:mail/sender was proven dead &amp; is accepted again &lt;!&gt;\n"
+	if !strings.HasPrefix(message.Text, start) || !strings.Contains(message.Text, "\nnext: keybroker retirement show ret_1\n") || !strings.HasSuffix(message.Text, "\n```") {
 		t.Errorf("posted %s", message.Text)
 	}
 	tell(t, to, resurrected(alert.Resolved))
 	s.last(t, 0, &message)
-	if !strings.HasPrefix(message.Text, ":white_check_mark: *over: resurrected: ") || strings.Contains(message.Text, "next:") {
+	if !strings.HasPrefix(message.Text, ":white_check_mark: *keybroker: resurrected resolved*\n```\nover: resurrected: ") || strings.Contains(message.Text, "next:") {
 		t.Errorf("posted %s", message.Text)
+	}
+}
+
+// TestNobodyWritesInTheChannel: what others have named or answered is text, whatever
+// it looks like to Slack or in Markdown, and however long it is.
+func TestNobodyWritesInTheChannel(t *testing.T) {
+	s := newService(t)
+	n, err := notify.NewSlack(notify.Slack{WebhookURL: backends.SecretString(s.URL), AllowPrivateNetwork: true})
+	to := made(t, n, err)
+	for _, text := range []string{"[ack here](https://evil)", "@channel", "<!channel>", "*b* _i_ ~s~", "```\n[ack here](https://evil) @channel", "`x", strings.Repeat("<", 5000)} {
+		var message struct{ Text string }
+		evil := resurrected(alert.Raised)
+		evil.Alert.Kind, evil.Alert.Text, evil.Alert.Next = alert.BreakGlass, text, text
+		tell(t, to, evil)
+		s.last(t, 0, &message)
+		head, block, _ := strings.Cut(message.Text, "\n```\n")
+		inside, ended := strings.CutSuffix(block, "\n```")
+		if head != ":rotating_light: *keybroker: break_glass*" || !ended || strings.ContainsAny(inside, "`<>") || len(message.Text) > 3000 {
+			t.Errorf("posted %s", message.Text)
+		}
 	}
 }
 

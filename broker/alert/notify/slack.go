@@ -41,16 +41,22 @@ func NewSlack(c Slack) (alert.Notifier, error) {
 
 var (
 	// slackEscape is what Slack asks for in texts: these three characters are its own.
-	slackEscape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+	// The texts of an alert have names in them that others chose, and what they answered:
+	// they stand in a block of code, where neither a link nor a mention means anything,
+	// to Slack and to those that read Markdown; so nothing in them ends the block.
+	slackEscape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "`", "'")
 	slackMarks  = map[alert.Severity]string{alert.Critical: ":rotating_light:", alert.Error: ":red_circle:", alert.Warning: ":warning:"}
 )
 
 // Notify implements alert.Notifier.
 func (s *slackNotifier) Notify(ctx context.Context, n alert.Notification) error {
-	mark := slackMarks[alert.SeverityOf(n.Alert.Kind)]
+	mark, about := slackMarks[alert.SeverityOf(n.Alert.Kind)], n.Alert.Kind
 	if n.Alert.ID == "" || n.Event == alert.Resolved {
 		mark = ":white_check_mark:"
 	}
-	text := mark + " *" + slackEscape.Replace(strings.ReplaceAll(n.Title(), "*", "")) + "*\n" + slackEscape.Replace(strings.Join(n.Lines(), "\n"))
-	return s.post(ctx, s.url.Reveal(), map[string]any{"text": short(text, 3000)})
+	if n.Event != alert.Raised {
+		about = strings.TrimSpace(about + " " + string(n.Event))
+	}
+	text := short(slackEscape.Replace(n.Title()+"\n"+strings.Join(n.Lines(), "\n")), 2900)
+	return s.post(ctx, s.url.Reveal(), map[string]any{"text": mark + " *keybroker: " + about + "*\n```\n" + text + "\n```"})
 }

@@ -78,7 +78,8 @@ type cloudEvent struct {
 
 type told struct {
 	Event    alert.Event    `json:"event"`
-	Rule     string         `json:"rule"`
+	Rule     string         `json:"rule,omitempty"`
+	By       string         `json:"requested_by,omitempty"`
 	Severity alert.Severity `json:"severity,omitempty"`
 	Title    string         `json:"title"`
 	Alert    *about         `json:"alert,omitempty"`
@@ -103,7 +104,7 @@ type about struct {
 }
 
 func tell(n alert.Notification) told {
-	t := told{Event: n.Event, Rule: n.Rule, Title: n.Title()}
+	t := told{Event: n.Event, Rule: n.Rule, By: n.By, Title: n.Title()}
 	if n.Event == alert.Heartbeat {
 		t.Open = &n.Open
 	}

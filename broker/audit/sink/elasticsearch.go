@@ -31,7 +31,7 @@ type Elasticsearch struct {
 
 // Validate implements Config.
 func (c Elasticsearch) Validate() error {
-	errs := []error{checkURL("url", c.URL), atMostOne(map[string]bool{"api_key": c.APIKey != "", "username": c.Username != ""})}
+	errs := []error{checkURL("url", c.URL, c.APIKey != "" || c.Username != ""), atMostOne(map[string]bool{"api_key": c.APIKey != "", "username": c.Username != ""})}
 	if (c.Username == "") != (c.Password == "") {
 		errs = append(errs, invalid("username and password belong together: write both, or api_key"))
 	}

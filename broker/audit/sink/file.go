@@ -13,8 +13,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/privatefile"
 	"github.com/keybroker/keybroker/broker/audit"
 )
 
@@ -33,7 +35,7 @@ func (c File) Validate() error {
 	if !filepath.IsAbs(c.Path) {
 		errs = append(errs, invalid("path %q is not absolute: write where the copy is to be, from / on", c.Path))
 	}
-	if _, err := parseSize(c.MaxSize); err != nil {
+	if _, err := ParseSize(c.MaxSize); err != nil {
 		errs = append(errs, err)
 	}
 	if c.Keep < 0 || c.Keep > 0 && c.MaxSize == "" {
@@ -42,8 +44,9 @@ func (c File) Validate() error {
 	return errors.Join(append(errs, checkFormat(c.Format, formJSONL, formOCSF, formECS))...)
 }
 
-// parseSize reads "100MiB", "1GiB", "4096".
-func parseSize(text string) (int64, error) {
+// ParseSize reads "100MiB", "1GiB", "4096"; 0 for an empty text.
+// Its error is ErrInvalid, and speaks of max_size.
+func ParseSize(text string) (int64, error) {
 	digits, unit := strings.TrimRight(text, "kKMGiB"), int64(1)
 	switch text[len(digits):] {
 	case "KiB", "kiB":
@@ -68,7 +71,7 @@ func parseSize(text string) (int64, error) {
 
 // Open implements Config.
 func (c File) Open(node string) (audit.Sink, error) {
-	size, err := parseSize(c.MaxSize)
+	size, err := ParseSize(c.MaxSize)
 	return &copying{cfg: c, node: node, max: size, last: -1}, err
 }
 
@@ -80,7 +83,18 @@ type copying struct {
 	mu   sync.Mutex
 	file *os.File
 	size int64
-	last int64 // index of the last line that it has; -1: none
+	last int64  // index of the last line that it has; -1: none
+	leaf string // of that line; empty: unknown
+
+	doubt atomic.Pointer[string]
+}
+
+// Doubt implements audit.Doubter: the copy is of several logs.
+func (s *copying) Doubt() string {
+	if d := s.doubt.Load(); d != nil {
+		return *d
+	}
+	return ""
 }
 
 // Confirms implements audit.Sink: it is synced.
@@ -138,14 +152,28 @@ func (s *copying) send(lines []audit.Line) error {
 			return err
 		}
 	}
-	if s.max > 0 && s.size >= s.max {
+	same, err := s.same(lines)
+	if err != nil {
+		return err
+	}
+	if same {
+		lines = slices.DeleteFunc(slices.Clone(lines), func(ln audit.Line) bool { return ln.Index <= s.last })
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	if !same {
+		text := fmt.Sprintf("from record %d on it is sent another log than the one that the copy had; that is kept beside it", lines[0].Index)
+		s.doubt.Store(&text)
+	}
+	if s.size > 0 && (!same || s.max > 0 && s.size >= s.max) {
 		if err := s.rotate(lines[0].Index); err != nil {
 			return err
 		}
 	}
-	lines = slices.DeleteFunc(slices.Clone(lines), func(ln audit.Line) bool { return ln.Index <= s.last })
-	if len(lines) == 0 {
-		return nil
+	var rest []audit.Line
+	if s.max > 0 {
+		lines, rest = s.fitting(lines)
 	}
 	text, err := formOf(s.cfg.Format).lines(lines, s.node)
 	if err != nil {
@@ -159,8 +187,45 @@ func (s *copying) send(lines []audit.Line) error {
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
-	s.last = lines[len(lines)-1].Index
+	s.last, s.leaf = lines[len(lines)-1].Index, lines[len(lines)-1].Leaf()
+	if len(rest) > 0 {
+		return s.send(rest)
+	}
 	return nil
+}
+
+// fitting are the lines up to the one that fills the file, and the rest.
+func (s *copying) fitting(lines []audit.Line) (fit, rest []audit.Line) {
+	size := s.size
+	for i, ln := range lines {
+		if size += int64(len(ln.Raw)) + 1; size >= s.max {
+			return lines[:i+1], lines[i+1:]
+		}
+	}
+	return lines, nil
+}
+
+// same tells whether lines are of the log that the copy has: those that it has already
+// are as they stand there, and the first one that it has not follows from its last. They
+// are of another after the node has lost its data_dir, or was put back.
+func (s *copying) same(lines []audit.Line) (bool, error) {
+	if s.last < 0 || s.leaf == "" {
+		return true, nil
+	}
+	for i, ln := range lines {
+		switch {
+		case ln.Index == s.last && ln.Leaf() != s.leaf,
+			ln.Index == s.last+1 && ln.Prev != "" && ln.Prev != s.leaf:
+			return false, nil
+		case i > 0 || ln.Index >= s.last:
+			continue
+		}
+		there, err := audit.LineIn(s.file, s.size, ln.Index)
+		if err != nil || !bytes.Equal(there, ln.Raw) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // open opens the file, cuts off a line that a crash has left, and looks which line of
@@ -175,7 +240,8 @@ func (s *copying) open() error {
 		return errors.Join(err, f.Close())
 	}
 	if info.Mode().IsRegular() {
-		s.size, err = whole(f, info.Size(), func(ln audit.Line) { s.last = max(s.last, ln.Index) })
+		s.last, s.leaf = -1, ""
+		s.size, err = whole(f, info.Size(), func(ln audit.Line) { s.last, s.leaf = ln.Index, ln.Leaf() })
 		if err == nil {
 			err = f.Truncate(s.size)
 		}
@@ -184,26 +250,30 @@ func (s *copying) open() error {
 		return errors.Join(err, f.Close())
 	}
 	s.file = f
-	return nil
+	return privatefile.SyncDir(filepath.Dir(s.cfg.Path))
 }
 
 // whole returns the size of f without a part of a line at its end, and tells of the
 // lines that are near it.
 func whole(f *os.File, size int64, each func(audit.Line)) (int64, error) {
-	const near = 1 << 20
+	const near = 8 << 20 // longer than any line
 	from := max(0, size-near)
 	r := bufio.NewReader(io.NewSectionReader(f, from, size-from))
-	good := from
+	good, begun := from, from > 0
 	for {
 		raw, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
+			if begun && from > 0 {
+				return size, nil // it is nothing of ours: nothing is cut off it
+			}
 			return good, nil
 		}
 		if err != nil {
 			return 0, err
 		}
 		good += int64(len(raw))
-		if ln, err := audit.ParseLine(raw); err == nil && bytes.HasPrefix(raw, []byte(`{"index":`)) {
+		begun = false
+		if ln, err := audit.ParseLine(bytes.TrimSuffix(raw, []byte("\n"))); err == nil && bytes.HasPrefix(raw, []byte(`{"index":`)) {
 			each(ln)
 		}
 	}
@@ -213,16 +283,23 @@ func whole(f *os.File, size int64, each func(audit.Line)) (int64, error) {
 // those that are too many.
 func (s *copying) rotate(next int64) error {
 	stem := strings.TrimSuffix(s.cfg.Path, filepath.Ext(s.cfg.Path))
-	err := errors.Join(s.file.Close(), os.Rename(s.cfg.Path, fmt.Sprintf("%s-to-%016d%s", stem, next, filepath.Ext(s.cfg.Path))))
+	to := fmt.Sprintf("%s-to-%016d%s", stem, next, filepath.Ext(s.cfg.Path))
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(to); err != nil {
+			break // never the place of another
+		}
+		to = fmt.Sprintf("%s-to-%016d-%d%s", stem, next, n, filepath.Ext(s.cfg.Path))
+	}
+	err := errors.Join(s.file.Close(), os.Rename(s.cfg.Path, to))
 	s.file = nil
 	if err != nil {
 		return err
 	}
-	last := s.last
+	last, leaf := s.last, s.leaf
 	if err := s.open(); err != nil {
 		return err
 	}
-	s.last = last
+	s.last, s.leaf = last, leaf
 	if s.cfg.Keep == 0 {
 		return nil
 	}

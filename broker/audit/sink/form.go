@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/keybroker/keybroker/broker/audit"
-	"github.com/keybroker/keybroker/rotation"
 )
 
 // The forms that lines are sent in.
@@ -142,7 +141,8 @@ func endpoint(ln audit.Line) object {
 	if ln.Address == "" || ln.Address == "invalid IP" {
 		return object{"name": "keybroker"}
 	}
-	return object{"ip": ln.Address}
+	address, _, _ := strings.Cut(ln.Address, "%") // receivers take no zone
+	return object{"ip": address}
 }
 
 func resource(ln audit.Line) string {
@@ -168,7 +168,7 @@ func version(ln audit.Line) string {
 
 // rest is what the schemas have no place for.
 func rest(ln audit.Line) object {
-	return object{"kind": string(ln.Kind), "path": ln.Path, "secret": ln.Secret, "version": ln.Version, "method": ln.Method, "capability": ln.Capability,
+	return object{"kind": string(ln.Kind), "path": ln.Path, "secret": ln.Secret, "version": ln.Version, "method": ln.Method, "identity": ln.Identity, "capability": ln.Capability,
 		"policy": ln.Policy, "rule": ln.Rule, "hashes": ln.Hashes, "detail": ln.Detail, "prev": ln.Prev}.bare()
 }
 
@@ -185,13 +185,8 @@ func ecs(ln audit.Line, node string) ([]byte, error) {
 	}
 	kind := map[verb]string{other: "info", create: "creation", readVerb: "access", update: "change", remove: "deletion"}[verbOf(ln.Action)]
 	types := []string{kind}
-	switch {
-	case category == "authentication":
+	if category == "authentication" {
 		types = []string{"start"}
-	case ln.Outcome == "denied":
-		types = append(types, "denied")
-	case ln.Kind == rotation.AuditRequest:
-		types = append(types, "allowed")
 	}
 	outcome := map[string]string{"ok": "success", "denied": "failure", "failed": "failure"}[ln.Outcome]
 	if outcome == "" {
@@ -209,7 +204,7 @@ func ecs(ln audit.Line, node string) ([]byte, error) {
 		o["user"].(object)["roles"] = []string{ln.Role}
 	}
 	if ip := endpoint(ln); ip["ip"] != nil {
-		o["source"] = object{"ip": ln.Address, "address": ln.Address}
+		o["source"] = object{"ip": ip["ip"], "address": ln.Address}
 	}
 	return json.Marshal(o.bare())
 }

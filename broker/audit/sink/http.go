@@ -25,7 +25,7 @@ type HTTP struct {
 
 // Validate implements Config.
 func (c HTTP) Validate() error {
-	return errors.Join(checkURL("url", c.URL), checkFormat(c.Format, formJSONL, formOCSF, formECS))
+	return errors.Join(checkURL("url", c.URL, len(c.Headers) > 0), checkFormat(c.Format, formJSONL, formOCSF, formECS))
 }
 
 // Open implements Config.
@@ -66,7 +66,7 @@ type Witness struct {
 }
 
 // Validate implements Config.
-func (c Witness) Validate() error { return checkURL("url", c.URL) }
+func (c Witness) Validate() error { return checkURL("url", c.URL, len(c.Headers) > 0) }
 
 // Open implements Config.
 func (c Witness) Open(string) (audit.Sink, error) {

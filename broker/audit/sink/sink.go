@@ -3,9 +3,11 @@
 package sink
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -30,15 +32,23 @@ func invalid(format string, args ...any) error {
 }
 
 // checkURL finds mistakes in an HTTP address. Credentials have attributes of their own.
-func checkURL(attribute, text string) error {
+// Secret: it is sent some, which go unencrypted nowhere but to this host.
+func checkURL(attribute, text string, secret bool) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		return invalid(`%s is no address: write "https://HOST/…"`, attribute)
+	case u.Scheme == "http" && !loopback(u.Hostname()) && secret:
+		return invalid("%s sends credentials, and the log, unencrypted: write https://", attribute)
 	case u.User != nil:
 		return invalid("%s has a user or password in it: write them in attributes of their own, which are kept secret", attribute)
 	}
 	return nil
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 func checkFormat(text string, known ...string) error {
@@ -80,6 +90,9 @@ func refused(status int, header http.Header) error {
 		class = backends.ErrInvalid
 	}
 	err := fmt.Errorf("%w: the receiver of the audit log answered %d", class, status)
+	if status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge || status == http.StatusUnprocessableEntity {
+		return &audit.RefusedError{Err: err} // it is about what was sent, not about who sends or where to
+	}
 	if after := retryAfter(header); after > 0 {
 		return &audit.RetryError{Err: err, After: after}
 	}
@@ -98,12 +111,14 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-// id names a line for whoever must not take it twice.
+// id names a line for whoever must not take it twice. What the line says is in it: nobody
+// can have put another record in its place before, and neither has a journal of before.
 func id(node string, ln audit.Line) string {
 	if ln.Index < 0 { // the journal does not have it yet: it comes again, with an index
 		return ""
 	}
-	return fmt.Sprintf("%s-%d", node, ln.Index)
+	sum := sha256.Sum256(ln.Raw)
+	return fmt.Sprintf("%s-%d-%x", node, ln.Index, sum[:8])
 }
 
 func atMostOne(attributes map[string]bool) error {

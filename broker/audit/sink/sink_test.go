@@ -37,6 +37,11 @@ func lines(t *testing.T) []audit.Line {
 		`{"index":2,"prev":"BBBB","time":"2026-01-02T03:04:07Z","kind":"event","tenant":"acme","actor":"keybroker","action":"retirement.revoke","path":"app/key","outcome":"ok","detail":{"version":"2"},"seq":9}`,
 		`{"index":3,"prev":"CCCC","kind":"checkpoint","checkpoint":"keybroker/audit/n1\n3\n…\n"}`,
 	} {
+		if len(out) > 0 { // they follow from each other
+			_, rest, _ := strings.Cut(raw, `"prev":"`)
+			_, rest, _ = strings.Cut(rest, `"`)
+			raw = fmt.Sprintf(`{"index":%d,"prev":"%s"%s`, len(out), out[len(out)-1].Leaf(), rest)
+		}
 		ln, err := audit.ParseLine([]byte(raw))
 		if err != nil {
 			t.Fatal(err)
@@ -200,7 +205,7 @@ func TestElasticsearch(t *testing.T) {
 	}
 	x := <-got
 	body := strings.Split(x.body, "\n")
-	if !strings.HasPrefix(x.path, "POST /_bulk?") || x.header.Get("Authorization") != "ApiKey "+canary || len(body) != 7 || body[0] != `{"create":{"_id":"n1-0","_index":"audit"}}` {
+	if !strings.HasPrefix(x.path, "POST /_bulk?") || x.header.Get("Authorization") != "ApiKey "+canary || len(body) != 7 || body[0] != `{"create":{"_id":"n1-0-fed32e39c109e8a3","_index":"audit"}}` {
 		t.Errorf("%+v", x)
 	}
 	url, got = receiver(t, text(200, `{"errors":false}`))
@@ -450,6 +455,63 @@ func TestMistakes(t *testing.T) {
 		err := cfg.Validate()
 		if !errors.Is(err, backends.ErrInvalid) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary) {
 			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// TestTheCopyOfAnotherLog sends what a node sends that has lost its data_dir.
+func TestTheCopyOfAnotherLog(t *testing.T) {
+	dir := t.TempDir()
+	cfg := sink.File{Path: filepath.Join(dir, "copy.jsonl")}
+	s := open(t, cfg)
+	send(t, s)
+	old, err := os.ReadFile(cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := audit.ParseLine([]byte(`{"index":0,"prev":"","time":"2026-02-02T03:04:05Z","kind":"event","actor":"keybroker","action":"x","path":"p","outcome":"ok"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send(t.Context(), []audit.Line{ln}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(cfg.Path)
+	if err != nil || string(text) != string(ln.Raw)+"\n" {
+		t.Errorf("the copy (%v): %s", err, text)
+	}
+	before, err := filepath.Glob(filepath.Join(dir, "copy-to-*"))
+	if err != nil || len(before) != 1 {
+		t.Fatalf("%v (%v)", before, err)
+	}
+	if text, err := os.ReadFile(before[0]); err != nil || string(text) != string(old) {
+		t.Errorf("the one before (%v): %s", err, text)
+	}
+	if s.(audit.Doubter).Doubt() == "" {
+		t.Error("nothing is said of it")
+	}
+}
+
+// TestRefusedForWhatItIs tells what another batch may mend from what only time does.
+func TestRefusedForWhatItIs(t *testing.T) {
+	for status, want := range map[int]bool{400: true, 413: true, 422: true, 401: false, 404: false, 429: false, 500: false} {
+		url, _ := receiver(t, text(status, ""))
+		err := open(t, sink.HTTP{URL: url, AllowPrivate: true}).Send(t.Context(), lines(t))
+		if _, is := errors.AsType[*audit.RefusedError](err); err == nil || is != want {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+}
+
+// TestCredentialsAreEncrypted refuses to send them, and the log, in clear text.
+func TestCredentialsAreEncrypted(t *testing.T) {
+	for _, c := range []sink.Config{
+		sink.Splunk{URL: "http://splunk.example.com:8088", Token: canary},
+		sink.Elasticsearch{URL: "http://elastic.example.com:9200", APIKey: canary},
+		sink.HTTP{URL: "http://example.com", Headers: map[string]backends.SecretString{"Authorization": canary}},
+	} {
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "unencrypted") || strings.Contains(err.Error(), canary) {
+			t.Errorf("%T: %v", c, err)
 		}
 	}
 }

@@ -29,7 +29,7 @@ const splunkPath = "/services/collector/event"
 
 // Validate implements Config.
 func (c Splunk) Validate() error {
-	errs := []error{checkURL("url", c.URL), checkFormat(c.Format, formJSONL, formOCSF)}
+	errs := []error{checkURL("url", c.URL, true), checkFormat(c.Format, formJSONL, formOCSF)}
 	if c.Token == "" {
 		errs = append(errs, invalid("token is empty: it is that of the HTTP Event Collector"))
 	}

@@ -68,6 +68,18 @@ func (a *Authority) issue(t testing.TB, template *x509.Certificate) (*x509.Certi
 	return cert, key
 }
 
+// SignedBy is another certificate of the same authority, which by has signed.
+func (a *Authority) SignedBy(by *Authority) *x509.Certificate {
+	a.t.Helper()
+	template := *a.Cert
+	template.SerialNumber = big.NewInt(serial.Add(1))
+	der, err := x509.CreateCertificate(rand.Reader, &template, by.Cert, a.Key.Public(), by.Key)
+	must(a.t, err)
+	cert, err := x509.ParseCertificate(der)
+	must(a.t, err)
+	return cert
+}
+
 // Client issues a certificate for TLS clients, as edit has changed it; nil: as it is.
 // With it come those of the authorities below the root.
 func (a *Authority) Client(edit func(*x509.Certificate)) tls.Certificate {

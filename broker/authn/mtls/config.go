@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,7 +17,8 @@ import (
 // Config is the body of an auth "mtls" block.
 type Config struct {
 	// CAFile holds the PEM certificates that chains must end in, and nothing else is
-	// trusted: neither the system's authorities nor those of another block.
+	// trusted: neither the system's authorities nor those of another block. One that
+	// another in it has signed may stand in a chain, which goes on to that.
 	CAFile string `hcl:"ca_file"`
 	// CRLFile holds PEM revocation lists, one of each authority that stands in a chain,
 	// and is read again when it changes. Where it is set, what cannot be checked, as
@@ -60,19 +62,38 @@ func parseOID(text string) (asn1.ObjectIdentifier, error) {
 
 // readAuthorities reads the certificates of a file. All of them must be authorities:
 // a client's certificate there by mistake would be trusted as it is.
-func readAuthorities(file string) (*x509.CertPool, error) {
+func readAuthorities(file string) (anchors *x509.CertPool, between []*x509.Certificate, err error) {
+	all, err := parseAuthorities(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	anchors = x509.NewCertPool()
+	for _, cert := range all {
+		signs := func(by *x509.Certificate) bool { return !by.Equal(cert) && cert.CheckSignatureFrom(by) == nil }
+		if cert.CheckSignatureFrom(cert) != nil && slices.ContainsFunc(all, signs) {
+			between = append(between, cert) // a revocation of it counts
+		} else {
+			anchors.AddCert(cert)
+		}
+	}
+	if len(between) == len(all) {
+		return nil, nil, fmt.Errorf("%w: ca_file %s has no authority in which a chain could end: each is signed by another of them", backends.ErrInvalid, file)
+	}
+	return anchors, between, nil
+}
+
+func parseAuthorities(file string) (all []*x509.Certificate, err error) {
 	rest, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading ca_file: %w", backends.ErrInvalid, err)
 	}
-	pool := x509.NewCertPool()
 	for found := 0; ; found++ {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			if found == 0 {
 				return nil, fmt.Errorf("%w: ca_file %s holds no PEM certificate", backends.ErrInvalid, file)
 			}
-			return pool, nil
+			return all, nil
 		}
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("%w: ca_file %s holds a %s: only certificates belong there", backends.ErrInvalid, file, block.Type)
@@ -84,6 +105,6 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 		if !cert.BasicConstraintsValid || !cert.IsCA {
 			return nil, fmt.Errorf("%w: ca_file %s: certificate %d (%s) is not of an authority", backends.ErrInvalid, file, found+1, cert.Subject)
 		}
-		pool.AddCert(cert)
+		all = append(all, cert)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -18,6 +19,8 @@ import (
 const (
 	// maxListSize bounds a file of revocation lists, in bytes.
 	maxListSize = 64 << 20
+	// listSkew is by how much the clock of who makes lists may be ahead of ours.
+	listSkew = 5 * time.Minute
 	// tellEvery is how often the log repeats that lists cannot be used.
 	tellEvery = time.Minute
 )
@@ -65,6 +68,8 @@ func (l *list) isOf(authority *x509.Certificate) bool {
 	}
 	return known
 }
+
+func (l *list) begun(at time.Time) bool { return !at.Add(listSkew).Before(l.ThisUpdate) }
 
 func openRevocations(file string, logger hclog.Logger) (*revocations, error) {
 	r := &revocations{file: file, logger: logger}
@@ -173,46 +178,68 @@ func parseList(der []byte) (*list, error) {
 	return l, nil
 }
 
-// check is nil if one of the verified chains holds no revoked certificate: every one
-// of its authorities has a list that is of this time.
-func (r *revocations) check(chains [][]*x509.Certificate, at time.Time) (err error) {
+// check returns those of the verified chains every one of whose authorities has a list
+// that is of this time, and until when that is so; ErrDenied if there are none, or if a
+// certificate of any of them is revoked: who has revoked it knows why.
+func (r *revocations) check(chains [][]*x509.Certificate, at time.Time) (good [][]*x509.Certificate, until time.Time, err error) {
 	if r == nil {
-		return nil
+		return chains, until, nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refresh()
+	var unsure error
 	for _, chain := range chains {
-		if err = r.checkChain(chain, at); err == nil {
-			return nil
+		ends, err := r.checkChain(chain, at)
+		switch {
+		case errors.Is(err, errUnsure):
+			unsure = err
+			continue
+		case err != nil:
+			return nil, until, err
+		}
+		if good = append(good, chain); until.IsZero() || ends.Before(until) {
+			until = ends
 		}
 	}
-	return err
+	if len(good) == 0 {
+		return nil, until, unsure
+	}
+	return good, until, nil
 }
 
-func (r *revocations) checkChain(chain []*x509.Certificate, at time.Time) error {
+// errUnsure is the reason where it cannot be told whether a certificate is revoked.
+var errUnsure = fmt.Errorf("%w: it cannot be told whether the certificate is revoked", backends.ErrDenied)
+
+// checkChain tells until when the lists are good.
+func (r *revocations) checkChain(chain []*x509.Certificate, at time.Time) (until time.Time, err error) {
 	for i, cert := range chain[:len(chain)-1] {
 		authority := chain[i+1]
-		l := r.newest(authority)
+		l := r.newest(authority, at)
 		switch {
 		case l == nil:
-			return r.unusable(at, fmt.Sprintf("there is no revocation list of %q", authority.Subject))
-		case at.Before(l.ThisUpdate):
-			return r.unusable(at, fmt.Sprintf("the revocation list of %q is of the future: it begins at %s", authority.Subject, l.ThisUpdate.UTC().Format(time.RFC3339)))
+			return until, r.unusable(at, fmt.Sprintf("there is no revocation list of %q", authority.Subject))
+		case !l.begun(at):
+			return until, r.unusable(at, fmt.Sprintf("the revocation list of %q is of the future: it begins at %s", authority.Subject, l.ThisUpdate.UTC().Format(time.RFC3339)))
 		case l.NextUpdate.IsZero() || !at.Before(l.NextUpdate):
-			return r.unusable(at, fmt.Sprintf("the revocation list of %q has ended at %s", authority.Subject, l.NextUpdate.UTC().Format(time.RFC3339)))
+			return until, r.unusable(at, fmt.Sprintf("the revocation list of %q has ended at %s", authority.Subject, l.NextUpdate.UTC().Format(time.RFC3339)))
 		}
 		if since, ok := l.revoked[string(cert.SerialNumber.Bytes())]; ok {
-			return denied("the certificate of %q was revoked at %s", cert.Subject, since.UTC().Format(time.RFC3339))
+			return until, denied("the certificate of %q was revoked at %s", cert.Subject, since.UTC().Format(time.RFC3339))
+		}
+		if until.IsZero() || l.NextUpdate.Before(until) {
+			until = l.NextUpdate
 		}
 	}
-	return nil
+	return until, nil
 }
 
-// newest returns the latest list that the authority has signed.
-func (r *revocations) newest(authority *x509.Certificate) (found *list) {
+// newest returns the latest list that the authority has signed and that has begun: one
+// that is to come takes the place of none before.
+func (r *revocations) newest(authority *x509.Certificate, at time.Time) (found *list) {
 	for _, l := range r.lists {
-		if (found == nil || l.ThisUpdate.After(found.ThisUpdate)) && l.isOf(authority) {
+		better := found == nil || !found.begun(at) || l.begun(at) && l.ThisUpdate.After(found.ThisUpdate)
+		if better && l.isOf(authority) {
 			found = l
 		}
 	}
@@ -226,5 +253,5 @@ func (r *revocations) unusable(at time.Time, why string) error {
 		r.told = at
 		r.logger.Error("certificates are refused, since it cannot be told whether they are revoked", "file", r.file, "reason", why)
 	}
-	return denied("%s, so it cannot be told whether the certificate is revoked", why)
+	return fmt.Errorf("%w: %s", errUnsure, why)
 }

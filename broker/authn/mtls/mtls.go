@@ -23,10 +23,11 @@ const maxChain = 10
 // Method identifies who has a certificate of its own authorities. It is safe for
 // concurrent use.
 type Method struct {
-	name  string
-	roots *x509.CertPool
-	lists *revocations // nil: none are asked for
-	ekus  []asn1.ObjectIdentifier
+	name    string
+	roots   *x509.CertPool
+	between []*x509.Certificate // that the roots have signed
+	lists   *revocations        // nil: none are asked for
+	ekus    []asn1.ObjectIdentifier
 }
 
 var _ authn.CertificateMethod = (*Method)(nil)
@@ -43,7 +44,7 @@ func New(name string, c Config, logger hclog.Logger) (*Method, error) {
 		m.ekus = append(m.ekus, oid)
 	}
 	var err error
-	if m.roots, err = readAuthorities(c.CAFile); err != nil {
+	if m.roots, m.between, err = readAuthorities(c.CAFile); err != nil {
 		return nil, err
 	}
 	if c.CRLFile != "" {
@@ -67,10 +68,13 @@ func (m *Method) Identify(chain []*x509.Certificate, at time.Time) (authn.Identi
 	if err != nil {
 		return authn.Identity{}, err
 	}
-	if err := m.lists.check(verified, at); err != nil {
+	verified, until, err := m.lists.check(verified, at)
+	if err != nil {
 		return authn.Identity{}, err
 	}
-	return m.identity(leaf, verified)
+	id, err := m.identity(leaf, verified)
+	id.RecheckAt = until
+	return id, err
 }
 
 // Revision changes whenever what Identify would say of a certificate may have
@@ -117,7 +121,7 @@ func hasEKU(cert *x509.Certificate, want asn1.ObjectIdentifier) bool {
 
 func (m *Method) verify(chain []*x509.Certificate, at time.Time) ([][]*x509.Certificate, error) {
 	between := x509.NewCertPool()
-	for _, cert := range chain[1:] {
+	for _, cert := range slices.Concat(chain[1:], m.between) {
 		between.AddCert(cert)
 	}
 	verified, err := chain[0].Verify(x509.VerifyOptions{Roots: m.roots, Intermediates: between, CurrentTime: at,
@@ -145,17 +149,19 @@ func (m *Method) identity(leaf *x509.Certificate, verified [][]*x509.Certificate
 	if rest, err := asn1.Unmarshal(leaf.RawSubject, &subject); err != nil || len(rest) > 0 {
 		return authn.Identity{}, denied("the subject of the certificate cannot be read")
 	}
-	id := authn.Identity{Method: m.name, DNSNames: leaf.DNSNames, CommonName: leaf.Subject.CommonName, DistinguishedName: subject.String()}
+	id := authn.Identity{Method: m.name, Authority: authn.AuthorityX509, DNSNames: leaf.DNSNames, CommonName: leaf.Subject.CommonName, DistinguishedName: subject.String()}
 	var err error
 	if id.SPIFFEID, err = spiffeOf(leaf); err != nil {
 		return authn.Identity{}, err
 	}
-	for _, known := range []string{id.SPIFFEID, id.DistinguishedName, first(id.DNSNames)} {
-		if id.Subject == "" {
-			id.Subject = known
-		}
-	}
-	if id.Subject == "" {
+	switch {
+	case id.SPIFFEID != "":
+		id.Subject = id.SPIFFEID
+	case id.DistinguishedName != "":
+		id.Subject = id.DistinguishedName
+	case len(id.DNSNames) > 0:
+		id.Subject = "dns:" + id.DNSNames[0] // which may have any form
+	default:
 		return authn.Identity{}, denied("the certificate names nobody: it has no SPIFFE id, subject or DNS name")
 	}
 	for _, name := range []string{id.SPIFFEID, id.CommonName, first(id.DNSNames), id.Subject} {

@@ -51,7 +51,7 @@ func TestIdentity(t *testing.T) {
 		"a SPIFFE id, through an intermediate authority": {between, func(c *x509.Certificate) { c.URIs = []*url.URL{uri(t, "spiffe://example.com/app")} },
 			authn.Identity{Subject: "spiffe://example.com/app", Name: "spiffe://example.com/app", SPIFFEID: "spiffe://example.com/app", CommonName: "app", DistinguishedName: `CN=app,O=Acme\, Inc.`}},
 		"DNS names alone": {between, func(c *x509.Certificate) { c.Subject, c.DNSNames = pkix.Name{}, []string{"app.example.com", "app"} },
-			authn.Identity{Subject: "app.example.com", Name: "app.example.com", DNSNames: []string{"app.example.com", "app"}}},
+			authn.Identity{Subject: "dns:app.example.com", Name: "app.example.com", DNSNames: []string{"app.example.com", "app"}}},
 		"a URI that is no SPIFFE id": {root, func(c *x509.Certificate) { c.URIs = []*url.URL{uri(t, "https://example.com")} },
 			authn.Identity{Subject: `CN=app,O=Acme\, Inc.`, Name: "app", CommonName: "app", DistinguishedName: `CN=app,O=Acme\, Inc.`}},
 	} {
@@ -229,6 +229,8 @@ func TestMistakes(t *testing.T) {
 	}
 	leaf := filepath.Join(folder, "leaf.crt")
 	must(t, os.WriteFile(leaf, (&certtest.Authority{Cert: client.Leaf}).PEM(), 0o600))
+	a, b := certtest.New(t, "a", nil), certtest.New(t, "b", nil)
+	one, two := a.SignedBy(b), b.SignedBy(a)
 	for name, test := range map[string]struct {
 		c   mtls.Config
 		why string
@@ -238,6 +240,7 @@ func TestMistakes(t *testing.T) {
 		"no certificate":   {mtls.Config{CAFile: text("empty", "")}, "holds no PEM certificate"},
 		"a client's":       {mtls.Config{CAFile: leaf}, "is not of an authority"},
 		"a list":           {mtls.Config{CAFile: text("crl", string(root.List(time.Now())))}, "only certificates belong there"},
+		"no end":           {mtls.Config{CAFile: certtest.File(t, &certtest.Authority{Cert: one}, &certtest.Authority{Cert: two})}, "in which a chain could end"},
 		"a wrong OID":      {mtls.Config{CAFile: certtest.File(t, root), RequiredEKU: []string{"client"}}, `required_eku has "client"`},
 		"a missing list":   {mtls.Config{CAFile: certtest.File(t, root), CRLFile: filepath.Join(folder, "none")}, "crl_file"},
 		"a list of no CRL": {mtls.Config{CAFile: certtest.File(t, root), CRLFile: text("text", "hello")}, "holds no revocation list"},
@@ -245,5 +248,94 @@ func TestMistakes(t *testing.T) {
 		if _, err := mtls.New("mesh", test.c, hclog.NewNullLogger()); !errors.Is(err, backends.ErrInvalid) || !strings.Contains(err.Error(), test.why) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestRevokedIntermediateOfABundle: that an authority stands in the file, too, does not
+// keep it from being revoked.
+func TestRevokedIntermediateOfABundle(t *testing.T) {
+	root := certtest.New(t, "root", nil)
+	between := certtest.New(t, "issuing", root)
+	shown := between.Client(nil)
+	now := time.Now()
+	later := now.Add(30 * time.Minute)
+	lists := filepath.Join(t.TempDir(), "crl.pem")
+	for what, revoked := range map[string][]tls.Certificate{"good": nil, "revoked": {{Leaf: between.Cert}}} {
+		must(t, os.WriteFile(lists, append(root.List(later, revoked...), between.List(later)...), 0o600))
+		id, err := open(t, mtls.Config{CAFile: certtest.File(t, root, between), CRLFile: lists}).Identify(connect(t, shown), now)
+		if what == "good" {
+			must(t, err)
+			if !id.RecheckAt.Equal(later.Truncate(time.Second)) {
+				t.Errorf("it is to be looked at again at %s, and the lists end at %s", id.RecheckAt, later)
+			}
+			continue
+		}
+		refused(t, err, `of "CN=issuing" was revoked`)
+	}
+	// One that stands there alone is trusted by itself.
+	_, err := open(t, mtls.Config{CAFile: certtest.File(t, between)}).Identify(connect(t, shown), now)
+	must(t, err)
+}
+
+// TestAListToCome takes the place of no other before its time.
+func TestAListToCome(t *testing.T) {
+	root := certtest.New(t, "root", nil)
+	good, bad := root.Client(nil), root.Client(nil)
+	now := time.Now()
+	later := now.Add(30 * time.Minute)
+	lists := filepath.Join(t.TempDir(), "crl.pem")
+	toCome := root.ListWith(&x509.RevocationList{ThisUpdate: now.Add(10 * time.Minute), NextUpdate: later}, good)
+	for _, text := range [][]byte{append(root.List(later, bad), toCome...), append(toCome, root.List(later, bad)...)} {
+		must(t, os.WriteFile(lists, text, 0o600))
+		m := open(t, mtls.Config{CAFile: certtest.File(t, root), CRLFile: lists})
+		_, err := m.Identify(connect(t, good), now)
+		must(t, err)
+		_, err = m.Identify(connect(t, bad), now)
+		refused(t, err, "was revoked at")
+		_, err = m.Identify(connect(t, good), now.Add(20*time.Minute))
+		refused(t, err, "was revoked at")
+	}
+}
+
+// TestAListOfAFastClock is used: an authority whose clock is a little ahead of ours
+// keeps nobody out whenever it renews its list.
+func TestAListOfAFastClock(t *testing.T) {
+	root := certtest.New(t, "root", nil)
+	good, bad := root.Client(nil), root.Client(nil)
+	now := time.Now()
+	later := now.Add(30 * time.Minute)
+	lists := filepath.Join(t.TempDir(), "crl.pem")
+	ahead := root.ListWith(&x509.RevocationList{ThisUpdate: now.Add(time.Minute), NextUpdate: later}, bad)
+	for _, text := range [][]byte{ahead, append(root.List(later), ahead...), append(ahead, root.List(later)...)} {
+		must(t, os.WriteFile(lists, text, 0o600))
+		m := open(t, mtls.Config{CAFile: certtest.File(t, root), CRLFile: lists})
+		_, err := m.Identify(connect(t, good), now)
+		must(t, err)
+		_, err = m.Identify(connect(t, bad), now)
+		refused(t, err, "was revoked at")
+	}
+}
+
+// TestRevokedInOneChain: of several chains one that holds a revoked certificate is
+// enough, and one that nobody can tell about is left out, with its end.
+func TestRevokedInOneChain(t *testing.T) {
+	old, root := certtest.New(t, "old root", nil), certtest.New(t, "root", nil)
+	between := certtest.New(t, "issuing", root)
+	cross := between.SignedBy(old)
+	shown := between.Client(nil)
+	shown.Certificate = append(shown.Certificate, cross.Raw)
+	now := time.Now()
+	later := now.Add(30 * time.Minute)
+	lists := filepath.Join(t.TempDir(), "crl.pem")
+	identify := func(ofOld []byte) (authn.Identity, error) {
+		t.Helper()
+		must(t, os.WriteFile(lists, slices.Concat(ofOld, root.List(later), between.List(later)), 0o600))
+		return open(t, mtls.Config{CAFile: certtest.File(t, old, root), CRLFile: lists}).Identify(connect(t, shown), now)
+	}
+	_, err := identify(old.List(later, tls.Certificate{Leaf: cross}))
+	refused(t, err, `of "CN=issuing" was revoked`)
+	for _, ofOld := range [][]byte{nil, old.List(later)} {
+		_, err = identify(ofOld)
+		must(t, err)
 	}
 }

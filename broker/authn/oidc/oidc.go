@@ -2,12 +2,15 @@
 package oidc
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -19,20 +22,29 @@ import (
 	"github.com/keybroker/keybroker/rotation/outbound"
 )
 
-// maxSize bounds the bytes of a JWT. Some providers put hundreds of groups into one.
-const maxSize = 64 << 10
+const (
+	// maxSize bounds the bytes of a JWT. Some providers put hundreds of groups into one.
+	maxSize = 64 << 10
+	// maxSubject bounds the bytes of a subject (OpenID Connect Core 1.0, section 2), and
+	// maxName those of what people are called.
+	maxSubject = 255
+	maxName    = 255
+)
 
 // Method verifies the JWTs of one provider. It is safe for concurrent use.
 type Method struct {
 	name   string
 	config Config
 	claims map[string][]string
-	keys   *keySet
+	keys   keySource
 	now    func() time.Time
 	client *outbound.Client // nil: with a file of keys
 }
 
-var _ authn.LoginMethod = (*Method)(nil)
+var (
+	_ authn.LoginMethod = (*Method)(nil)
+	_ authn.Issued      = (*Method)(nil)
+)
 
 // New makes the method of the auth block called name; ErrInvalid if the configuration
 // has mistakes. The provider need not be up: it is asked when somebody logs in. The
@@ -44,7 +56,7 @@ func New(name string, c Config, now func() time.Time, logger hclog.Logger) (*Met
 	m := &Method{name: name, config: c, now: now}
 	m.claims, _ = c.claims() // Validate did
 	if c.JWKSFile != "" {
-		m.keys = newKeySet(keyFile(c.JWKSFile), 0, now, logger)
+		m.keys = &keyFile{path: c.JWKSFile, trouble: trouble{logger: logger}}
 		return m, nil
 	}
 	var err error
@@ -55,16 +67,20 @@ func New(name string, c Config, now func() time.Time, logger hclog.Logger) (*Met
 	if c.JWKSURL != "" {
 		load = keysAt(m.client, c.JWKSURL)
 	}
-	m.keys = newKeySet(load, freshFor, now, logger)
+	m.keys = newKeySet(load, now, logger)
 	return m, nil
 }
 
 // Close closes the connections to the provider.
 func (m *Method) Close() {
+	m.keys.end()
 	if m.client != nil {
 		m.client.Close()
 	}
 }
+
+// Issuer implements authn.Issued.
+func (m *Method) Issuer() string { return m.config.issuer() }
 
 // Describe implements authn.LoginMethod.
 func (m *Method) Describe() authn.LoginDescription {
@@ -95,9 +111,8 @@ func (m *Method) Verify(ctx context.Context, text string) (authn.Identity, error
 	if err := checkType(token.Headers[0]); err != nil {
 		return authn.Identity{}, err
 	}
-	var std jwt.Claims
-	claims := map[string]any{}
-	if err := m.open(ctx, token, &std, &claims); err != nil {
+	std, claims, err := m.open(ctx, token)
+	if err != nil {
 		return authn.Identity{}, err
 	}
 	if err := m.check(std, claims); err != nil {
@@ -109,7 +124,10 @@ func (m *Method) Verify(ctx context.Context, text string) (authn.Identity, error
 			return authn.Identity{}, denied("the JWT lacks the claim %q, which names people here", c)
 		}
 	}
-	return authn.Identity{Method: m.name, Subject: std.Subject, Name: name, Claims: claims}, nil
+	if len(name) > maxName || strings.ContainsFunc(name, unicode.IsControl) {
+		return authn.Identity{}, denied("the JWT names people by more than %d bytes, or with control characters", maxName)
+	}
+	return authn.Identity{Method: m.name, Authority: std.Issuer, Subject: std.Subject, Name: name, Claims: claims}, nil
 }
 
 func denied(format string, args ...any) error {
@@ -127,27 +145,33 @@ func checkType(h jose.Header) error {
 	return denied("the JWT is of a type that tells nobody's identity")
 }
 
-// open verifies the signature and decodes into the claims.
-func (m *Method) open(ctx context.Context, token *jwt.JSONWebToken, into ...any) error {
+// open verifies the signature and decodes the claims. The numbers among them are as they
+// are written: ids of 64 bits are told apart.
+func (m *Method) open(ctx context.Context, token *jwt.JSONWebToken) (std jwt.Claims, claims map[string]any, err error) {
 	h := token.Headers[0]
 	keys, err := m.keys.find(ctx, h.KeyID, jose.SignatureAlgorithm(h.Algorithm))
-	if err != nil {
-		return fmt.Errorf("auth %q cannot check JWTs now: %w", m.name, err)
-	}
-	if len(keys) == 0 {
-		return denied("the JWT is signed by a key that the provider of auth %q does not have", m.name)
+	switch {
+	case errors.Is(err, errTooEarly):
+		return std, nil, fmt.Errorf("auth %q: %w: try again in a while", m.name, err)
+	case err != nil: // what exactly is in the log alone: nobody is known yet
+		return std, nil, fmt.Errorf("auth %q cannot check JWTs now: %w: the keys of its provider cannot be got", m.name, backends.ErrUnavailable)
+	case len(keys) == 0:
+		return std, nil, denied("the JWT is signed by a key that the provider of auth %q does not have", m.name)
 	}
 	for _, key := range keys {
 		var payload []byte
 		if err := token.Claims(key, &raw{&payload}); err != nil {
 			continue
 		}
-		if err := token.Claims(key, into...); err != nil {
-			return denied("the claims of the JWT are malformed")
+		d := json.NewDecoder(bytes.NewReader(payload))
+		d.UseNumber()
+		strict := map[string]any{} // names no claim twice
+		if token.Claims(key, &std, &strict) != nil || d.Decode(&claims) != nil {
+			return std, nil, denied("the claims of the JWT are malformed")
 		}
-		return nil
+		return std, claims, nil
 	}
-	return denied("the signature of the JWT is wrong")
+	return std, nil, denied("the signature of the JWT is wrong")
 }
 
 // raw takes any JSON: it tells a wrong signature from claims that are malformed.
@@ -170,6 +194,8 @@ func (m *Method) check(std jwt.Claims, claims map[string]any) error {
 		return denied("the JWT is of the issuer %q, and not of %q", std.Issuer, m.config.issuer())
 	case std.Subject == "":
 		return denied("the JWT has no subject")
+	case len(std.Subject) > maxSubject || strings.ContainsFunc(std.Subject, unicode.IsControl):
+		return denied("the subject of the JWT is longer than %d bytes, or has control characters", maxSubject)
 	case std.Expiry == nil:
 		return denied("the JWT never expires")
 	case !slices.ContainsFunc(m.config.BoundAudiences, std.Audience.Contains):

@@ -8,7 +8,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,18 +30,36 @@ type clock struct{ ahead atomic.Int64 }
 func (c *clock) now() time.Time        { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) pass(by time.Duration) { c.ahead.Add(int64(by)) }
 
-func open(t *testing.T, c oidc.Config, now func() time.Time) (*oidc.Method, *bytes.Buffer) {
+func open(t *testing.T, c oidc.Config, now func() time.Time) (*oidc.Method, *logged) {
 	t.Helper()
-	var log bytes.Buffer
+	log := &logged{}
 	if c.BoundAudiences == nil {
 		c.BoundAudiences = []string{oidcserver.Audience, oidcserver.ClientID}
 	}
-	m, err := oidc.New("corp", c, now, hclog.New(&hclog.LoggerOptions{Output: &log}))
+	m, err := oidc.New("corp", c, now, hclog.New(&hclog.LoggerOptions{Output: log}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
-	return m, &log
+	return m, log
+}
+
+// logged is a log that is written while it is read.
+type logged struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func discover(s *oidcserver.Server) oidc.Config {
@@ -168,12 +188,16 @@ func TestKeyRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.RotateKey(t)
-	// Who sends keys that nobody knows makes us ask once in a while, and no more.
-	refused(t, m, s.Sign(t, nil), "signed by a key that the provider")
+	// Who sends keys that nobody knows makes us ask once in a while, and no more; until
+	// then nobody is denied whose key may be new.
+	if _, err := m.Verify(t.Context(), s.Sign(t, nil)); !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "try again in a while") {
+		t.Errorf("with a key that may be new: %v", err)
+	}
 	at.pass(11 * time.Second)
 	if _, err := m.Verify(t.Context(), s.Sign(t, nil)); err != nil {
 		t.Errorf("with the new key: %v", err)
 	}
+	at.pass(11 * time.Second)
 	refused(t, m, old, "signed by a key that the provider")
 }
 
@@ -187,9 +211,12 @@ func TestOutage(t *testing.T) {
 	m, log := open(t, discover(s), at.now)
 	for range 3 {
 		_, err := m.Verify(t.Context(), jwt)
-		if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrDenied) || !strings.Contains(err.Error(), `auth "corp" cannot check JWTs now: asking 127.0.0.1`) {
+		if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrDenied) || !strings.Contains(err.Error(), `auth "corp" cannot check JWTs now`) || strings.Contains(err.Error(), "127.0.0.1") {
 			t.Fatalf("got %v", err)
 		}
+	}
+	if !strings.Contains(log.String(), "asking 127.0.0.1") {
+		t.Errorf("the log says %s", log.String())
 	}
 	if n := strings.Count(log.String(), "cannot be got"); n != 1 {
 		t.Errorf("the log says it %d times:\n%s", n, log.String())
@@ -220,7 +247,7 @@ func TestCallerLeaves(t *testing.T) {
 	if _, err := m.Verify(ctx, jwt); err == nil {
 		t.Error("verified without keys")
 	}
-	if _, err := m.Verify(t.Context(), jwt); err != nil || log.Len() > 0 {
+	if _, err := m.Verify(t.Context(), jwt); err != nil || log.String() != "" {
 		t.Errorf("%v\n%s", err, log.String())
 	}
 }
@@ -238,11 +265,115 @@ func TestMisled(t *testing.T) {
 		"no document":       {oidc.Config{DiscoveryURL: s.Issuer + "/device", AllowPrivateNetwork: true}, "it answered with the status 404"},
 		"no keys":           {oidc.Config{JWKSURL: s.Issuer + "/.well-known/openid-configuration", Issuer: s.Issuer, AllowPrivateNetwork: true}, "no public key"},
 	} {
-		m, _ := open(t, test.c, time.Now)
-		if _, err := m.Verify(t.Context(), jwt); !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrDenied) || !strings.Contains(err.Error(), test.why) {
-			t.Errorf("%s: %v", name, err)
+		m, log := open(t, test.c, time.Now)
+		if _, err := m.Verify(t.Context(), jwt); !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrDenied) || strings.Contains(err.Error(), "127.0.0.1") || !strings.Contains(log.String(), test.why) {
+			t.Errorf("%s: %v; the log: %s", name, err, log.String())
 		}
 	}
+}
+
+// hanging is where keys are that may take as long as they like.
+type hanging struct {
+	url   string
+	asked atomic.Int32
+	hangs atomic.Bool
+	keys  func() []byte
+}
+
+func newHanging(t *testing.T, keys func() []byte) *hanging {
+	t.Helper()
+	h := &hanging{keys: keys}
+	stopped := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.asked.Add(1)
+		if h.hangs.Load() {
+			select {
+			case <-stopped:
+			case <-r.Context().Done():
+			}
+			return
+		}
+		_, _ = w.Write(h.keys())
+	}))
+	t.Cleanup(srv.Close)
+	t.Cleanup(func() { close(stopped) })
+	h.url = srv.URL
+	return h
+}
+
+// TestHangingProvider: nobody waits for it whose key is known, whoever else does.
+func TestHangingProvider(t *testing.T) {
+	s := oidcserver.New(t, nil)
+	p := newHanging(t, s.Keys)
+	var at clock
+	m, _ := open(t, oidc.Config{JWKSURL: p.url, Issuer: s.Issuer, AllowPrivateNetwork: true}, at.now)
+	good := s.Sign(t, map[string]any{"exp": time.Now().Add(time.Hour).Unix()})
+	if _, err := m.Verify(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	s.RotateKey(t)
+	unknown := s.Sign(t, nil)
+	p.hangs.Store(true)
+	at.pass(6 * time.Minute)
+	ctx, leave := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	for range 3 {
+		waiting.Go(func() {
+			if _, err := m.Verify(ctx, unknown); !errors.Is(err, backends.ErrUnavailable) {
+				t.Errorf("with an unknown key: %v", err)
+			}
+		})
+	}
+	for p.asked.Load() < 2 { // somebody waits for it
+		runtime.Gosched()
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 5*time.Second) // half of what a try may take
+	defer cancel()
+	if _, err := m.Verify(soon, good); err != nil {
+		t.Errorf("with a known key: %v", err)
+	}
+	leave()
+	waiting.Wait()
+}
+
+// TestWhoLeavesDoesNotMakeUsAskAgain: what was begun for one is for all.
+func TestWhoLeavesDoesNotMakeUsAskAgain(t *testing.T) {
+	s := oidcserver.New(t, nil)
+	p := newHanging(t, s.Keys)
+	p.hangs.Store(true)
+	m, _ := open(t, oidc.Config{JWKSURL: p.url, Issuer: s.Issuer, AllowPrivateNetwork: true}, time.Now)
+	jwt := s.Sign(t, nil)
+	for range 50 {
+		ctx, leave := context.WithCancel(t.Context())
+		timer := time.AfterFunc(5*time.Millisecond, leave)
+		if _, err := m.Verify(ctx, jwt); !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+		timer.Stop()
+		leave()
+	}
+	if n := p.asked.Load(); n > 1 {
+		t.Errorf("the provider was asked %d times at once", n)
+	}
+}
+
+// Ids of 64 bits are told apart, and names are such that they can be shown.
+func TestNumbersAndNames(t *testing.T) {
+	s := oidcserver.New(t, nil)
+	c := discover(s)
+	c.NameClaim = "name"
+	c.BoundClaims = attribute(t, `{ user_id = "9007199254740993" }`)
+	m, _ := open(t, c, time.Now)
+	sign := func(id int64, sub, name string) string {
+		return s.Sign(t, map[string]any{"user_id": id, "sub": sub, "name": name})
+	}
+	if _, err := m.Verify(t.Context(), sign(9007199254740993, "alice", "Alice")); err != nil {
+		t.Error(err)
+	}
+	refused(t, m, sign(9007199254740992, "alice", "Alice"), `the claim "user_id"`)
+	refused(t, m, sign(9007199254740993, "alice", "Al\x1b[2Jice"), "control characters")
+	refused(t, m, sign(9007199254740993, "alice", strings.Repeat("a", 256)), "more than 255 bytes")
+	refused(t, m, sign(9007199254740993, strings.Repeat("a", 256), "Alice"), "longer than 255 bytes")
 }
 
 // Keys may lie in a file, which is read when it has changed.

@@ -5,10 +5,8 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -21,32 +19,57 @@ var manifest []byte
 //go:embed package-lock.json
 var lockfile []byte
 
-// Build returns the folder that has the provider's modules installed, installing
-// them unless this machine has them already: in the user's cache directory, under a
-// hash of their pinned versions. Processes that want them at the same time wait for
-// one of them.
-func Build(ctx context.Context) (string, error) {
+// Built is what was installed.
+type Built struct {
+	Node    string // the program
+	Modules string // the folder that has the provider's modules
+}
+
+// Build installs the provider's modules, unless this machine has them already, and a
+// Node.js where the system has none that would do: in the user's cache directory, under
+// hashes of what is pinned.
+func Build(ctx context.Context) (Built, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", err
+		return Built{}, err
 	}
 	base := filepath.Join(cache, "keybroker-test")
 	if err := os.MkdirAll(base, 0o700); err != nil {
-		return "", err
+		return Built{}, err
 	}
-	sum := sha256.Sum256(lockfile)
-	dir := filepath.Join(base, "oidc-"+hex.EncodeToString(sum[:8]))
+	n, err := findNode(ctx, base)
+	if err != nil {
+		return Built{}, err
+	}
+	modules, err := once(ctx, base, "oidc", lockfile, n.installModules)
+	if err != nil {
+		return Built{}, fmt.Errorf("installing the OpenID provider: %w", err)
+	}
+	return Built{Node: n.bin, Modules: modules}, nil
+}
+
+// once has a folder below base filled by install, unless that was done before with the
+// same pinned. Processes that want it at the same time wait for one of them.
+func once(ctx context.Context, base, name string, pinned []byte, install func(ctx context.Context, dir string) error) (dir string, err error) {
+	sum := sha256.Sum256(pinned)
+	dir = filepath.Join(base, name+"-"+hex.EncodeToString(sum[:8]))
 	finished := filepath.Join(dir, "finished")
 	if exists(finished) {
 		return dir, nil
 	}
-	lock := flock.New(filepath.Join(base, "oidc.lock"))
+	lock := flock.New(filepath.Join(base, name+".lock"))
 	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
-		return "", fmt.Errorf("waiting for another installation of the OpenID provider: %w", err)
+		return "", fmt.Errorf("waiting for another installation of the same: %w", err)
 	}
 	defer func() { _ = lock.Unlock() }()
 	if exists(finished) {
 		return dir, nil
+	}
+	if err := os.RemoveAll(dir); err != nil { // it was left by one that was cut short
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
 	}
 	if err := install(ctx, dir); err != nil {
 		return "", err
@@ -54,26 +77,14 @@ func Build(ctx context.Context) (string, error) {
 	return dir, os.WriteFile(finished, nil, 0o600)
 }
 
-// install starts from nothing: what is there was left by one that was cut short.
-func install(ctx context.Context, dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
+func (n node) installModules(ctx context.Context, dir string) error {
 	for name, content := range map[string][]byte{"package.json": manifest, "package-lock.json": lockfile} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			return err
 		}
 	}
-	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("installing the OpenID provider in %s by npm, which comes with Node.js 20 or newer (or run make deps): %w\n%s",
-			dir, errors.Join(err, ctx.Err()), out)
-	}
-	return nil
+	args := append(n.npm[1:len(n.npm):len(n.npm)], "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+	return run(ctx, dir, n.npm[0], args...)
 }
 
 func exists(path string) bool {

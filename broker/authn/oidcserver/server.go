@@ -81,7 +81,7 @@ func (s *Server) Stop() { s.process.kill() }
 // without its sessions.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
-	dir, err := Build(t.Context())
+	built, err := Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +89,12 @@ func (s *Server) Start(t testing.TB) {
 	if s.Issuer != "" {
 		port = s.Issuer[strings.LastIndex(s.Issuer, ":")+1:]
 	}
-	config, err := json.Marshal(map[string]any{"modules": filepath.Join(dir, "package.json"), "port": json.Number(port),
+	config, err := json.Marshal(map[string]any{"modules": filepath.Join(built.Modules, "package.json"), "port": json.Number(port),
 		"accounts": s.accounts, "keys": []jose.JSONWebKey{s.key}, "audiences": []string{Audience}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.process, s.Issuer, err = begin(string(config)); err != nil {
+	if s.process, s.Issuer, err = begin(built.Node, string(config)); err != nil {
 		t.Fatalf("starting the OpenID provider: %v", err)
 	}
 }
@@ -166,8 +166,8 @@ type process struct {
 	ended sync.Once
 }
 
-func begin(config string) (*process, string, error) {
-	cmd := exec.Command("node", "--input-type=module", "-e", script, config)
+func begin(node, config string) (*process, string, error) {
+	cmd := exec.Command(node, "--input-type=module", "-e", script, config)
 	cmd.Stderr = os.Stderr
 	cmd.Env = environment()
 	stdin, err := cmd.StdinPipe()

@@ -24,6 +24,29 @@ policy "writer" {                    # WARNING: No role names the policy "writer
     capabilities = ["update"]
   }
 }
+policy "operator" {
+  path "sys/token" {                 # WARNING: There is nothing at the path "sys/token". Did you mean "sys/tokens"?
+    capabilities = ["list"]
+  }
+  path "sys/tokens" {
+    capabilities = ["list", "rotate"] # WARNING: Nobody ever asks for rotate on "sys/tokens". There it is list, create, delete.
+  }
+  path "sys/break-glass" {
+    capabilities = ["deny"]
+  }
+  path "sys/events/scanner" {
+    capabilities = ["create"]
+  }
+  path "sys/+" {
+    capabilities = ["create", "read", "revoke"] # WARNING: Nobody ever asks for revoke on "sys/+"
+  }
+  path "sys/*" {
+    capabilities = ["create", "read", "update", "delete", "list"]
+  }
+}
+role "operator" {
+  policies = ["operator"]
+}
 role "app" {
   policies = ["reader"]
   bind "mesh" {

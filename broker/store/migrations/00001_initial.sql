@@ -63,6 +63,7 @@ CREATE TABLE versions (
     rotation_id     TEXT NOT NULL,
     attempt         BIGINT NOT NULL,
     tag             TEXT NOT NULL,
+    environment     TEXT NOT NULL, -- the secret's label when it was made
     backend         TEXT NOT NULL,
     issuer          TEXT NOT NULL,
     probe           TEXT NOT NULL,
@@ -146,7 +147,7 @@ CREATE TABLE retirements (
 CREATE INDEX retirements_due ON retirements (next_at, id) WHERE next_at IS NOT NULL;
 CREATE INDEX retirements_open ON retirements (secret_id, version)
     WHERE state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL;
-CREATE INDEX retirements_troubled ON retirements (requested_at, id) WHERE state IN ('unconfirmed', 'resurrected', 'unprovable');
+CREATE INDEX retirements_troubled ON retirements (requested_at, id) WHERE state IN ('unconfirmed', 'resurrected');
 CREATE INDEX retirements_by_rotation ON retirements (rotation_id, version);
 CREATE INDEX retirements_by_secret ON retirements (secret_id, requested_at, id);
 CREATE INDEX retirements_by_request ON retirements (requested_at, id);
@@ -226,6 +227,8 @@ CREATE TABLE audit_counter (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
 INSERT INTO audit_counter (id, last) VALUES (1, 0);
 CREATE TABLE audit_outbox (        -- committed with the change they tell of, until the log has them
     seq     BIGINT PRIMARY KEY,    -- of the last of them
+    node    TEXT NOT NULL,         -- whose log they are to come into; empty: any
+    since   BIGINT NOT NULL,       -- when they became that node's
     records TEXT NOT NULL          -- JSON array
 );
 
@@ -255,6 +258,8 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_by_creation ON tokens (created_at, id);
 CREATE INDEX tokens_of_root ON tokens (kind) WHERE kind = 'root';
+CREATE INDEX tokens_of_parent ON tokens (parent) WHERE parent <> '';
+CREATE INDEX tokens_of_login ON tokens (method, identity, role, expires_at) WHERE method <> '';
 
 CREATE TABLE api_keys (            -- issued by the api_key issuer
     id             TEXT PRIMARY KEY,
@@ -300,7 +305,7 @@ CREATE TABLE alerts (              -- what people should be told
 CREATE UNIQUE INDEX alerts_open ON alerts (kind, tenant, subject) WHERE resolved_at IS NULL;
 CREATE INDEX alerts_unsettled ON alerts (opened_at, id) WHERE settled_at IS NULL;
 CREATE INDEX alerts_by_opening ON alerts (opened_at, id);
-CREATE INDEX alerts_by_subject ON alerts (kind, subject);
+CREATE INDEX alerts_ended ON alerts (kind, subject) WHERE acked_at IS NOT NULL;
 
 CREATE TABLE alert_notices (       -- what one notifier is told of one alert; alert_id '' is a heartbeat
     id         TEXT PRIMARY KEY,

@@ -14,10 +14,10 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	path, err := oidcserver.Build(ctx)
+	built, err := oidcserver.Build(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Fprintln(os.Stdout, path)
+	fmt.Fprintln(os.Stdout, built.Modules, "on", built.Node)
 }

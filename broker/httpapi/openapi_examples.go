@@ -1,0 +1,41 @@
+package httpapi
+
+import (
+	"reflect"
+
+	"github.com/keybroker/keybroker/broker/client"
+)
+
+// bodyExamples are what requests look like, by the type of their body. They show the
+// form of what types do not tell, such as durations; a test holds that every type has
+// one.
+var bodyExamples = examplesOf(
+	client.RotateRequest{Reason: "quarterly"},
+	client.RevokeRequest{Version: 3, Reason: "nobody uses it any more"},
+	client.EmergencyRequest{Reason: "found in a public repository", Contain: client.RevokeFirst, Versions: []int{3}},
+	client.PauseRequest{Reason: "change freeze until Monday"},
+	client.RepairRequest{Reason: "the vault was restored from a backup", DryRun: true},
+	client.ImportRequest{Handle: map[string]string{"id": "key_123"}, InterventionRequest: client.InterventionRequest{Reason: "taken over from a script", DryRun: true}},
+	client.CheckDriftRequest{Reason: "an administrator was in the vault"},
+	client.DriftRequest{Backend: "aws-eu", InterventionRequest: client.InterventionRequest{Reason: "it was changed by hand"}},
+	client.InterventionRequest{Reason: "CHG-1234", DryRun: true},
+	client.AcknowledgeRequest{Generation: 7},
+	client.EventRequest{ID: "scan-2026-01-31-17", Secret: "payments/stripe", Reason: "found in a public repository"},
+	client.LoginRequest{Role: "on-call", JWT: "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"},
+	client.CreateTokenRequest{Name: "shop", Role: "shop-app", TTL: "24h", MaxTTL: "720h", Idle: "8h", CIDRs: []string{"10.0.0.0/8"}},
+	client.AuditHashRequest{Text: "the text that is looked for"},
+	client.AcknowledgeAlertRequest{Reason: "it is being looked into"},
+
+	client.ReloadRequest{DryRun: true},
+	client.SealRotateRequest{Reason: "yearly"},
+	client.SealVerifyRequest{After: "AAAAAAAAAAE"},
+	client.KeyCheckRequest{Key: "kb_live_0123456789"},
+)
+
+func examplesOf(bodies ...any) map[reflect.Type]any {
+	m := map[reflect.Type]any{}
+	for _, b := range bodies {
+		m[reflect.TypeOf(b)] = b
+	}
+	return m
+}

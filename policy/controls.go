@@ -1,0 +1,67 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// events is where the triggers are, each below it by its name.
+const events = "sys/events/"
+
+// controls are what lies below "sys/", with the capabilities that are asked for there.
+var controls = map[string][]Capability{
+	"sys/alerts":      {Read, Update},
+	"sys/audit":       {Read},
+	"sys/break-glass": {Create},
+	"sys/config":      {Read, Update},
+	"sys/freeze":      {Read, Update},
+	"sys/metrics":     {Read},
+	"sys/seal":        {Read, Update},
+	"sys/storage":     {Read},
+	"sys/tokens":      {List, Create, Delete},
+	events + "*":      {Create},
+}
+
+// Idle returns what is right in a policy and grants nothing, since nobody ever asks for
+// it: paths below "sys/" where nothing is, and capabilities that mean nothing there.
+func Idle(p Policy) (problems []Problem) {
+	for i, r := range p.Rules {
+		if !system(r.Path) || strings.Contains(r.Path, "{{") {
+			continue
+		}
+		asked := askedFor(r.Path)
+		if len(asked) == 0 {
+			problems = append(problems, Problem{Rule: i, Attribute: "path", Text: fmt.Sprintf("there is nothing at the path %q", r.Path),
+				Suggestion: suggest(r.Path, slices.Sorted(maps.Keys(controls)))})
+			continue
+		}
+		for _, c := range r.Capabilities {
+			if c != Deny && !slices.Contains(asked, c) {
+				problems = append(problems, Problem{Rule: i, Attribute: "capabilities", Text: fmt.Sprintf("nobody ever asks for %s on %q", c, r.Path),
+					Suggestion: "there it is " + joined(asked)})
+			}
+		}
+	}
+	return problems
+}
+
+// askedFor are the capabilities on what a path below "sys/" matches.
+func askedFor(path string) (all []Capability) {
+	match := parsePattern(path)
+	for control, asked := range controls {
+		if match.matches(control) || strings.HasPrefix(path, events) && control == events+"*" {
+			all = append(all, asked...)
+		}
+	}
+	return slices.DeleteFunc(Capabilities(), func(c Capability) bool { return !slices.Contains(all, c) })
+}
+
+func joined(all []Capability) string {
+	words := make([]string, len(all))
+	for i, c := range all {
+		words[i] = string(c)
+	}
+	return strings.Join(words, ", ")
+}
