@@ -22,7 +22,7 @@ type Slowed struct{ after time.Duration }
 
 // Error implements error.
 func (e *Slowed) Error() string {
-	return "too many failed attempts to authenticate from this address: stay away for a while; right credentials are accepted at any time"
+	return "too many failed attempts to authenticate from this address: stay away for a while. Waiting does not make these credentials good; right ones are accepted at any time"
 }
 
 // Unwrap gives the class.

@@ -138,7 +138,7 @@ func tooMany(wait time.Duration) *failure {
 	seconds := strconv.FormatInt(max(1, ratelimit.WholeSeconds(wait)), 10)
 	return &failure{
 		status: http.StatusTooManyRequests,
-		hint:   "try again after the seconds that the header Retry-After says: " + seconds,
+		hint:   "try again in " + seconds + " s",
 		header: http.Header{"Retry-After": {seconds}},
 	}
 }

@@ -98,6 +98,12 @@ func (a *app) certificate() (cert, key string) {
 	return cmp.Or(a.certFile, os.Getenv("KEYBROKER_CLIENT_CERT")), cmp.Or(a.keyFile, os.Getenv("KEYBROKER_CLIENT_KEY"))
 }
 
+// showsCertificate tells whether there is a client certificate.
+func (a *app) showsCertificate() bool {
+	cert, _ := a.certificate()
+	return cert != ""
+}
+
 // findToken looks for a token: flags before the environment, and that before what the
 // last login has left. Who shows a certificate needs none.
 func (a *app) findToken() (string, error) {
@@ -109,6 +115,10 @@ func (a *app) findToken() (string, error) {
 		if file = os.Getenv("KEYBROKER_TOKEN_FILE"); file == "" {
 			if cert, _ := a.certificate(); cert != "" {
 				return "", nil
+			}
+			if _, given := os.LookupEnv("KEYBROKER_TOKEN"); given && a.token == "" {
+				// A command that was to print one has failed: nobody asked for another's login.
+				return "", &hintError{errors.New("KEYBROKER_TOKEN is set, and empty"), "set it to a token, or unset it to use the login of `keybroker login`"}
 			}
 			return a.loginToken()
 		}
@@ -169,6 +179,8 @@ func (a *app) hint(err error) string {
 	switch {
 	case client.Status(err) == http.StatusUnauthorized && a.usesLogin():
 		return "the login has ended: keybroker login"
+	case client.Status(err) == http.StatusUnauthorized && token == "" && a.showsCertificate():
+		return "a role has to be bound to the certificate, and its authority to be one that the server takes; where several roles are bound, --as names one"
 	case client.Status(err) == http.StatusUnauthorized && token == "":
 		return "set KEYBROKER_TOKEN, or KEYBROKER_TOKEN_FILE to a file that holds it, e.g. data/root-token; people: keybroker login"
 	case client.Status(err) == http.StatusUnauthorized:

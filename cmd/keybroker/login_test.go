@@ -62,7 +62,7 @@ func person() {
 func loginSite(t *testing.T, more map[string]any) (*server, *oidcserver.Server) {
 	t.Helper()
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	t.Setenv("KEYBROKER_TOKEN", "")
+	unsetToken(t)
 	p := oidcserver.New(t, map[string]map[string]any{"alice": {"name": "Alice"}})
 	answers := map[string]any{
 		"GET /api/v1/auth": client.List[client.AuthMethod]{Items: []client.AuthMethod{
@@ -379,7 +379,7 @@ func TestLoginGoesNowhereElse(t *testing.T) {
 func misledTo(t *testing.T, issuer string) *server {
 	t.Helper()
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	t.Setenv("KEYBROKER_TOKEN", "")
+	unsetToken(t)
 	return serve(t, map[string]any{"GET /api/v1/auth": client.List[client.AuthMethod]{Items: []client.AuthMethod{
 		{Name: "corp", Type: client.AuthPeople, Issuer: issuer, ClientID: "kubernetes", Scopes: []string{"openid"}}}}})
 }
@@ -415,7 +415,7 @@ func TestEndedLogin(t *testing.T) {
 // A program shows a certificate: to log in, and in every request.
 func TestCertificate(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	t.Setenv("KEYBROKER_TOKEN", "")
+	unsetToken(t)
 	t.Setenv("KEYBROKER_ROLE", "from-environment")
 	ca, authority := certtest.New(t, "clients", nil), certtest.New(t, "server", nil)
 	h := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -466,5 +466,24 @@ func TestCertificate(t *testing.T) {
 	}
 	if r := s.keybroker("--ca-file", certtest.File(t, authority), "login", "--method", "mesh"); r.code != 2 || !strings.Contains(r.err, "takes --client-cert and --client-key") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// unsetToken takes KEYBROKER_TOKEN out of the environment for the test.
+func unsetToken(t *testing.T) {
+	t.Helper()
+	t.Setenv("KEYBROKER_TOKEN", "") // which puts it back at the end
+	if err := os.Unsetenv("KEYBROKER_TOKEN"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A token that is given and empty, as what a command that failed has printed, is not
+// taken for the wish to use the login that is kept.
+func TestAnEmptyTokenIsNotTheLogin(t *testing.T) {
+	t.Setenv("KEYBROKER_TOKEN", "")
+	a := &app{}
+	if token, err := a.findToken(); err == nil || token != "" || !strings.Contains(a.hint(err), "unset it") {
+		t.Errorf("token %q, error %v", token, err)
 	}
 }
