@@ -38,7 +38,7 @@ deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), an Ope
 .PHONY: test
 test: deps $(GOTESTSUM) ## Vet and test everything with the race detector (about 15 minutes when nothing is built yet)
 	go vet -race $(PKG)
-	@$(GOTESTSUM) --format pkgname-and-test-fails --format-icons text -- -race -p 2 -timeout 20m $(TESTFLAGS) $(PKG)
+	@$(GOTESTSUM) --format pkgname-and-test-fails --format-icons text -- -race -p 2 -timeout 30m $(TESTFLAGS) $(PKG)
 
 # The figures are ordinary Go benchmarks. One of group G is called BenchmarkG…,
 # in whatever package it measures, and reports each figure with
