@@ -89,15 +89,18 @@ func (p *provider) byBrowser(ctx context.Context) (client.SecretText, error) {
 	state, nonce, verifier := rand.Text(), rand.Text(), oauth2.GenerateVerifier()
 	answers := make(chan redirect, 1)
 	srv := &http.Server{Handler: answersTo(state, answers), ReadHeaderTimeout: 10 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(l) // ends with its being shut down
+	}()
 	defer func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if srv.Shutdown(grace) != nil { // the browser reads what it was told
 			_ = srv.Close()
 		}
-		_ = <-served // it has been shut down, which is its error
+		<-served
 	}()
 	address := p.config.AuthCodeURL(state, oidc.Nonce(nonce), oauth2.S256ChallengeOption(verifier))
 	p.app.note("log in at\n\n  %s\n", address)
