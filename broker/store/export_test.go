@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"strings"
+	"time"
 )
 
 // Exec runs any statement.
@@ -63,6 +64,9 @@ func (e explaining) queryRow(ctx context.Context, query string, args ...any) row
 type failedRow struct{ err error }
 
 func (f failedRow) Scan(...any) error { return f.err }
+
+// WaitForGroups lets the members of a group wait for others however slow these are.
+func (db *DB) WaitForGroups() { db.driver.(*sqliteDriver).writer.groupAge = time.Hour }
 
 // Waiting returns how many wait for the writer of SQLite.
 func (db *DB) Waiting() int {

@@ -39,6 +39,8 @@ type writer struct {
 
 	closed bool
 
+	groupAge time.Duration // beyond which the members of a group wait no longer for others
+
 	mu      sync.Mutex      // guards taken and waiting
 	taken   bool            // somebody has the turn
 	waiting []chan struct{} // for the turn; closed when it comes
@@ -57,7 +59,7 @@ type group struct {
 // Bounds of a group, beyond which its members wait no longer for others.
 const (
 	groupMembers = 64
-	groupAge     = 20 * time.Millisecond
+	groupMaxAge  = 20 * time.Millisecond
 )
 
 // closeTimeout is how long Close waits for a transaction under way.
@@ -116,7 +118,7 @@ func (w *writer) pass() bool {
 func (w *writer) leave() {
 	for {
 		if g := w.group; g != nil {
-			if g.members < groupMembers && time.Since(g.began) < groupAge && w.pass() {
+			if g.members < groupMembers && time.Since(g.began) < w.groupAge && w.pass() {
 				return
 			}
 			w.commit()

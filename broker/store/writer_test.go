@@ -48,6 +48,7 @@ func crowd(t *testing.T, db *store.DB, n int, update func(i int)) {
 func TestUpdatesAtTheSameTime(t *testing.T) {
 	ctx := t.Context()
 	db := open(t, sqliteConfig(t))
+	db.WaitForGroups()
 	s := addSecret(t, db, "a")
 	first, before := read(t, db, func(tx *store.Tx) (int64, error) { return tx.LastChange(ctx) }), db.Stats()
 	boom := errors.New("boom")
@@ -155,6 +156,7 @@ func TestUpdateStopsWaiting(t *testing.T) {
 func TestCommitFailsForAll(t *testing.T) {
 	ctx := t.Context()
 	db := open(t, sqliteConfig(t))
+	db.WaitForGroups()
 	const others = 8
 	errs := make([]error, others)
 	crowd(t, db, others, func(i int) {
@@ -185,6 +187,7 @@ func TestCommitFailsForAll(t *testing.T) {
 func TestTransactionGivenUp(t *testing.T) {
 	ctx := t.Context()
 	db := open(t, sqliteConfig(t))
+	db.WaitForGroups()
 	const others = 8
 	crowd(t, db, others, func(i int) {
 		err := db.Update(ctx, func(tx *store.Tx) error {

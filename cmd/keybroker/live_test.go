@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keybroker/keybroker/backends/backendtest/loopback"
 )
 
 // theTest is where scripts keep their testing.TB.
@@ -68,10 +69,8 @@ type liveServer struct {
 }
 
 func startLive(ts *testscript.TestScript, dir string) (s *liveServer, addr string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Address()
 	ts.Check(err)
-	addr = l.Addr().String()
-	ts.Check(l.Close())
 	hcl, err := os.ReadFile("testdata/live.hcl")
 	ts.Check(err)
 	ts.Check(os.WriteFile(filepath.Join(dir, "live.hcl"), bytes.ReplaceAll(hcl, []byte("ADDR"), []byte(addr)), 0o600))

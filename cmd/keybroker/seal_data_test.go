@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keybroker/keybroker/backends/backendtest/loopback"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
 )
@@ -133,10 +133,9 @@ type canaryData struct {
 
 func newCanaryData(t *testing.T, api *keyserver.Server) *canaryData {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.Address()
 	must(t, err)
-	d := &canaryData{T: t, dir: t.TempDir(), addr: l.Addr().String(), api: api}
-	must(t, l.Close())
+	d := &canaryData{T: t, dir: t.TempDir(), addr: addr, api: api}
 	hcl := strings.NewReplacer("ADDR", d.addr, "API", api.URL).Replace(canaryConfig)
 	must(t, os.WriteFile(filepath.Join(d.dir, "config.hcl"), []byte(hcl), 0o600))
 	return d

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/keybroker/keybroker/backends/backendtest/loopback"
 )
 
 //go:embed server.py
@@ -107,10 +109,13 @@ func (s *Server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	port := "0"
-	if s.URL != "" {
-		port = s.URL[strings.LastIndex(s.URL, ":")+1:]
+	address := s.URL
+	if address == "" {
+		if address, err = loopback.Address(); err != nil {
+			return err
+		}
 	}
+	port := address[strings.LastIndex(address, ":")+1:]
 	args := []string{"-c", script, "--port", port}
 	if s.journal != "" {
 		args = append(args, "--journal", s.journal)

@@ -2,7 +2,6 @@
 package vaultserver
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/keybroker/keybroker/backends/backendtest/loopback"
 )
 
 // Server is an unsealed Vault with KV v2 mounted at secret/ and AppRole at
@@ -94,7 +95,13 @@ func (s *Server) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"-log-level", "off", "-listen", cmp.Or(strings.TrimPrefix(s.Addr, "http://"), "127.0.0.1:0")}
+	address := strings.TrimPrefix(s.Addr, "http://")
+	if address == "" {
+		if address, err = loopback.Address(); err != nil {
+			return err
+		}
+	}
+	args := []string{"-log-level", "off", "-listen", address}
 	if s.data != "" {
 		args = append(args, "-data", s.data)
 	}

@@ -23,6 +23,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
+
+	"github.com/keybroker/keybroker/backends/backendtest/loopback"
 )
 
 //go:embed server.mjs
@@ -85,10 +87,13 @@ func (s *Server) Start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := "0"
-	if s.Issuer != "" {
-		port = s.Issuer[strings.LastIndex(s.Issuer, ":")+1:]
+	address := s.Issuer
+	if address == "" {
+		if address, err = loopback.Address(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	port := address[strings.LastIndex(address, ":")+1:]
 	config, err := json.Marshal(map[string]any{"modules": filepath.Join(built.Modules, "package.json"), "port": json.Number(port),
 		"accounts": s.accounts, "keys": []jose.JSONWebKey{s.key}, "audiences": []string{Audience}})
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	"github.com/keybroker/keybroker/backends/backendtest/loopback"
 	"github.com/keybroker/keybroker/backends/backendtest/vaultserver"
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -247,7 +247,10 @@ func newSite(t *testing.T, name string, seed uint64, sum *summary, vault *vaults
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddress(t)
+	addr, err := loopback.Address()
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := &site{t: t, name: name, bin: bin, dir: dir, addr: addr, keys: newWitness(t, seed), inbox: newInbox(t, seed),
 		rng: rand.New(rand.NewPCG(seed, 3)), sum: sum, subject: map[string]*subject{}, published: map[string]map[int64]publication{}, restored: map[string]publication{},
 		transport: &http.Transport{MaxIdleConnsPerHost: 8}}
@@ -278,24 +281,6 @@ path "%[1]s/destroy/keybroker/*" { capabilities = ["update"] }`, mount)})
 	}
 	t.Cleanup(s.close)
 	return s
-}
-
-var nextPort atomic.Int32
-
-// freeAddress returns an address that stays free while its process is dead: one
-// below the ports that systems give to outgoing connections.
-func freeAddress(t *testing.T) string {
-	const lowest, ports = 18000, 12000
-	for range 1000 {
-		port := lowest + (os.Getpid()*101+int(nextPort.Add(1)))%ports
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			_ = l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("there is no free port")
-	return ""
 }
 
 func (s *site) close() {
