@@ -27,6 +27,9 @@ type Settings struct {
 	Schedule        *string
 	TimeZone        *string
 	Jitter          *time.Duration
+	Window          *string
+	MaxAge          *time.Duration
+	MaxConcurrent   *int
 	Overlap         *time.Duration
 	MaxOverlap      *time.Duration
 	MinInterval     *time.Duration
@@ -65,6 +68,7 @@ type AcknowledgementSettings struct {
 type KeySettings struct {
 	Length           *int
 	Alphabet, Prefix *string
+	Classes          *[]string
 	Checksum         *bool
 }
 
@@ -162,6 +166,9 @@ func (m *merge) run() (Rotation, []Origin) {
 	pick(m, "schedule", &r.Schedule, s.Schedule, p.Schedule)
 	pick(m, "time_zone", &r.TimeZone, s.TimeZone, p.TimeZone)
 	pick(m, "jitter", &r.Jitter, s.Jitter, p.Jitter)
+	pick(m, "window", &r.Window, s.Window, p.Window)
+	pick(m, "max_age", &r.MaxAge, s.MaxAge, p.MaxAge)
+	pick(m, "max_concurrent", &r.MaxConcurrent, s.MaxConcurrent, p.MaxConcurrent)
 	pick(m, "overlap", &r.Overlap, s.Overlap, p.Overlap)
 	r.MaxOverlap = twice(r.Overlap)
 	pick(m, "max_overlap", &r.MaxOverlap, s.MaxOverlap, p.MaxOverlap)
@@ -179,6 +186,7 @@ func (m *merge) run() (Rotation, []Origin) {
 	pick(m, "acknowledgement.on_timeout", &r.Acknowledgement.OnTimeout, s.Acknowledgement.OnTimeout, p.Acknowledgement.OnTimeout)
 	pick(m, "key.length", &r.Key.Length, s.Key.Length, p.Key.Length)
 	pick(m, "key.alphabet", &r.Key.Alphabet, s.Key.Alphabet, p.Key.Alphabet)
+	pick(m, "key.classes", &r.Key.Classes, s.Key.Classes, p.Key.Classes)
 	pick(m, "key.prefix", &r.Key.Prefix, s.Key.Prefix, p.Key.Prefix)
 	pick(m, "key.checksum", &r.Key.Checksum, s.Key.Checksum, p.Key.Checksum)
 	pick(m, "emergency.contain", &r.Emergency.Contain, s.Emergency.Contain, p.Emergency.Contain)

@@ -170,7 +170,13 @@ func fill(v reflect.Value) {
 		case reflect.Bool:
 			e.SetBool(true)
 		case reflect.Slice:
-			e.Set(reflect.ValueOf([]time.Duration{7}))
+			one := reflect.MakeSlice(e.Type(), 1, 1)
+			if one.Index(0).Kind() == reflect.String {
+				one.Index(0).SetString("set")
+			} else {
+				one.Index(0).SetInt(7)
+			}
+			e.Set(one)
 		default:
 			e.SetInt(7)
 		}

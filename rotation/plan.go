@@ -62,10 +62,11 @@ type Emergency struct {
 
 // KeySpec is the strength asked of a value that the broker generates.
 type KeySpec struct {
-	Length   int    `json:"length,omitempty"`
-	Alphabet string `json:"alphabet,omitempty"`
-	Prefix   string `json:"prefix,omitempty"`
-	Checksum bool   `json:"checksum,omitempty"`
+	Length   int      `json:"length,omitempty"`   // characters of the random part
+	Alphabet string   `json:"alphabet,omitempty"` // "base62", "hex", …
+	Classes  []string `json:"classes,omitempty"`  // "lower", "upper", "digit", "symbol": at least one character of each
+	Prefix   string   `json:"prefix,omitempty"`
+	Checksum bool     `json:"checksum,omitempty"`
 }
 
 // Backoff is the wait after the n-th failure in a row (n from 1): it doubles

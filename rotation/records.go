@@ -43,6 +43,16 @@ type Definition struct {
 	Schedule  string            `json:"schedule,omitempty"` // cron expression; empty: never by itself
 	TimeZone  string            `json:"time_zone,omitempty"`
 	Jitter    time.Duration     `json:"jitter,omitempty"`
+	// Window are the times of the week, in TimeZone, at which a rotation may begin; empty: any.
+	Window string `json:"window,omitempty"`
+	// MaxAge is how old the current version may become; 0: any.
+	MaxAge time.Duration `json:"max_age,omitempty"`
+	// Policy is the rotation policy that the settings come from; empty: none. Of its
+	// secrets MaxConcurrent (0: any number) rotate at once.
+	Policy        string `json:"policy,omitempty"`
+	MaxConcurrent int    `json:"max_concurrent,omitempty"`
+	// Pair names secrets, of one tenant, that never rotate within each other's overlap.
+	Pair string `json:"pair,omitempty"`
 	// MinInterval is the least time between two publications, except in an emergency.
 	MinInterval time.Duration `json:"min_interval,omitempty"`
 	Plan        Plan          `json:"plan,omitzero"`
@@ -104,6 +114,11 @@ type Version struct {
 	Issuer   string
 	Probe    string
 	Settings json.RawMessage
+
+	// Slot is the account that holds it, at issuers that have slots.
+	Slot string
+	// Seen are the handles that the issuer held before the mint, where it knows no tags.
+	Seen []map[string]string
 
 	Handle         map[string]string  // at the issuer; nil until it is known
 	BackendVersion backends.VersionID // in the vault; empty until published or staged

@@ -51,6 +51,10 @@ func (s State) Occupies() bool { return !s.Ended() && s != Retiring }
 
 // What a rotation or retirement can wait for.
 const (
+	WaitWindow         = "window"         // the next maintenance window
+	WaitPair           = "pair"           // a secret of the same pair is rotating
+	WaitConcurrency    = "concurrency"    // as many of its policy are rotating as may at once
+	WaitValue          = "value"          // a person, who makes the credential
 	WaitApproval       = "approval"       // somebody else's yes
 	WaitPause          = "pause"          // the secret is paused
 	WaitFreeze         = "freeze"         // everything is frozen

@@ -28,6 +28,10 @@ const (
 	MissingAcknowledgement = engine.AlertMissingAcknowledgement
 	Drift                  = "drift"
 	RotationFailed         = "rotation_failed"
+	IssuerDown             = engine.AlertIssuerDown
+	ValueWanted            = engine.AlertValueWanted
+	RevokeByHand           = engine.AlertRevokeByHand
+	Reissued               = engine.AlertReissued
 	BackendDown            = "backend_down"
 	SealDown               = "seal_down"
 	AuditSinkDown          = "audit_sink_down"
@@ -41,7 +45,7 @@ const (
 // Passing tells whether alerts of the kind are about something that happened and is
 // not over by itself: they end when somebody acknowledges them.
 func Passing(kind string) bool {
-	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable
+	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable || kind == Reissued
 }
 
 // Severity is how soon somebody should look.

@@ -22,6 +22,10 @@ var AlertKinds = []string{
 	"missing_acknowledgement", // a consumer did not say that it uses the new version
 	"drift",                   // a vault holds something else than it was given
 	"rotation_failed",
+	"issuer_down",    // an issuer keeps failing and is left alone for a while
+	"value_wanted",   // a person is to make a credential and hand it in
+	"revoke_by_hand", // a person is to turn a credential off
+	"reissued",       // an issuer gave a credential that it had given before
 	"backend_down",
 	"seal_down",
 	"audit_sink_down",

@@ -14,6 +14,10 @@ const (
 	AlertResurrected            = "resurrected"
 	AlertUnprovable             = "unprovable"
 	AlertMissingAcknowledgement = "missing_acknowledgement"
+	AlertIssuerDown             = "issuer_down"
+	AlertValueWanted            = "value_wanted"   // a person is to make a credential
+	AlertRevokeByHand           = "revoke_by_hand" // a person is to turn one off
+	AlertReissued               = "reissued"       // an issuer gave a value that it had given before
 )
 
 // Alerter is a Tx that also keeps what people must be told, with what happened. A
