@@ -152,6 +152,9 @@ type Lister interface {
 type Setter interface {
 	// SlotOf tells in which slot a credential is; empty if it cannot be told.
 	SlotOf(h Handle) string
+	// HandleOf is the handle that Issue gives for req, known before the call: what
+	// nobody heard the answer of can be revoked by it.
+	HandleOf(req Request) Handle
 	// PutBack sets the value of an older version, req, once more, in place of that of
 	// version over, of which no Issue can succeed from then on. It may be repeated.
 	// h is the handle of the older version, which is valid again.
