@@ -50,6 +50,7 @@ rotation_policy "demo" {
   }
   schedule = "* * * * *" # cron: every minute
   overlap  = "20s"       # old and new key both work for so long
+  # max_age = "35d", window = "Mon-Fri 02:00-05:00", limits { … }: docs/policies.md has every setting
   # approval = true      # no rotation begins before somebody else approves it: keybroker rotation approve ID
 
   verify { # before the new key is published

@@ -60,6 +60,8 @@ type Config struct {
 	Node      Node
 	Seal      SealKeeper
 	Notifiers Notifiers
+	// Components are the issuers and probes of the node.
+	Components Components
 	// Doubts tells whether a version may have been replaced and revoked in a time that
 	// a restored store has lost: it is given to nobody.
 	Doubts func(ref backends.Ref, version int) bool

@@ -259,20 +259,29 @@ func (b *Broker) Plan(ctx context.Context, p authn.Principal, name string) (out 
 			return missing
 		}
 		o, err := b.Engine.Outlook(ctx, found.ID)
-		if out = viewPlan(found.Ref, o); wallsOf(p) != (policy.Walls{}) {
+		if err != nil {
+			return err
+		}
+		if out = viewPlan(o); wallsOf(p) != (policy.Walls{}) {
 			for i, w := range out.WhyNot {
 				if w.WaitingFor == rotation.WaitFreeze {
 					out.WhyNot[i].Detail = "everything is frozen" // by whom and why tells of others
 				}
 			}
 		}
-		return err
+		return b.Store.View(ctx, func(tx *store.Tx) error {
+			s, err := tx.Secret(ctx, found.ID)
+			if err == nil {
+				out.Effective, err = b.effective(ctx, tx, p, s)
+			}
+			return err
+		})
 	})
 	return out, err
 }
 
-func viewPlan(of backends.Ref, o rotation.Outlook) client.Plan {
-	out := client.Plan{Secret: of.Name, Tenant: of.Tenant, Ready: o.Ready, WhyNot: []client.Blocker{}, NextAt: utc(o.NextAt),
+func viewPlan(o rotation.Outlook) client.Plan {
+	out := client.Plan{Ready: o.Ready, WhyNot: []client.Blocker{}, NextAt: utc(o.NextAt),
 		Trigger: string(o.Trigger), RotationID: o.RotationID, Steps: viewExpected(o.Steps), Retirements: viewExpected(o.Retirements)}
 	for _, w := range o.WhyNot {
 		out.WhyNot = append(out.WhyNot, client.Blocker(w))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/policy"
@@ -17,6 +18,12 @@ type Node interface {
 	Reload(ctx context.Context, by string, dryRun bool) (client.Reload, error)
 	// Configuration tells what the node works by.
 	Configuration(ctx context.Context) (client.Configuration, error)
+	// PlanConfig tells what another configuration would do, and changes nothing. ErrInvalid
+	// if what it says of secrets cannot be read.
+	PlanConfig(ctx context.Context, r client.ConfigPlanRequest) (client.ConfigPlan, error)
+	// Origins tells where the configuration in force says how a secret rotates; false if
+	// it has no block of it.
+	Origins(ref backends.Ref) (Origins, bool)
 }
 
 // RefusedConfig is why a configuration is not taken into use: all that is wrong

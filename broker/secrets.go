@@ -117,8 +117,12 @@ func (b *Broker) Secret(ctx context.Context, p authn.Principal, name string) (ou
 
 // Rotate starts a rotation.
 func (b *Broker) Rotate(ctx context.Context, p authn.Principal, name string, r client.RotateRequest) (out client.Rotation, err error) {
-	err = b.onSecret(ctx, p, policy.Rotate, "secret.rotate", name, map[string]string{"reason": r.Reason}, func(tx *store.Tx, s rotation.Secret) error {
-		rot, err := b.Engine.Rotate(ctx, tx, s.ID, rotation.TriggerManual, asked(p, r.Reason))
+	detail, ask := map[string]string{"reason": r.Reason}, asked(p, r.Reason)
+	if ask.IgnoreWindow = r.IgnoreWindow; r.IgnoreWindow {
+		detail["ignore_window"] = "true"
+	}
+	err = b.onSecret(ctx, p, policy.Rotate, "secret.rotate", name, detail, func(tx *store.Tx, s rotation.Secret) error {
+		rot, err := b.Engine.Rotate(ctx, tx, s.ID, rotation.TriggerManual, ask)
 		out = viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, nil)
 		return err
 	})

@@ -14,7 +14,7 @@ import (
 func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, placements []rotation.Placement, occupied bool) client.Secret {
 	d := s.Definition
 	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Labels: maps.Clone(d.Labels), Issuer: d.Issuer,
-		Probe: d.Probe, Consumers: d.Consumers, Schedule: d.Schedule, State: string(s.State), Generation: s.Generation,
+		Probe: d.Probe, Consumers: d.Consumers, Schedule: d.Schedule, Policy: d.Policy, Pair: d.Pair, State: string(s.State), Generation: s.Generation,
 		Versions: []client.Version{}}
 	out.Mirrors, out.Drift = viewMirrors(s, placements)
 	if out.Labels == nil {
@@ -56,7 +56,8 @@ func viewRotation(r store.RotationOf, steps []rotation.Step) client.Rotation {
 		State: string(r.State), WaitingFor: r.WaitingFor, Error: r.Error, FromVersion: r.From, ToVersion: r.To,
 		Compromised: r.Compromised, StartedAt: utc(r.CreatedAt), PublishedAt: utc(r.PublishedAt),
 		OverlapUntil: utc(r.OverlapUntil), EndedAt: utc(r.EndedAt), Actor: r.Actor, ApprovedBy: r.ApprovedBy,
-		ApprovedAt: utc(r.ApprovedAt), RollBackBy: r.RollBackBy, NextAt: utc(r.NextAt), Steps: []client.Step{}}
+		ApprovedAt: utc(r.ApprovedAt), RollBackBy: r.RollBackBy, NextAt: utc(r.NextAt),
+		IgnoreWindow: r.IgnoreWindow, ValueBy: utc(r.ValueBy), Steps: []client.Step{}}
 	if r.Adopts != nil {
 		out.Adopts = r.Adopts.Backend
 	}
@@ -72,7 +73,8 @@ func viewRetirement(t store.RetirementOf, tries []rotation.Try) client.Retiremen
 		State: string(t.State), WaitingFor: t.WaitingFor, Error: t.Why(), RotationID: t.RotationID,
 		RequestedAt: utc(t.RequestedAt), AcknowledgedAt: utc(t.AcknowledgedAt), LastAcceptedAt: utc(t.LastAcceptedAt),
 		ContainedAt: utc(t.ContainedAt), ProvenAt: utc(t.ProvenAt), ResurrectedAt: utc(t.ResurrectedAt),
-		Control: string(t.Control), NeverMade: t.NeverMade, AlreadyRejected: t.AlreadyRejected, NextAt: utc(t.NextAt), Rechecks: viewRechecks(t.Retirement, tries)}
+		Control: string(t.Control), NeverMade: t.NeverMade, AlreadyRejected: t.AlreadyRejected, NextAt: utc(t.NextAt),
+		ByHand: t.ByHand, LastUsedAt: utc(t.LastUsedAt), LastUse: t.LastUse, SessionsEndedAt: utc(t.SessionsEndedAt), RemoveAt: utc(t.RemoveAt), RemovedAt: utc(t.RemovedAt), Rechecks: viewRechecks(t.Retirement, tries)}
 	if t.Scope != (rotation.Scope{}) {
 		scope := client.Scope(t.Scope)
 		out.Scope = &scope

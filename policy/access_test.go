@@ -113,7 +113,7 @@ func TestValidateConditions(t *testing.T) {
 		{policy.Conditions{CIDRs: prefixes("10.1.2.3/8")}, `conditions.cidrs: 10.1.2.3/8 names an address and a range at once; write "10.0.0.0/8" for the range or "10.1.2.3/32" for the address`},
 		{policy.Conditions{CIDRs: prefixes("::ffff:10.0.0.0/104")}, "conditions.cidrs: ::ffff:10.0.0.0/104 is an IPv4 address in the form of IPv6, which nobody calls from; write it as IPv4"},
 		{policy.Conditions{Environments: slices.Repeat([]string{"a"}, 65)}, "conditions.environments: environments has 65 elements, the limit is 64"},
-		{policy.Conditions{Time: strings.Repeat("00:00-24:00,", 64) + "00:00-24:00"}, "conditions.time: time has 65 windows, the limit is 64"},
+		{policy.Conditions{Time: strings.Repeat("00:00-24:00,", 64) + "00:00-24:00"}, "conditions.time: these are 65 times of the week, the limit is 64"},
 		{policy.Conditions{Time: "Mon,Tue 08:00-18:00"}, `conditions.time: "Mon" is no time of the week; give it times of its own, as in "Mon 00:00-24:00"`},
 		{policy.Conditions{Time: "Sat-Sun"}, `conditions.time: "Sat-Sun" is no time of the week; give it times of its own, as in "Sat-Sun 00:00-24:00"`},
 		{policy.Conditions{Time: "8:00-18:00"}, `conditions.time: "8:00-18:00" is no time of the week; write for instance "Mon-Fri 08:00-18:00", several joined by ","`},

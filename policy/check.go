@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// ValidateRotation returns every mistake in p: in its name, what it matches, and
-// its settings as they would be for a secret that overrides nothing. Schedule and
-// time zone are text here; package schedule parses them.
+// ValidateRotation returns every mistake in p: in its name, what it matches, its
+// limits, and its settings as they would be for a secret that overrides nothing.
+// Schedule and time zone are text here; package schedule parses them. What goes beyond
+// limits is in Excesses.
 func ValidateRotation(p RotationPolicy) []Problem {
 	var c checker
 	if text := nameProblem(p.Name); text != "" {
@@ -24,9 +25,12 @@ func ValidateRotation(p RotationPolicy) []Problem {
 			c.report("match.paths", fmt.Sprintf("the path %q matches no secret", path), "below sys/ there is none")
 		}
 	}
+	c.limits(p.Limits)
+	if n := p.Settings.MaxConcurrent; n != nil && *n == 0 {
+		c.report("max_concurrent", "no secret of the policy could ever rotate", "leave it out for any number at once")
+	}
 	m := merge{policy: p.Settings}
-	effective, _ := m.run()
-	return append(c.problems, Check(effective)...)
+	return append(c.problems, Check(m.run().Rotation)...)
 }
 
 // Check returns every mistake in the effective settings of a secret. Attribute
@@ -34,12 +38,14 @@ func ValidateRotation(p RotationPolicy) []Problem {
 func Check(r Rotation) []Problem {
 	var c checker
 	c.durations(r)
-	c.overlap(r)
+	c.window(r)
+	c.age(r)
+	if r.MaxConcurrent < 0 {
+		c.report("max_concurrent", "max_concurrent is negative", "leave it out for any number at once")
+	}
 	c.verify(r.Verify)
 	c.confirm(r.Confirm)
-	if r.Key.Length < 0 {
-		c.report("key.length", "a key cannot have a negative length", "")
-	}
+	c.key(r.Key)
 	oneOf(&c, "acknowledgement.require", r.Acknowledgement.Require, RequireNone, RequireReceived, RequireApplied)
 	oneOf(&c, "acknowledgement.on_timeout", r.Acknowledgement.OnTimeout, Proceed, Hold)
 	oneOf(&c, "emergency.contain", r.Emergency.Contain, ReplaceFirst, RevokeFirst)
@@ -61,8 +67,8 @@ func (c *checker) durations(r Rotation) {
 		value   time.Duration
 	}{
 		{"jitter", r.Jitter},
+		{"max_age", r.MaxAge},
 		{"overlap", r.Overlap},
-		{"max_overlap", r.MaxOverlap},
 		{"min_interval", r.MinInterval},
 		{"verify.interval", r.Verify.Interval},
 		{"verify.timeout", r.Verify.Timeout},
@@ -76,10 +82,58 @@ func (c *checker) durations(r Rotation) {
 	}
 }
 
-func (c *checker) overlap(r Rotation) {
-	if r.Overlap >= 0 && r.MaxOverlap >= 0 && r.Overlap > r.MaxOverlap {
-		c.report("overlap", fmt.Sprintf("an overlap of %s is longer than max_overlap, %s", r.Overlap, r.MaxOverlap),
-			"shorten overlap or raise max_overlap")
+// window judges the times; the zone is the schedule's as well, and judged with that.
+func (c *checker) window(r Rotation) {
+	if r.Window == "" {
+		return
+	}
+	if _, wrong, suggestion := parseWindows(r.Window); wrong != "" {
+		c.report("window", wrong, suggestion)
+	}
+}
+
+// age refuses a maximum age that a rotation in time could not keep.
+func (c *checker) age(r Rotation) {
+	if r.MaxAge <= 0 {
+		return
+	}
+	if r.Overlap >= r.MaxAge {
+		c.report("max_age", fmt.Sprintf("a max_age of %s is not longer than the overlap, %s: the next rotation would be due before this one is over", r.MaxAge, r.Overlap),
+			"shorten the overlap or raise max_age")
+	}
+	if r.MinInterval > r.MaxAge {
+		c.report("max_age", fmt.Sprintf("a max_age of %s is shorter than min_interval, %s: it could not be kept", r.MaxAge, r.MinInterval),
+			"lower min_interval or raise max_age")
+	}
+}
+
+func (c *checker) limits(l Limits) {
+	if d := l.MaxOverlap; d != nil && *d < 0 {
+		c.report("limits.max_overlap", fmt.Sprintf("max_overlap is negative: %s", *d), `to allow no overlap write "0s"`)
+	}
+	if d := l.MaxAge; d != nil && *d <= 0 {
+		c.report("limits.max_age", fmt.Sprintf("no credential is younger than %s", *d), `write for instance "90d"`)
+	}
+	if n := l.MinLength; n != nil && *n < 1 {
+		c.report("limits.min_length", fmt.Sprintf("a min_length of %d limits nothing", *n), "ask for at least 1, or leave it out")
+	}
+}
+
+// key judges what can be told without the issuer, who knows which keys it can make.
+func (c *checker) key(k KeySpec) {
+	if k.Length < 0 {
+		c.report("key.length", "a key cannot have a negative length", "")
+	}
+	for i, class := range k.Classes {
+		known := []string{ClassLower, ClassUpper, ClassDigit, ClassSymbol}
+		switch {
+		case i == len(known): // one of them is there twice, or is none: that was said
+			return
+		case !slices.Contains(known, class):
+			c.report("key.classes", fmt.Sprintf("%q is no class of characters", class), suggest(class, known))
+		case slices.Contains(k.Classes[:i], class):
+			c.report("key.classes", fmt.Sprintf("the class %q is given twice", class), "remove one")
+		}
 	}
 }
 

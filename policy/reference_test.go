@@ -159,8 +159,11 @@ func referenceHolds(c policy.Conditions, f policy.Facts) bool {
 	if err != nil || f.At.IsZero() {
 		return false
 	}
-	local := f.At.In(zone)
-	return slices.ContainsFunc(strings.Split(c.Time, ","), func(w string) bool {
+	return referenceWindows(c.Time, f.At.In(zone))
+}
+
+func referenceWindows(text string, local time.Time) bool {
+	return slices.ContainsFunc(strings.Split(text, ","), func(w string) bool {
 		return referenceWindow(strings.TrimSpace(w), local.Format("Mon"), local.Format("15:04"))
 	})
 }

@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// RotationPolicy gives settings to the secrets that it matches.
+// RotationPolicy says how the secrets that it matches rotate.
 type RotationPolicy struct {
 	Name     string
 	Match    Match
-	Settings Settings
+	Settings Settings // of the secrets of which no other policy is more specific
+	Limits   Limits   // of all that it matches
 }
 
 // Match selects secrets: those whose name matches one of Paths (none given: all)
@@ -31,7 +32,6 @@ type Settings struct {
 	MaxAge          *time.Duration
 	MaxConcurrent   *int
 	Overlap         *time.Duration
-	MaxOverlap      *time.Duration
 	MinInterval     *time.Duration
 	WaitForMirrors  *bool
 	Approval        *bool
@@ -95,42 +95,61 @@ type Origin struct {
 	Policy  string // the policy's name where Source is FromPolicy
 }
 
-// Resolve merges the settings of the secret called name. What the secret itself
-// says (overrides) goes before the most specific policy that matches it, and that
-// before the defaults. Policies do not add up: only one applies, the one whose
-// path is most specific (see the package comment; without paths it counts as
-// "*"), then the one with the most labels, then the one whose name comes first.
-//
-// A maximum overlap that nobody gave is twice the overlap. The origins name each
-// setting once, in the order of the fields of Rotation.
-func Resolve(policies []RotationPolicy, name string, labels map[string]string, overrides Settings) (Rotation, []Origin) {
-	m := merge{secret: overrides}
-	if p, ok := mostSpecific(policies, name, labels); ok {
-		m.policy, m.policyName = p.Settings, p.Name
-	}
-	return m.run()
+// Resolved is how one secret rotates, and who says so.
+type Resolved struct {
+	Rotation
+	Policy  string   // the most specific policy that matches; empty: none does
+	Origins []Origin // of each setting once, in the order of the fields of Rotation
+	Bounds  []Bound  // the limits that hold, in the order of the fields of Limits
 }
 
-// mostSpecific returns the one policy that applies.
-func mostSpecific(policies []RotationPolicy, name string, labels map[string]string) (RotationPolicy, bool) {
-	var best RotationPolicy
+// Origin returns where a setting comes from.
+func (r Resolved) Origin(setting string) Origin {
+	i := slices.IndexFunc(r.Origins, func(o Origin) bool { return o.Setting == setting })
+	if i < 0 {
+		return Origin{Setting: setting, Source: FromDefault}
+	}
+	return r.Origins[i]
+}
+
+// Resolve merges the settings of the secret called name. What the secret itself
+// says (overrides) goes before the most specific policy that matches it, and that
+// before the defaults. Settings of policies do not add up: only those of one apply,
+// the one whose path is most specific (see the package comment; without paths it
+// counts as "*"), then the one with the most labels, then the one whose name comes
+// first. Limits do: those of every policy that matches hold.
+//
+// The maximum overlap is the strictest limit of it, or else twice the overlap.
+func Resolve(policies []RotationPolicy, name string, labels map[string]string, overrides Settings) Resolved {
+	m := merge{secret: overrides}
+	var bounds strictest
+	var best *RotationPolicy
 	var bestPath pattern
-	found := false
-	for _, p := range policies {
+	for i := range policies {
+		p := &policies[i]
 		path, ok := p.Match.matches(name, labels)
 		if !ok {
 			continue
 		}
-		order := cmp.Or(
-			path.compare(bestPath),
-			cmp.Compare(len(p.Match.Labels), len(best.Match.Labels)),
-			cmp.Compare(best.Name, p.Name),
-		)
-		if !found || order > 0 {
-			best, bestPath, found = p, path, true
+		bounds.add(p)
+		if best == nil || p.goesBefore(path, best, bestPath) {
+			best, bestPath = p, path
 		}
 	}
-	return best, found
+	if best != nil {
+		m.policy, m.policyName = best.Settings, best.Name
+	}
+	m.bounds = bounds.list()
+	return m.run()
+}
+
+// goesBefore tells whether p, which matches by path, is more specific than other.
+func (p *RotationPolicy) goesBefore(path pattern, other *RotationPolicy, otherPath pattern) bool {
+	return cmp.Or(
+		path.compare(otherPath),
+		cmp.Compare(len(p.Match.Labels), len(other.Match.Labels)),
+		cmp.Compare(other.Name, p.Name),
+	) > 0
 }
 
 // matches returns the most specific of the patterns by which the secret matches.
@@ -154,14 +173,18 @@ func (m Match) matches(name string, labels map[string]string) (pattern, bool) {
 	return best, found
 }
 
+const aboutSettings = 32 // how many there are, about
+
 // merge lays the layers of settings over the defaults and notes their origin.
 type merge struct {
 	secret, policy Settings
 	policyName     string
+	bounds         []Bound
 	origins        []Origin
 }
 
-func (m *merge) run() (Rotation, []Origin) {
+func (m *merge) run() Resolved {
+	m.origins = make([]Origin, 0, aboutSettings)
 	r, s, p := Default(), &m.secret, &m.policy
 	pick(m, "schedule", &r.Schedule, s.Schedule, p.Schedule)
 	pick(m, "time_zone", &r.TimeZone, s.TimeZone, p.TimeZone)
@@ -170,8 +193,7 @@ func (m *merge) run() (Rotation, []Origin) {
 	pick(m, "max_age", &r.MaxAge, s.MaxAge, p.MaxAge)
 	pick(m, "max_concurrent", &r.MaxConcurrent, s.MaxConcurrent, p.MaxConcurrent)
 	pick(m, "overlap", &r.Overlap, s.Overlap, p.Overlap)
-	r.MaxOverlap = twice(r.Overlap)
-	pick(m, "max_overlap", &r.MaxOverlap, s.MaxOverlap, p.MaxOverlap)
+	m.maxOverlap(&r)
 	pick(m, "min_interval", &r.MinInterval, s.MinInterval, p.MinInterval)
 	pick(m, "wait_for_mirrors", &r.WaitForMirrors, s.WaitForMirrors, p.WaitForMirrors)
 	pick(m, "approval", &r.Approval, s.Approval, p.Approval)
@@ -193,7 +215,19 @@ func (m *merge) run() (Rotation, []Origin) {
 	pick(m, "emergency.replace_within", &r.Emergency.ReplaceWithin, s.Emergency.ReplaceWithin, p.Emergency.ReplaceWithin)
 	pick(m, "proof", &r.Proof, s.Proof, p.Proof)
 	r.Confirm.Recheck = slices.Clone(r.Confirm.Recheck) // the policy's list is not shared
-	return r, m.origins
+	return Resolved{Rotation: r, Policy: m.policyName, Origins: m.origins, Bounds: m.bounds}
+}
+
+// maxOverlap sets what nobody sets, but a limit may.
+func (m *merge) maxOverlap(r *Rotation) {
+	r.MaxOverlap = twice(r.Overlap)
+	o := Origin{Setting: "max_overlap", Source: FromDefault}
+	for _, b := range m.bounds {
+		if b.Limit == LimitOverlap {
+			r.MaxOverlap, o.Source, o.Policy = b.Longest, FromPolicy, b.Policy
+		}
+	}
+	m.origins = append(m.origins, o)
 }
 
 // twice doubles an overlap. One that is negative or too long to be doubled is a

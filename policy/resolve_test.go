@@ -18,28 +18,17 @@ func overlapPolicy(name string, overlap time.Duration, labels map[string]string,
 	}
 }
 
-func origin(t *testing.T, origins []policy.Origin, setting string) policy.Origin {
-	t.Helper()
-	for _, o := range origins {
-		if o.Setting == setting {
-			return o
-		}
-	}
-	t.Fatalf("no origin of %s in %v", setting, origins)
-	return policy.Origin{}
-}
-
 func TestResolveDefaults(t *testing.T) {
-	got, origins := policy.Resolve(nil, "a/b", nil, policy.Settings{})
-	if !reflect.DeepEqual(got, policy.Default()) {
+	got := policy.Resolve(nil, "a/b", nil, policy.Settings{})
+	if !reflect.DeepEqual(got.Rotation, policy.Default()) || got.Policy != "" || len(got.Bounds) > 0 {
 		t.Errorf("got %+v", got)
 	}
-	for _, o := range origins {
+	for _, o := range got.Origins {
 		if o.Source != policy.FromDefault || o.Policy != "" {
 			t.Errorf("got %+v", o)
 		}
 	}
-	if problems := policy.Check(got); len(problems) > 0 {
+	if problems := policy.Check(got.Rotation); len(problems) > 0 {
 		t.Errorf("the defaults have problems: %v", problems)
 	}
 }
@@ -71,8 +60,8 @@ func TestMostSpecificPolicyGivesTheDefaults(t *testing.T) {
 		{"payments/stripe", both, "stripe"},
 		{"mail/smtp/relay", both, "wide-and-narrow"},
 	} {
-		got, origins := policy.Resolve(policies, c.name, c.labels, policy.Settings{})
-		if o := origin(t, origins, "overlap"); o.Source != policy.FromPolicy || o.Policy != c.policy {
+		got := policy.Resolve(policies, c.name, c.labels, policy.Settings{})
+		if o := got.Origin("overlap"); o.Source != policy.FromPolicy || o.Policy != c.policy || got.Policy != c.policy {
 			t.Errorf("%s %v: got %+v, want policy %s", c.name, c.labels, o, c.policy)
 		}
 		if got.MaxOverlap != 2*got.Overlap {
@@ -88,8 +77,8 @@ func TestSecretGoesBeforePolicyAndPoliciesDoNotAddUp(t *testing.T) {
 	special := policy.RotationPolicy{Name: "special", Match: policy.Match{Paths: []string{"a/*"}}, Settings: policy.Settings{
 		Schedule: &schedule, Proof: &none, Confirm: policy.ConfirmSettings{Window: &window, Recheck: &recheck},
 	}}
-	got, origins := policy.Resolve([]policy.RotationPolicy{general, special}, "a/b", nil, policy.Settings{Overlap: &short})
-	want := policy.Default()
+	resolved := policy.Resolve([]policy.RotationPolicy{general, special}, "a/b", nil, policy.Settings{Overlap: &short})
+	got, want := resolved.Rotation, policy.Default()
 	want.Schedule, want.Overlap, want.MaxOverlap, want.Proof = "@daily", time.Hour, 2*time.Hour, policy.ProofNone
 	want.Confirm.Window, want.Confirm.Recheck = window, nil
 	if len(got.Confirm.Recheck) == 0 {
@@ -104,7 +93,7 @@ func TestSecretGoesBeforePolicyAndPoliciesDoNotAddUp(t *testing.T) {
 		"time_zone":       {Setting: "time_zone", Source: policy.FromDefault},
 		"confirm.recheck": {Setting: "confirm.recheck", Source: policy.FromPolicy, Policy: "special"},
 	} {
-		if o := origin(t, origins, setting); o != want {
+		if o := resolved.Origin(setting); o != want {
 			t.Errorf("got %+v, want %+v", o, want)
 		}
 	}
@@ -128,8 +117,7 @@ func leaves(prefix string, v reflect.Type) []string {
 // policy and once in the secret, so that a setting forgotten in Resolve is found.
 func TestEverySettingIsMerged(t *testing.T) {
 	var names []string
-	_, origins := policy.Resolve(nil, "a", nil, policy.Settings{})
-	for _, o := range origins {
+	for _, o := range policy.Resolve(nil, "a", nil, policy.Settings{}).Origins {
 		names = append(names, o.Setting)
 	}
 	if want := leaves("", reflect.TypeFor[policy.Rotation]()); !reflect.DeepEqual(names, want) {
@@ -138,22 +126,27 @@ func TestEverySettingIsMerged(t *testing.T) {
 	var all policy.Settings
 	fill(reflect.ValueOf(&all).Elem())
 	p := policy.RotationPolicy{Name: "p", Settings: all}
-	byPolicy, origins := policy.Resolve([]policy.RotationPolicy{p}, "a", nil, policy.Settings{})
-	for _, o := range origins {
-		if o.Source != policy.FromPolicy {
+	byPolicy := policy.Resolve([]policy.RotationPolicy{p}, "a", nil, policy.Settings{})
+	for _, o := range byPolicy.Origins {
+		if o.Source != policy.FromPolicy && o.Setting != "max_overlap" { // which nobody sets
 			t.Errorf("from a policy: %+v", o)
 		}
 	}
-	bySecret, origins := policy.Resolve(nil, "a", nil, all)
-	for _, o := range origins {
-		if o.Source != policy.FromSecret {
+	bySecret := policy.Resolve(nil, "a", nil, all)
+	for _, o := range bySecret.Origins {
+		if o.Source != policy.FromSecret && o.Setting != "max_overlap" {
 			t.Errorf("from the secret: %+v", o)
 		}
 	}
-	if !reflect.DeepEqual(byPolicy, bySecret) {
+	if !reflect.DeepEqual(byPolicy.Rotation, bySecret.Rotation) {
 		t.Errorf("policy: %+v\nsecret: %+v", byPolicy, bySecret)
 	}
-	empty(t, "Rotation", reflect.ValueOf(byPolicy))
+	set := byPolicy.Rotation
+	if set.MaxOverlap != 2*set.Overlap {
+		t.Errorf("a maximum of %s of an overlap of %s", set.MaxOverlap, set.Overlap)
+	}
+	set.MaxOverlap = set.Overlap
+	empty(t, "Rotation", reflect.ValueOf(set))
 }
 
 func fill(v reflect.Value) {
@@ -205,7 +198,13 @@ func TestCheck(t *testing.T) {
 	}{
 		{func(r *policy.Rotation) { r.Overlap = -1 }, "overlap", "negative"},
 		{func(r *policy.Rotation) { r.Jitter = -1 }, "jitter", "negative"},
-		{func(r *policy.Rotation) { r.Overlap = 49 * time.Hour }, "overlap", "longer than max_overlap"},
+		{func(r *policy.Rotation) { r.MaxAge = -1 }, "max_age", "negative"},
+		{func(r *policy.Rotation) { r.MaxAge = 24 * time.Hour }, "max_age", "not longer than the overlap, 24h0m0s"},
+		{func(r *policy.Rotation) { r.MaxAge, r.MinInterval = 48*time.Hour, 49*time.Hour }, "max_age", "shorter than min_interval, 49h0m0s"},
+		{func(r *policy.Rotation) { r.Window = "Mon 02:00" }, "window", "no time of the week"},
+		{func(r *policy.Rotation) { r.MaxConcurrent = -1 }, "max_concurrent", "negative"},
+		{func(r *policy.Rotation) { r.Key.Classes = []string{"lowr"} }, "key.classes", `did you mean "lower"?`},
+		{func(r *policy.Rotation) { r.Key.Classes = []string{"digit", "digit"} }, "key.classes", "twice"},
 		{func(r *policy.Rotation) { r.Verify.Successes = 0 }, "verify.successes", "at least 1"},
 		{func(r *policy.Rotation) { r.Verify.Timeout = 0 }, "verify.timeout", "without time"},
 		{func(r *policy.Rotation) {
@@ -232,34 +231,30 @@ func TestCheck(t *testing.T) {
 // A maximum that follows from a wrong overlap is not a second mistake.
 func TestWrongOverlapIsOneProblem(t *testing.T) {
 	for _, overlap := range []time.Duration{-time.Hour, math.MinInt64} {
-		r, _ := policy.Resolve(nil, "a", nil, policy.Settings{Overlap: &overlap})
-		if problems := policy.Check(r); len(problems) != 1 || problems[0].Attribute != "overlap" {
+		r := policy.Resolve(nil, "a", nil, policy.Settings{Overlap: &overlap})
+		if problems := policy.Check(r.Rotation); len(problems) != 1 || problems[0].Attribute != "overlap" {
 			t.Errorf("%s: got %+v", overlap, problems)
 		}
 	}
 	long := time.Duration(math.MaxInt64)/2 + time.Hour
-	r, _ := policy.Resolve(nil, "a", nil, policy.Settings{Overlap: &long})
-	if problems := policy.Check(r); len(problems) > 0 || r.MaxOverlap < long {
+	r := policy.Resolve(nil, "a", nil, policy.Settings{Overlap: &long})
+	if problems := policy.Check(r.Rotation); len(problems) > 0 || r.MaxOverlap < long {
 		t.Errorf("%s: a maximum of %s, %+v", long, r.MaxOverlap, problems)
-	}
-	negative := -time.Hour
-	r, _ = policy.Resolve(nil, "a", nil, policy.Settings{MaxOverlap: &negative})
-	if problems := policy.Check(r); len(problems) != 1 || problems[0].Attribute != "max_overlap" {
-		t.Errorf("a negative maximum: got %+v", problems)
 	}
 }
 
 func TestValidateRotation(t *testing.T) {
-	zero := 0
+	zero, never, negative := 0, time.Duration(0), -time.Hour
 	problems := policy.ValidateRotation(policy.RotationPolicy{
 		Match:    policy.Match{Paths: []string{"ok/*", "/bad", "sys/x"}},
-		Settings: policy.Settings{Confirm: policy.ConfirmSettings{Rejections: &zero}},
+		Settings: policy.Settings{MaxConcurrent: &zero, Confirm: policy.ConfirmSettings{Rejections: &zero}},
+		Limits:   policy.Limits{MaxOverlap: &negative, MaxAge: &never, MinLength: &zero},
 	})
 	var got []string
 	for _, p := range problems {
 		got = append(got, p.Attribute)
 	}
-	if want := []string{"name", "match.paths", "match.paths", "confirm.rejections"}; !reflect.DeepEqual(got, want) {
+	if want := []string{"name", "match.paths", "match.paths", "limits.max_overlap", "limits.max_age", "limits.min_length", "max_concurrent", "confirm.rejections"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v: %v", got, want, problems)
 	}
 }

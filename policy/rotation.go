@@ -5,14 +5,14 @@ import "time"
 // Rotation is how one secret rotates: the effective settings, after policies,
 // the secret's own block and the defaults have been merged by Resolve.
 type Rotation struct {
-	Schedule        string          `json:"schedule"`       // cron expression; empty: only on demand
-	TimeZone        string          `json:"time_zone"`      // of the schedule, an IANA name
-	Jitter          time.Duration   `json:"jitter"`         // the schedule is put off by less than this, always as much for one secret
-	Window          string          `json:"window"`         // times of the week in TimeZone at which a rotation may begin, except in an emergency; empty: any
-	MaxAge          time.Duration   `json:"max_age"`        // of the current version: it is rotated by then, whatever the schedule; 0: any
-	MaxConcurrent   int             `json:"max_concurrent"` // rotations under way at once of the secrets of one policy; 0: any
-	Overlap         time.Duration   `json:"overlap"`        // how long the previous version stays valid
-	MaxOverlap      time.Duration   `json:"max_overlap"`
+	Schedule        string          `json:"schedule"`         // cron expression; empty: only on demand
+	TimeZone        string          `json:"time_zone"`        // of the schedule, an IANA name
+	Jitter          time.Duration   `json:"jitter"`           // the schedule is put off by less than this, always as much for one secret
+	Window          string          `json:"window"`           // times of the week in TimeZone at which a rotation may begin, except in an emergency; empty: any
+	MaxAge          time.Duration   `json:"max_age"`          // of the current version: it is rotated by then, whatever the schedule; 0: any
+	MaxConcurrent   int             `json:"max_concurrent"`   // rotations under way at once of the secrets of one policy; 0: any
+	Overlap         time.Duration   `json:"overlap"`          // how long the previous version stays valid
+	MaxOverlap      time.Duration   `json:"max_overlap"`      // that consumers and mirrors may hold it up to
 	MinInterval     time.Duration   `json:"min_interval"`     // between two rotations, except in an emergency
 	WaitForMirrors  bool            `json:"wait_for_mirrors"` // the previous version is not revoked while a mirror is behind, at most until MaxOverlap
 	Approval        bool            `json:"approval"`         // somebody else than who asked must say yes first, except in an emergency
@@ -74,6 +74,14 @@ type KeySpec struct {
 	Prefix   string   `json:"prefix,omitempty"`
 	Checksum bool     `json:"checksum,omitempty"`
 }
+
+// The classes of characters.
+const (
+	ClassLower  = "lower"
+	ClassUpper  = "upper"
+	ClassDigit  = "digit"
+	ClassSymbol = "symbol"
+)
 
 // Order is what an emergency does first.
 type Order string

@@ -10,8 +10,60 @@ import (
 	_ "time/tzdata" // zones must be known in images without a zone database
 )
 
-// windows are times of the week by the clock on the wall: where that is put
-// forward or back, an hour of them is missing there, or comes twice.
+// Window is when something may begin: at times of the week by the clock on the wall
+// in a time zone. Where that is put forward or back, an hour of them is missing
+// there, or comes twice. The zero Window is always open. It is immutable.
+type Window struct {
+	times windows // none: always open
+	zone  *time.Location
+}
+
+// ParseWindow reads a window as Conditions.Time is written, "Mon-Fri 02:00-05:00, Sat
+// 22:00-06:00", in an IANA time zone (empty: UTC); the empty text is always open.
+// Problems have the attribute "window" or "time_zone"; with any, the Window is the zero one.
+func ParseWindow(text, timeZone string) (Window, []Problem) {
+	if text == "" {
+		return Window{}, nil
+	}
+	var c checker
+	times, wrong, suggestion := parseWindows(text)
+	if wrong != "" {
+		c.report("window", wrong, suggestion)
+	}
+	zone, wrong, suggestion := loadZone(timeZone)
+	if wrong != "" {
+		c.report("time_zone", wrong, suggestion)
+	}
+	if len(c.problems) > 0 {
+		return Window{}, c.problems
+	}
+	return Window{times: times, zone: zone}, nil
+}
+
+// Open tells whether at is within the window: its first instant is, its last is not.
+func (w Window) Open(at time.Time) bool {
+	return len(w.times) == 0 || w.times.contain(at.In(w.zone))
+}
+
+// Next returns the first instant from at on at which the window is open: at itself if
+// it is then.
+func (w Window) Next(at time.Time) time.Time {
+	if w.Open(at) {
+		return at
+	}
+	// While the zone keeps its offset the clock on the wall goes as time does. Where it
+	// changes it, the next opening is looked for anew: it may lie there already.
+	for next := at.In(w.zone); ; {
+		opens := next.Add(w.times.wait(next))
+		_, change := next.ZoneBounds()
+		if change.IsZero() || opens.Before(change) {
+			return opens.In(at.Location())
+		}
+		next = change
+	}
+}
+
+// windows are times of the week by the clock on the wall.
 type windows []window
 
 // window is from one minute of the week up to, not including, another. The week
@@ -27,6 +79,27 @@ const (
 func (w windows) contain(local time.Time) bool {
 	minute := int(local.Weekday())*minutesPerDay + local.Hour()*60 + local.Minute()
 	return slices.ContainsFunc(w, func(one window) bool { return one.from <= minute && minute < one.to })
+}
+
+// wait is how long it takes from local until one of them is open, by a clock that is
+// not put forward or back meanwhile; 0 if one is.
+func (w windows) wait(local time.Time) time.Duration {
+	const week = minutesPerWeek * time.Minute
+	now := time.Duration(int(local.Weekday())*minutesPerDay+local.Hour()*60+local.Minute())*time.Minute +
+		time.Duration(local.Second())*time.Second + time.Duration(local.Nanosecond())
+	shortest := week
+	for _, one := range w {
+		from, to := time.Duration(one.from)*time.Minute, time.Duration(one.to)*time.Minute
+		switch {
+		case now < from:
+			shortest = min(shortest, from-now)
+		case now < to:
+			return 0
+		default:
+			shortest = min(shortest, from+week-now)
+		}
+	}
+	return shortest
 }
 
 // add notes length minutes from that minute of the week, which may go on into the
@@ -51,7 +124,7 @@ const windowExample = `write for instance "Mon-Fri 08:00-18:00", several joined 
 func parseWindows(text string) (w windows, problem, suggestion string) {
 	parts := strings.Split(text, ",")
 	if len(parts) > maxConditions {
-		return nil, fmt.Sprintf("time has %d windows, the limit is %d", len(parts), maxConditions), ""
+		return nil, fmt.Sprintf("these are %d times of the week, the limit is %d", len(parts), maxConditions), ""
 	}
 	for _, part := range parts {
 		part = strings.TrimSpace(part)

@@ -79,6 +79,13 @@ func (r *Rotation) Cancel(by string, now time.Time) ([]string, error) {
 	if r.Emergency() && r.State != Retiring {
 		will = append(will, fmt.Sprintf("nothing replaces the compromised versions %v; they are revoked now", r.Compromised))
 	}
+	if r.mustPutBack() {
+		r.giveUp(Cancelled, why, now)
+		return append([]string{fmt.Sprintf("the value of version %d, which the mint has ended, is set again at its issuer first", r.From)}, will...), nil
+	}
+	if r.PuttingBack() {
+		return nil, fmt.Errorf("%w: rotation %s is ending already: the value of version %d is being set again at its issuer", backends.ErrConflict, r.ID, r.From)
+	}
 	r.enter(Cancelled, now)
 	r.Error = why
 	return will, nil

@@ -54,7 +54,9 @@ type Seen struct {
 	Facts       Facts
 	Freeze      Freeze    // while Facts.Frozen
 	Blockers    []Blocker // found by who could look outside
-	ShowOnce    bool      // of the issuer
+	ByHand      bool      // the issuer is a person
+	InPlace     bool      // the mint ends the current version
+	Unseen      bool      // nobody accepts a value before it is published
 	Stages      bool      // the vault holds pending versions
 }
 
@@ -116,6 +118,15 @@ func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 		add(Queued, "somebody else than who asks for it has to approve it", 0, time.Time{})
 	}
 	origin := fmt.Sprintf("version %d is made by issuer %q", to, def.Issuer)
+	if seen.ByHand {
+		origin = fmt.Sprintf("version %d is made by a person, whom issuer %q asks, and handed in", to, def.Issuer)
+	}
+	if seen.InPlace && from > 0 {
+		origin += fmt.Sprintf(", which ends version %d at once; should nothing come of it, that is set again", from)
+	}
+	if r := seen.Rotation; r != nil && r.AwaitsValue() {
+		origin += " by " + stamp(r.ValueBy) + fmt.Sprintf(": `keybroker rotation supply %s`", r.ID)
+	}
 	if r := seen.Rotation; r != nil && r.Adopts != nil {
 		origin = fmt.Sprintf("version %d is what %q holds", to, r.Adopts.Backend)
 	}
@@ -127,6 +138,8 @@ func expect(seen Seen, plan Plan, state State, published time.Time) []Expected {
 	add(Staging, staging, 0, time.Time{})
 	if def.Probe == "" {
 		add(Verifying, `not verified: the secret says proof = "none"`, 0, time.Time{})
+	} else if seen.Unseen {
+		add(Verifying, "not tried before it is published: nobody could accept it", 0, time.Time{})
 	} else {
 		add(Verifying, fmt.Sprintf("probe %q has to accept it %d times in a row within %s", def.Probe, plan.Verify.Successes, plan.Verify.Timeout),
 			time.Duration(max(plan.Verify.Successes-1, 0))*plan.Verify.Interval, time.Time{})
@@ -212,6 +225,15 @@ func foreseeRetirement(t Retirement) (Expected, bool) {
 		e.Detail += ": " + why
 	}
 	return e, true
+}
+
+// Opens says for people when the secret's window opens next.
+func (d Definition) Opens(at time.Time) string {
+	zone, err := time.LoadLocation(d.TimeZone)
+	if err != nil {
+		zone = time.UTC
+	}
+	return fmt.Sprintf("its window (%s) opens %s %s", d.Window, at.In(zone).Format("Mon 2006-01-02 15:04"), zone)
 }
 
 // Finding is one thing that is out of order with a secret, and what mends it.

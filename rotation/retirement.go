@@ -105,6 +105,17 @@ type Retirement struct {
 	Tries   int       `json:"tries,omitzero"`
 	TriedAt time.Time `json:"tried_at,omitzero"`
 
+	ByHand bool `json:"by_hand,omitempty"` // a person has to turn it off
+	// RemoveAt is when the issuer is to delete for good what it has disabled, RemovedAt
+	// when it did; zero: revoking does all.
+	RemoveAt  time.Time `json:"remove_at,omitzero"`
+	RemovedAt time.Time `json:"removed_at,omitzero"`
+
+	Sessions        Sessions  `json:"sessions,omitempty"`
+	SessionsEndedAt time.Time `json:"sessions_ended_at,omitzero"`
+	LastUsedAt      time.Time `json:"last_used_at,omitzero"` // as its issuer said before it was revoked
+	LastUse         string    `json:"last_use,omitempty"`    // the same in words
+
 	NextAt   time.Time `json:"next_at,omitzero"`
 	Revision int64     `json:"revision,omitzero"`
 }
@@ -133,9 +144,17 @@ func (t *Retirement) Next(f RetirementFacts, owner string, now time.Time) Action
 		return wait(t.Intent.Lease, t.WaitingFor)
 	}
 	thawed := t.WaitingFor == WaitFreeze && !f.Frozen
-	if now.Before(t.NextAt) && !thawed {
-		return wait(t.NextAt, t.WaitingFor)
+	switch {
+	case t.removalPending() && !now.Before(t.RemoveAt):
+		return Action{Effect: Remove}
+	case now.Before(t.NextAt) && !thawed:
+		return t.untilRemoval(wait(t.NextAt, t.WaitingFor), now)
 	}
+	return t.untilRemoval(t.due(f, now), now)
+}
+
+// due says what is, once it is time for anything.
+func (t *Retirement) due(f RetirementFacts, now time.Time) Action {
 	switch t.State {
 	case Requested:
 		if f.Frozen && !t.Exempt() {
@@ -161,6 +180,8 @@ func (t *Retirement) Next(f RetirementFacts, owner string, now time.Time) Action
 		switch {
 		case t.NeverMade:
 			return t.nextLook(t.NothingAt, Revoke, now)
+		case t.ByHand && !t.HasProbe && t.AcknowledgedAt.IsZero():
+			return wait(time.Time{}, WaitHandle)
 		case t.Confirm.None && !t.HasProbe:
 			return Action{Effect: Purge}
 		case t.wantsRevokeAgain(now):

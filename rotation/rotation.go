@@ -68,6 +68,7 @@ const (
 	WaitProof          = "proof"          // the retirement of what it replaced
 	WaitSeal           = "seal"           // the key that seals values cannot be used
 	WaitHandle         = "handle"         // somebody has to say what its issuer calls it, or turn it off there
+	WaitSoak           = "soak"           // its issuer is to delete for good what is disabled
 	WaitReplacement    = "replacement"    // an emergency's new version, at most replace_within
 )
 
@@ -88,6 +89,8 @@ const (
 	Revoke       Effect = "revoke"        // ask the issuer to turn it off
 	DeathRound   Effect = "death_round"   // a round of tries that should be rejected
 	RecheckRound Effect = "recheck_round" // the same, after the proof
+	PutBack      Effect = "put_back"      // set the old value again, which the mint has ended
+	Remove       Effect = "remove"        // delete for good what is disabled
 	Restore      Effect = "restore"       // the guarded write that makes the previous version current again
 	Purge        Effect = "purge"         // forget the sealed copy (a commit, nothing outside)
 )
@@ -124,6 +127,7 @@ func (r *Rotation) blocked(why string, now time.Time) Action {
 const (
 	pausedEvery = time.Minute
 	frozenEvery = 10 * time.Minute
+	gateEvery   = 15 * time.Minute // whom another rotation holds up is woken by its end
 )
 
 // retiringEvery is how often a rotation that waits for a proof looks again
@@ -166,6 +170,8 @@ type Rotation struct {
 	StepSince time.Time `json:"step_since,omitzero"` // when the present state was entered
 	Error     string    `json:"error,omitzero"`      // of the last failure
 
+	// IgnoreWindow: it may begin outside of its secret's window.
+	IgnoreWindow bool `json:"ignore_window,omitempty"`
 	// Overwrite: an emergency's replacement may be written over a stranger's value.
 	Overwrite bool `json:"overwrite,omitempty"`
 	// Compromised are the versions pinned by an emergency when it was declared.
@@ -176,6 +182,10 @@ type Rotation struct {
 	// Adopts is the value in a vault that the rotation makes current instead of one
 	// from the issuer; nil: it mints.
 	Adopts *Adoption `json:"adopts,omitempty"`
+	// InPlace is what is kept of a mint that ends the old credential; nil: it does not.
+	InPlace *InPlace `json:"in_place,omitempty"`
+	// ValueBy is until when a person is to hand the new credential in; zero: nobody is.
+	ValueBy time.Time `json:"value_by,omitzero"`
 	// RollBackBy asked for the previous version to be made current again; empty: nobody.
 	RollBackBy string `json:"roll_back_by,omitzero"`
 
@@ -215,7 +225,10 @@ type Facts struct {
 	Frozen        bool         // everything is frozen
 	BackendDown   bool         // its vault cannot be used now
 	OutOfStep     bool         // its vault holds what the broker does not know
+	ClosedUntil   time.Time    // its window opens then; zero: it is open
+	Gate          string       // what it has to wait for among others: WaitPair, WaitConcurrency; empty: nothing
 	IssuerFull    bool         // the issuer holds as many live credentials as it can, or keeps failing
+	IssuerAlone   time.Time    // until then the issuer, which keeps failing, is left alone; zero: it is not
 	MissingAcks   int          // consumers that have not acknowledged what the plan requires
 	MirrorsBehind int          // mirrors that do not hold the new version yet
 	Retirements   []Retirement // of the versions in Retires
@@ -242,6 +255,9 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 	thawed := r.WaitingFor == WaitFreeze && !f.Frozen
 	if now.Before(r.NextAt) && r.State != Overlap && r.State != Retiring && !thawed {
 		return wait(r.NextAt, r.WaitingFor)
+	}
+	if r.PuttingBack() {
+		return Action{Effect: PutBack}
 	}
 	switch r.State {
 	case Queued:
@@ -289,12 +305,18 @@ func (r *Rotation) nextInQueue(f Facts, now time.Time) Action {
 		return wait(now.Add(pausedEvery), WaitPause)
 	case r.Plan.Approval && r.ApprovedBy == "":
 		return wait(time.Time{}, WaitApproval)
+	case !f.ClosedUntil.IsZero():
+		return wait(f.ClosedUntil, WaitWindow)
+	case f.Gate != "":
+		return wait(now.Add(gateEvery), f.Gate)
 	case f.OutOfStep && r.Adopts == nil: // an adoption is what brings them in step
 		return r.blocked(WaitRepair, now)
 	}
 	switch {
 	case f.BackendDown:
 		return r.blocked(WaitBackend, now)
+	case f.IssuerFull && r.Adopts == nil && now.Before(f.IssuerAlone):
+		return wait(f.IssuerAlone, WaitIssuer)
 	case f.IssuerFull && r.Adopts == nil:
 		return r.blocked(WaitIssuer, now)
 	}
@@ -381,7 +403,7 @@ func latest(a, b time.Time) time.Time {
 // Begin records the intent to perform e; for a Mint it opens the next attempt,
 // whose version is to (allocated by the caller).
 func (r *Rotation) Begin(e Effect, to int, owner string, lease time.Duration, now time.Time) {
-	if s := stateOf(e); s != r.State {
+	if s := stateOf(e); s != r.State && e != PutBack {
 		r.enter(s, now)
 	}
 	if e == Mint && to != r.To { // else the attempt that never reached the issuer is made again
@@ -395,7 +417,7 @@ func (r *Rotation) Begin(e Effect, to int, owner string, lease time.Duration, no
 
 func (r *Rotation) enter(s State, now time.Time) {
 	r.State, r.StepSince, r.NextAt = s, now, now
-	r.Intent, r.Failures, r.Error, r.WaitingFor = nil, 0, "", ""
+	r.Intent, r.Failures, r.Error, r.WaitingFor, r.ValueBy = nil, 0, "", "", time.Time{}
 	if s.Ended() {
 		r.EndedAt, r.NextAt = now, time.Time{}
 	}
@@ -479,10 +501,22 @@ func (r *Rotation) Published(dead bool, now time.Time) {
 	}
 	r.enter(Overlap, now)
 	r.OverlapUntil = now.Add(r.Plan.Overlap)
-	if dead {
+	if dead || r.InPlace != nil && r.InPlace.Begun {
 		r.OverlapUntil = now
 	}
 	r.NextAt, r.WaitingFor = r.OverlapUntil, WaitOverlap
+}
+
+// BoundOverlap lets the overlap end by a time: the version that it is for ends then by itself.
+func (r *Rotation) BoundOverlap(by, now time.Time) {
+	if r.State != Overlap || by.IsZero() || !by.Before(r.PublishedAt.Add(r.Plan.MaxOverlap)) {
+		return
+	}
+	r.Plan.MaxOverlap = max(0, by.Sub(r.PublishedAt)) // what may hold the end goes no further
+	if by.Before(r.OverlapUntil) {
+		r.OverlapUntil = latest(by, now)
+		r.NextAt = r.OverlapUntil
+	}
 }
 
 // CutOverlap ends the overlap now: the version that it was for is being revoked.
@@ -511,7 +545,7 @@ func (r *Rotation) Unheard(waitingFor, why string, now time.Time) {
 	if r.Intent != nil {
 		r.Intent.Unheard = true
 	}
-	if !r.Emergency() && r.PublishedAt.IsZero() && r.State != Publishing && now.Sub(r.StepSince) >= Patience {
+	if !r.Emergency() && r.PublishedAt.IsZero() && r.State != Publishing && !r.PuttingBack() && now.Sub(r.StepSince) >= Patience {
 		r.Fail(why, now)
 		return
 	}
@@ -523,8 +557,13 @@ func (r *Rotation) Unheard(waitingFor, why string, now time.Time) {
 }
 
 // Fail ends the rotation: nothing was published, and To, if the issuer may have
-// made it, must be retired by the caller.
+// made it, must be retired by the caller. Where the mint has ended the old
+// credential, that is set again first.
 func (r *Rotation) Fail(why string, now time.Time) {
+	if r.mustPutBack() {
+		r.giveUp(Failed, why, now)
+		return
+	}
 	r.enter(Failed, now)
 	r.Error = why
 }

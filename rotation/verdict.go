@@ -24,6 +24,7 @@ const (
 	PurposeControl Purpose = "control" // one that must work, in the same round
 	PurposeDeath   Purpose = "death"   // the revoked one, until it is proven dead
 	PurposeRecheck Purpose = "recheck" // the revoked one, after it was proven dead
+	PurposeByHand  Purpose = "by_hand" // any, since somebody asked for it; it counts for nothing but a lockout
 )
 
 // Try is the record of one try: a line of the proof.

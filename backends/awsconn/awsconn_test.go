@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -471,4 +473,32 @@ func TestTLS(t *testing.T) {
 	}
 	_, err = awsconn.Load(t.Context(), cfg, hclog.NewNullLogger())
 	wantClass(t, "with no CA in the file", err, backends.ErrInvalid)
+}
+
+// A dialer that is given decides about every connection, to STS as well. A login that
+// it stops has sent nothing.
+func TestLoadViaADialer(t *testing.T) {
+	t.Parallel()
+	moto := motoserver.Shared(t)
+	refused := errors.New("refused by the dialer")
+	var dialled atomic.Int64
+	dialer := &net.Dialer{ControlContext: func(context.Context, string, string, syscall.RawConn) error {
+		dialled.Add(1)
+		return refused
+	}}
+	plain := keyed(moto.URL, anyKey)
+	assumed := plain
+	assumed.AssumeRole = &awsconn.AssumeRole{RoleARN: role, Endpoint: moto.URL}
+	for login, cfg := range map[bool]awsconn.Config{false: plain, true: assumed} {
+		conn, err := awsconn.LoadVia(t.Context(), cfg, hclog.NewNullLogger(), dialer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := dialled.Load()
+		_, err = kms.NewFromConfig(conn).ListKeys(t.Context(), &kms.ListKeysInput{})
+		if !errors.Is(err, refused) || dialled.Load() == before || awsconn.LoginFailed(err) != login {
+			t.Errorf("with a login of its own %t: %v, which is one of the login: %t", login, err, awsconn.LoginFailed(err))
+		}
+		awsconn.CloseIdle(conn)
+	}
 }

@@ -20,14 +20,14 @@ import (
 // refusals. What is not here goes by its HTTP status.
 var codes = map[error][]string{
 	backends.ErrNotFound: {
-		"NotFoundException", "ParameterNotFound", "ParameterVersionNotFound", "ResourceNotFoundException",
+		"NoSuchEntity", "NotFoundException", "ParameterNotFound", "ParameterVersionNotFound", "ResourceNotFoundException",
 	},
 	backends.ErrDenied: {
 		"AccessDenied", "AccessDeniedException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
 		"NotAuthorized", "OptInRequired", "RegionDisabledException", "UnauthorizedOperation",
 	},
 	backends.ErrConflict: {
-		"AlreadyExistsException", "ConflictException", "ParameterAlreadyExists", "PreconditionNotMetException",
+		"AlreadyExistsException", "ConflictException", "EntityAlreadyExists", "ParameterAlreadyExists", "PreconditionNotMetException",
 		"ResourceExistsException",
 		"InvalidRequestException", // Secrets Manager: not in the secret's present state, e.g. scheduled for deletion
 	},
@@ -35,6 +35,7 @@ var codes = map[error][]string{
 	backends.ErrUnavailable: {
 		"InternalFailure", "InternalServerError", "InternalServerException", "InternalServiceError", "InternalServiceException",
 		"RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "ServiceUnavailableException",
+		"ConcurrentModification", "EntityTemporarilyUnmodifiable", "ServiceFailure", // IAM
 		"LimitExceededException", "ParameterLimitExceeded", "RequestLimitExceeded", "Throttling", "ThrottlingException",
 		"ThrottledException", "TooManyRequestsException", "TooManyUpdates",
 		"InvalidNextToken", "InvalidNextTokenException", // a page that has gone; begin again

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -39,10 +40,22 @@ const (
 //
 // The clients' errors are given to Fault. CloseIdle ends what they leave open.
 func Load(ctx context.Context, cfg Config, logger hclog.Logger) (aws.Config, error) {
+	return load(ctx, cfg, logger, nil)
+}
+
+// LoadVia is Load where a dialer decides what may be connected to. The service and
+// STS are then reached through it alone, and through no proxy, which would connect on
+// our behalf, past the dialer. What the default chain asks for credentials (a
+// container's or an instance's metadata) is not.
+func LoadVia(ctx context.Context, cfg Config, logger hclog.Logger, dialer *net.Dialer) (aws.Config, error) {
+	return load(ctx, cfg, logger, dialer)
+}
+
+func load(ctx context.Context, cfg Config, logger hclog.Logger, dialer *net.Dialer) (aws.Config, error) {
 	if err := cfg.Validate(); err != nil {
 		return aws.Config{}, err
 	}
-	client, err := cfg.client()
+	client, err := cfg.client(dialer)
 	if err != nil {
 		return aws.Config{}, fmt.Errorf("%w: %w", backends.ErrInvalid, err)
 	}
@@ -93,9 +106,13 @@ func CloseIdle(conn aws.Config) {
 }
 
 // client is the HTTP client, one for each Load. Like all of Go's it goes through
-// the proxies that HTTPS_PROXY and NO_PROXY name; AWS is spoken to over TLS.
-func (c Config) client() (*http.Client, error) {
+// the proxies that HTTPS_PROXY and NO_PROXY name, unless there is a dialer; AWS is
+// spoken to over TLS.
+func (c Config) client(dialer *net.Dialer) (*http.Client, error) {
 	transport := cleanhttp.DefaultPooledTransport()
+	if dialer != nil {
+		transport.DialContext, transport.Proxy = dialer.DialContext, nil
+	}
 	transport.MaxIdleConnsPerHost = transport.MaxIdleConns // there are but two hosts, the service and STS
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CACertFile != "" {

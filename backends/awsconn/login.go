@@ -173,3 +173,10 @@ func (l *login) forget(ctx context.Context, used aws.Credentials) bool {
 	l.cache.Invalidate()
 	return true
 }
+
+// LoginFailed tells whether a client's error is that there were no credentials to
+// sign the request with, which was not sent then.
+func LoginFailed(err error) bool {
+	var login *loginError
+	return errors.As(err, &login)
+}

@@ -27,12 +27,13 @@ const requestTimeout = 30 * time.Second
 // with the same TLS settings.
 //
 // A login that it made is ended by Close, and when another takes its place; what
-// Vault leased to that login ends with it. A token that the operator gave is left
-// alone.
+// Vault leased to that login ends with it, so leases are for a Login of their own. A
+// token that the operator gave is left alone.
 type Conn struct {
 	cfg       Config
 	logger    hclog.Logger
 	transport *http.Transport
+	single    *http.Transport // for requests that may never be repeated: a connection for each
 	now       func() time.Time
 
 	life    context.Context // ends with Close, and every request with it
@@ -65,6 +66,9 @@ func Dial(_ context.Context, cfg Config, logger hclog.Logger) (*Conn, error) {
 		now:        time.Now,
 		credential: newCredential(cfg, logger),
 	}
+	// On a connection that was kept, a GET without an answer is sent again by net/http.
+	c.single = transport.Clone()
+	c.single.DisableKeepAlives = true
 	c.life, c.end = context.WithCancel(context.Background())
 	if _, err := c.newClient(c.life); err != nil {
 		c.end()

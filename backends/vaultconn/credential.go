@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/api"
@@ -29,8 +30,9 @@ type credential struct {
 	file      string // empty: the text is fixed
 
 	// A wrapping token is good once, so what was in the last one is kept.
-	wrapping  backends.SecretString
-	unwrapped backends.SecretString
+	unwrapping sync.Mutex
+	wrapping   backends.SecretString
+	unwrapped  backends.SecretString
 }
 
 func newCredential(cfg Config, logger hclog.Logger) *credential {
@@ -187,6 +189,8 @@ func (c *credential) wraps(path string) bool {
 // token. Where it was wrapped is looked at first: what somebody caught, unwrapped and
 // wrapped again is refused, unless he may make secret ids at our own mount.
 func (c *credential) unwrap(ctx context.Context, client *api.Client, wrapping backends.SecretString) (backends.SecretString, error) {
+	c.unwrapping.Lock()
+	defer c.unwrapping.Unlock()
 	if wrapping == c.wrapping {
 		return c.unwrapped, nil
 	}

@@ -23,6 +23,7 @@ var classes = []struct {
 }{
 	{400, "check-and-set parameter did not match", backends.ErrConflict},
 	{400, "Upgrading from non-versioned", backends.ErrUnavailable}, // a fresh mount, for a moment
+	{400, "failed to revoke entry", backends.ErrUnavailable},       // what the lease is of did not answer, vault/expiration.go
 	{400, "", backends.ErrInvalid},
 	{401, "", backends.ErrDenied}, // not Vault's own: a proxy before it
 	{403, "", backends.ErrDenied},
@@ -30,6 +31,7 @@ var classes = []struct {
 	{405, "", backends.ErrUnsupported},
 	{412, "", backends.ErrUnavailable}, // a node that has not seen our last write yet
 	{413, "", backends.ErrInvalid},
+	{500, "is not an allowed role", backends.ErrDenied}, // by a database's connection, builtin/logical/database
 	{500, "value being too large", backends.ErrInvalid}, // the storage's limit, sdk/physical
 	{0, "", backends.ErrUnavailable},                    // 429, 472, 473, 5xx; 503 when sealed
 }

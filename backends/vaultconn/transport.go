@@ -62,10 +62,14 @@ func (c Config) tls() (*tls.Config, error) {
 // comes in that way is replaced here, every piece of it. Only variables that the
 // SDK cannot parse still make it refuse, whoever asks.
 func (c *Conn) newClient(life context.Context) (*api.Client, error) {
+	return c.clientOver(life, c.transport)
+}
+
+func (c *Conn) clientOver(life context.Context, transport *http.Transport) (*api.Client, error) {
 	client, err := api.NewClient(&api.Config{
 		Address: c.cfg.Address,
 		HttpClient: &http.Client{
-			Transport:     &lifeTransport{base: c.transport, life: life},
+			Transport:     &lifeTransport{base: transport, life: life},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the SDK follows them
 		},
 		MinRetryWait: time.Millisecond, // never used: MaxRetries is 0

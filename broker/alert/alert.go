@@ -33,6 +33,7 @@ const (
 	RevokeByHand           = engine.AlertRevokeByHand
 	Reissued               = engine.AlertReissued
 	BackendDown            = "backend_down"
+	StaleCredential        = "stale_credential"
 	SealDown               = "seal_down"
 	AuditSinkDown          = "audit_sink_down"
 	AuditDiskLow           = "audit_disk_low"
@@ -63,7 +64,7 @@ func SeverityOf(kind string) Severity {
 	switch kind {
 	case Unconfirmed, Resurrected, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged:
 		return Critical
-	case CertificateExpiring, Unprovable, MissingAcknowledgement:
+	case CertificateExpiring, Unprovable, MissingAcknowledgement, ValueWanted:
 		return Warning
 	}
 	return Error

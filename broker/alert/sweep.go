@@ -92,7 +92,7 @@ func (r *Runner) Sweep(ctx context.Context) error {
 		case node != "":
 			return !slices.Contains(f.unsure, kind)
 		}
-		return kind != NewRootToken && kind != BreakGlass
+		return kind != NewRootToken && kind != BreakGlass && kind != Reissued
 	})
 	see := false
 	for _, a := range f.open {
@@ -142,7 +142,7 @@ func (r *Runner) look(ctx context.Context) (f *finding, err error) {
 			return err
 		}
 		f = newFinding(slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() }))
-		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, r.deliveries, overlaps, r.placements, failures} {
+		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, r.deliveries, overlaps, valuesWanted, r.placements, failures} {
 			if err := look(ctx, tx, f); err != nil {
 				return err
 			}
@@ -225,6 +225,23 @@ func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
 		}
 	}
 	return err
+}
+
+// valuesWanted looks whether what people are asked for is still wanted.
+func valuesWanted(ctx context.Context, tx *store.Tx, f *finding) error {
+	for _, a := range f.open {
+		if a.Kind != ValueWanted {
+			continue
+		}
+		rot, err := tx.Rotation(ctx, a.Subject)
+		if err != nil && !errors.Is(err, backends.ErrNotFound) {
+			return err
+		}
+		if err == nil && rot.AwaitsValue() {
+			f.add(a.Raise)
+		}
+	}
+	return nil
 }
 
 // unacknowledged tells whether a consumer that is still told has not acknowledged what

@@ -104,7 +104,7 @@ func (t *Tokens) MakeRoot() (store.Token, backends.SecretString) {
 
 // fresh makes a token that says nothing yet.
 func (t *Tokens) fresh(name string) (store.Token, backends.SecretString) {
-	text := keys.Generate(TokenPrefix, keys.MinLength)
+	text := keys.NewAPIKey(TokenPrefix, keys.MinLength)
 	rec := store.Token{ID: "tok_" + uuid.Must(uuid.NewV7()).String(), Name: name, Hash: t.hash(text), CreatedAt: t.now()}
 	return rec, backends.SecretString(text)
 }

@@ -27,6 +27,7 @@ var AlertKinds = []string{
 	"revoke_by_hand", // a person is to turn a credential off
 	"reissued",       // an issuer gave a credential that it had given before
 	"backend_down",
+	"stale_credential", // what the broker logs in with was replaced, and cannot be taken up
 	"seal_down",
 	"audit_sink_down",
 	"audit_disk_low",    // the audit log will soon not be written any more

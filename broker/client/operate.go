@@ -62,8 +62,7 @@ type Freeze struct {
 // Plan is what would happen to a secret now: by itself, or if somebody asked for
 // a rotation.
 type Plan struct {
-	Secret      string     `json:"secret"`
-	Tenant      string     `json:"tenant"`
+	Effective
 	Ready       bool       `json:"ready"`                 // a rotation asked for now would begin at once
 	WhyNot      []Blocker  `json:"why_not"`               // what keeps one from beginning, or the one under way from going on
 	NextAt      time.Time  `json:"next_at,omitzero"`      // by schedule

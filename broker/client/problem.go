@@ -84,5 +84,6 @@ type Health struct {
 // Readiness is the answer of /readyz.
 type Readiness struct {
 	Ready    bool     `json:"ready"`
-	Problems []string `json:"problems"` // what keeps the node from doing all of its work
+	Problems []string `json:"problems"`          // what keeps the node from doing all of its work
+	Notices  []string `json:"notices,omitempty"` // what it does not do yet, and is no reason to send requests elsewhere
 }

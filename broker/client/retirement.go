@@ -23,6 +23,7 @@ const (
 	PurposeControl = "control"
 	PurposeDeath   = "death"
 	PurposeRecheck = "recheck"
+	PurposeByHand  = "by_hand"
 )
 
 // The verdicts of a try.
@@ -55,6 +56,12 @@ type Retirement struct {
 	AlreadyRejected     bool      `json:"already_rejected,omitempty"`
 	Scope               *Scope    `json:"scope,omitempty"`
 	RevocationLatencyMS int64     `json:"revocation_latency_ms,omitzero"` // from requested to contained
+	ByHand              bool      `json:"by_hand,omitempty"`              // only a person can turn it off
+	LastUsedAt          time.Time `json:"last_used_at,omitzero"`          // as its issuer said before it was revoked
+	LastUse             string    `json:"last_use,omitempty"`             // the same in words
+	SessionsEndedAt     time.Time `json:"sessions_ended_at,omitzero"`     // of the sessions that were derived from it
+	RemoveAt            time.Time `json:"remove_at,omitzero"`             // when its issuer is to delete for good what it has disabled
+	RemovedAt           time.Time `json:"removed_at,omitzero"`            // when it did
 	Rechecks            []Recheck `json:"rechecks,omitempty"`
 	NextAt              time.Time `json:"next_at,omitzero"`
 	Tries               []Try     `json:"tries,omitempty"` // only of a single retirement, not in lists

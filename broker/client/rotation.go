@@ -42,9 +42,11 @@ type Rotation struct {
 	EndedAt      time.Time `json:"ended_at,omitzero"`
 	ApprovedBy   string    `json:"approved_by,omitempty"`
 	ApprovedAt   time.Time `json:"approved_at,omitzero"`
-	RollBackBy   string    `json:"roll_back_by,omitempty"` // who asked for the previous version to be current again
-	Actor        string    `json:"actor,omitempty"`        // who asked for it
-	NextAt       time.Time `json:"next_at,omitzero"`       // when it goes on by itself
+	RollBackBy   string    `json:"roll_back_by,omitempty"`  // who asked for the previous version to be current again
+	Actor        string    `json:"actor,omitempty"`         // who asked for it
+	IgnoreWindow bool      `json:"ignore_window,omitempty"` // it may begin outside of the maintenance window
+	ValueBy      time.Time `json:"value_by,omitzero"`       // until when a person is to hand the credential in
+	NextAt       time.Time `json:"next_at,omitzero"`        // when it goes on by itself
 	Steps        []Step    `json:"steps"`
 }
 

@@ -38,6 +38,8 @@ type Secret struct {
 	Probe          string            `json:"probe,omitempty"`
 	Consumers      []string          `json:"consumers,omitempty"`
 	Schedule       string            `json:"schedule,omitempty"` // cron expression
+	Policy         string            `json:"policy,omitempty"`   // the rotation policy that its settings come from
+	Pair           string            `json:"pair,omitempty"`     // of secrets that never rotate within each other's overlap
 	State          string            `json:"state"`
 	Generation     int64             `json:"generation"` // only grows, also on rollback
 	NextRotationAt time.Time         `json:"next_rotation_at,omitzero"`
@@ -142,6 +144,8 @@ type List[T any] struct {
 // RotateRequest asks for a rotation now.
 type RotateRequest struct {
 	Reason string `json:"reason,omitempty"`
+	// IgnoreWindow: it begins although the maintenance window is closed.
+	IgnoreWindow bool `json:"ignore_window,omitempty"`
 }
 
 // RevokeRequest asks to turn one version off and to prove it. The current

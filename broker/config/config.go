@@ -7,6 +7,10 @@
 // refused, and neither function can be used anywhere else. Their results never
 // pass through the HCL library, which prints values.
 //
+// In blocks of backends, issuers and probes it can also be secret("NAME").FIELD: a
+// secret that the broker itself manages. The Config has a placeholder there, see
+// Named.Resolve.
+//
 // Paths are relative to the directory of the configuration: data_dir, the
 // arguments of file(), and every attribute whose name ends in "_file".
 package config
@@ -52,6 +56,10 @@ type Config struct {
 	backends map[string]*Backend
 	issuers  map[string]*Issuer
 	policies map[string]*hclsyntax.Block // by name
+
+	rotationPolicies map[string]*hclsyntax.Block // by name
+	timings          *timings
+	secrets          map[backends.Ref]*Secret
 }
 
 // Listener is where the daemon is called.
@@ -117,9 +125,11 @@ type Named struct {
 	Config any       // what Type.New made, decoded
 	Range  hcl.Range // of the block's header
 
-	block  *hclsyntax.Block
-	broken bool   // its block has a mistake
-	source []byte // its tokens
+	block      *hclsyntax.Block
+	broken     bool   // its block has a mistake
+	source     []byte // its tokens
+	references []Reference
+	resolve    func(value func(Reference) (string, bool)) (any, hcl.Diagnostics) // decodes the block anew
 }
 
 // Tenant is a tenant that has a block of its own.
@@ -194,10 +204,12 @@ type Backend struct {
 // Issuer mints and revokes.
 type Issuer struct {
 	Named
-	Tenant string // whose secrets it may serve; empty: those of all
-	Traits issuer.Traits
+	Tenant string        // whose secrets it may serve; empty: those of all
+	Traits issuer.Traits // see For
 
 	settings issuer.SettingsChecker // nil: it takes none
+	shaper   issuer.Shaper          // nil: its traits are the same for all secrets
+	keys     issuer.KeyChecker      // nil: key settings are nothing to it
 }
 
 // Probe tries credentials.
@@ -220,10 +232,12 @@ type Secret struct {
 	Probe     string             // empty: none
 	Consumers []string
 	Labels    map[string]string
+	Pair      string          // secrets, of one tenant, that never rotate within each other's overlap; empty: none
 	Rotation  policy.Settings // its overrides, Proof among them
 	Range     hcl.Range       // of the block's header
 
-	block *hclsyntax.Block
+	block     *hclsyntax.Block
+	unsettled bool // its issuer block has a mistake
 }
 
 // Consumer is an application that is told of new versions.

@@ -114,6 +114,7 @@ func TestDefinition(t *testing.T) {
 		Settings: json.RawMessage(`{"limits":{"daily":5},"scopes":["send"]}`),
 		Labels:   map[string]string{"risk": "high", "environment": "production"},
 		Schedule: "0 3 1 * *", TimeZone: "Europe/Berlin", Jitter: 30 * time.Minute, MinInterval: time.Hour,
+		Window: "Mon-Fri 02:00-05:00", MaxAge: 35 * 24 * time.Hour, Policy: "monthly", MaxConcurrent: 10, Pair: "mail",
 		Plan: rotation.Plan{
 			Overlap: 12 * time.Hour, MaxOverlap: 36 * time.Hour,
 			Verify: rotation.Verify{Successes: 3, Interval: time.Second, Timeout: time.Minute},
@@ -123,7 +124,7 @@ func TestDefinition(t *testing.T) {
 			},
 			Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied, Timeout: 12 * time.Hour, Hold: true},
 			Emergency:       rotation.Emergency{RevokeFirst: true, ReplaceWithin: 30 * time.Second},
-			Key:             rotation.KeySpec{Length: 40, Alphabet: "base62", Prefix: "pk", Checksum: true},
+			Key:             rotation.KeySpec{Length: 40, Alphabet: "base62", Classes: []string{"lower", "digit"}, Prefix: "pk", Checksum: true},
 			Approval:        true, // WaitForMirrors is not: the secret says so
 		},
 	}

@@ -27,6 +27,9 @@ type decoder struct {
 	diags  hcl.Diagnostics
 	hidden []hcl.Range // of the sources: literals where a secret belongs
 	faults
+
+	managed func(Reference) (string, bool) // gives what secret() stands for; nil: it cannot be used here
+	taken   map[hcl.Range]string           // what calls of env() and file() gave; nil: that is not kept
 }
 
 func (d *decoder) mistake(at hcl.Range, summary, detail string) {
@@ -44,6 +47,7 @@ type field struct {
 	name     string
 	value    reflect.Value
 	required bool
+	managed  bool                     // a text that may come from secret(), too: the name beside a secret
 	ranges   map[string]reflect.Value // by "attr_range", …: fields for an attribute's place
 }
 
@@ -78,7 +82,7 @@ func (l *layout) add(v reflect.Value) {
 			continue
 		}
 		name, kind, _ := strings.Cut(tag, ",")
-		f := field{name: name, value: v.Field(i)}
+		f := field{name: name, value: v.Field(i), managed: v.Type().Field(i).Tag.Get("from") == managedFunction}
 		switch kind {
 		case "", "attr":
 			k := f.value.Kind()
@@ -135,7 +139,7 @@ func (d *decoder) block(b *hclsyntax.Block, targets ...any) bool {
 
 func (d *decoder) wrongLabels(b *hclsyntax.Block, l layout) {
 	d.hide(b.Body)
-	d.unknown = append(d.unknown, b.DefRange())
+	d.unknown.add(b.DefRange())
 	form := b.Type
 	for _, f := range l.labels {
 		form += fmt.Sprintf(" %q", strings.ToUpper(f.name))
@@ -156,7 +160,7 @@ func (d *decoder) body(body *hclsyntax.Body, header hcl.Range, l layout) {
 		case l.open:
 			d.hidden = append(d.hidden, attr.Expr.Range())
 		default:
-			d.unknown = append(d.unknown, header)
+			d.unknown.add(header)
 			d.unknownAttribute(attr, l)
 		}
 	}
@@ -174,19 +178,19 @@ func (d *decoder) body(body *hclsyntax.Body, header hcl.Range, l layout) {
 		case l.open:
 			d.hide(b.Body)
 		default:
-			d.unknown = append(d.unknown, header)
+			d.unknown.add(header)
 			d.unknownBlock(b, l)
 		}
 	}
 	for name, f := range l.attrs {
 		if f.required && body.Attributes[name] == nil {
-			d.missing = append(d.missing, header)
+			d.missing.add(header)
 			d.mistake(header, fmt.Sprintf("The attribute %q is missing", name), "It is required here.")
 		}
 	}
 	for name, f := range l.blocks {
 		if f.required && first[name] == nil {
-			d.missing = append(d.missing, header)
+			d.missing.add(header)
 			d.mistake(header, fmt.Sprintf("The block %q is missing", name), "It is required here.")
 		}
 	}
@@ -195,7 +199,7 @@ func (d *decoder) body(body *hclsyntax.Body, header hcl.Range, l layout) {
 // spoil notes that an attribute was reported. Where that can be told from its
 // absence it is: who asks where a setting comes from is led to the attribute.
 func (d *decoder) spoil(attr *hclsyntax.Attribute, header hcl.Range, f field) {
-	d.attributes = append(d.attributes, fault{name: attr.Name, value: attr.Expr.Range(), header: header})
+	d.report(fault{name: attr.Name, value: attr.Expr.Range(), header: header})
 	if v := f.value; v.Kind() == reflect.Pointer && v.Type() != attributeType && v.IsNil() {
 		v.Set(reflect.New(v.Type().Elem()))
 	}
@@ -268,6 +272,11 @@ func (d *decoder) attribute(attr *hclsyntax.Attribute, f field) {
 			d.mistake(attr.Expr.Range(), fmt.Sprintf("The attribute %q is null", attr.Name), "It is required here.")
 		}
 		return // null is as good as not written
+	}
+	if f.managed && refers(attr.Expr) {
+		text, _ := d.secret(attr.Name, attr.Expr)
+		f.value.SetString(text)
+		return
 	}
 	d.value(attr.Name, attr.Expr, f.value)
 	if strings.HasSuffix(attr.Name, "_file") && f.value.Type() == reflect.TypeFor[string]() {

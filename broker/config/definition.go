@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/policy"
@@ -26,18 +27,23 @@ func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 		Consumers: s.Consumers,
 		Labels:    s.Labels,
 	}
-	r, _ := policy.Resolve(c.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
+	r := c.Resolve(s)
 	i, ok := c.issuers[s.Issuer]
 	if !ok && s.Issuer != "" {
 		return rotation.Definition{}, fmt.Errorf("%w: secret %s: there is no issuer %q", backends.ErrInvalid, s.Ref, s.Issuer)
 	}
 	var errs []error
-	wrong, _ := keepingProblems(r, s, i, c.keepers(s))
+	wrong, _ := keepingProblems(r.Rotation, s, i, c.keepers(s))
 	if i != nil {
 		for _, text := range settingsProblems(i, s.Settings) {
 			errs = append(errs, fmt.Errorf("%w: secret %s: issuer %s: %s", backends.ErrInvalid, s.Ref, s.Issuer, text))
 		}
-		wrong = append(wrong, rotationProblems(r, s, i, timings{})...)
+		wrong = append(wrong, rotationProblems(r.Rotation, s, i, c.timings)...)
+		made := r
+		made.Key, _ = i.complete(r.Key)
+		for _, e := range made.Excesses() {
+			wrong = append(wrong, e.Problem)
+		}
 	}
 	for _, p := range wrong {
 		errs = append(errs, fmt.Errorf("%w: secret %s: %s", backends.ErrInvalid, s.Ref, p))
@@ -46,12 +52,13 @@ func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 		return rotation.Definition{}, errors.Join(errs...)
 	}
 	if i == nil {
-		d.Plan = plan(r, issuer.Traits{})
+		d.Plan = plan(r.Rotation, issuer.Traits{})
 		return d, nil
 	}
 	d.Schedule, d.TimeZone, d.Jitter = r.Schedule, r.TimeZone, r.Jitter
-	d.MinInterval = r.MinInterval
-	d.Plan = plan(r, i.Traits)
+	d.MinInterval, d.MaxAge, d.Window = r.MinInterval, r.MaxAge, r.Window
+	d.Policy, d.MaxConcurrent, d.Pair = r.Policy, r.MaxConcurrent, s.Pair
+	d.Plan = plan(r.Rotation, i.of(s))
 	return d, nil
 }
 
@@ -89,7 +96,7 @@ func plan(r policy.Rotation, traits issuer.Traits) rotation.Plan {
 
 // rotationProblems returns what is wrong with rotating s by r with that issuer, of
 // which nothing is known if it is nil.
-func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) []policy.Problem {
+func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing *timings) []policy.Problem {
 	problems := append(policy.Check(r), timing.of(r).problems...)
 	report := func(attribute, suggestion, format string, args ...any) {
 		problems = append(problems, policy.Problem{
@@ -107,11 +114,16 @@ func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) [
 	if i == nil {
 		return problems
 	}
-	switch t := i.Traits; {
+	_, wrong := i.complete(r.Key)
+	problems = append(problems, wrong...)
+	switch t := i.of(s); {
 	case t.Kind == issuer.Mint && t.MaxLive == 1:
 		report("issuer", "have the limit raised and write max_live = 2",
 			"the issuer %q allows one live credential, but a rotation needs two: the old one works until the new one is published", i.Name)
 	case r.Overlap <= 0:
+	case t.InPlace():
+		report("overlap", `write overlap = "0s", or give the secret a second account to take turns with`,
+			"the issuer %q cannot give an overlap: it has one account for the secret, whose old credential ends when the new one begins", i.Name)
 	case t.MaxOverlap < 0:
 		report("overlap", `write overlap = "0s"`, "the issuer %q cannot give an overlap: its old credential ends when the new one begins", i.Name)
 	case t.MaxOverlap > 0 && r.Overlap > t.MaxOverlap:
@@ -120,4 +132,34 @@ func rotationProblems(r policy.Rotation, s *Secret, i *Issuer, timing timings) [
 		report("overlap", `write overlap = "0s"`, "the issuer %q allows one live credential, so it cannot give an overlap", i.Name)
 	}
 	return problems
+}
+
+// of returns the traits of i for s, as far as its settings are right.
+func (i *Issuer) of(s *Secret) issuer.Traits {
+	if s.unsettled {
+		return i.Traits
+	}
+	return i.For(s.Settings)
+}
+
+// complete fills in what key settings leave to an issuer that makes values by them, and
+// returns what it cannot make. The issuer may be nil: nothing is known of it.
+func (i *Issuer) complete(k policy.KeySpec) (policy.KeySpec, []policy.Problem) {
+	if i == nil || i.keys == nil {
+		return k, nil
+	}
+	made, err := i.keys.CheckKey(issuer.KeySpec(k))
+	if err == nil {
+		return policy.KeySpec(made), nil
+	}
+	var problems []policy.Problem
+	for _, line := range strings.Split(err.Error(), "\n") {
+		where, text, ok := strings.Cut(strings.TrimPrefix(line, backends.ErrInvalid.Error()+": "), ": ")
+		if !ok || !strings.HasPrefix(where, "key.") {
+			where, text = "key", strings.TrimPrefix(line, backends.ErrInvalid.Error()+": ")
+		}
+		wrong, mend, _ := strings.Cut(text, ": ")
+		problems = append(problems, problem(where, mend, "the issuer %q cannot make such a key: %s", i.Name, wrong))
+	}
+	return k, problems
 }

@@ -133,21 +133,20 @@ func (l *loader) spelled(s *Secret, v keeper) {
 }
 
 // keeping checks whether the vaults of s can do what is asked of them.
-func (l *loader) keeping(s *Secret) {
+func (l *loader) keeping(s *Secret, r *policy.Resolved) {
 	i := l.cfg.issuers[s.Issuer]
 	if blockOf(s.block, "issuer") != nil && (i == nil || i.broken) {
 		i = &Issuer{} // nobody knows what it can do
 	}
-	effective, origins := policy.Resolve(l.cfg.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
-	mistakes, warnings := keepingProblems(effective, s, i, l.cfg.keepers(s))
+	mistakes, warnings := keepingProblems(r.Rotation, s, i, l.cfg.keepers(s))
 	for _, p := range mistakes {
-		if !l.guessed(s, origins, p.Attribute) {
-			l.problem(l.origin(s, origins, p.Attribute), p)
+		if !l.guessed(s, r, p.Attribute) {
+			l.problem(l.origin(s, r, p.Attribute), p)
 		}
 	}
 	for _, p := range warnings {
-		if !l.guessed(s, origins, p.Attribute) {
-			l.warn(l.origin(s, origins, p.Attribute), summary(p.Text), sentence(p.Suggestion))
+		if !l.guessed(s, r, p.Attribute) {
+			l.warn(l.origin(s, r, p.Attribute), summary(p.Text), sentence(p.Suggestion))
 		}
 	}
 }
@@ -238,8 +237,9 @@ func (c *keepingCheck) layout(v keeper) {
 
 // size refuses a key that v has no place for.
 func (c *keepingCheck) size(v keeper) {
-	limit, length := v.Capabilities.MaxValueSize, c.r.Key.Length
-	if limit == 0 || length == 0 || c.issuer == nil {
+	made, wrong := c.issuer.complete(c.r.Key)
+	limit, length := v.Capabilities.MaxValueSize, made.Length
+	if limit == 0 || length == 0 || c.issuer == nil || c.issuer.Name != "" && c.issuer.keys == nil || len(wrong) > 0 {
 		return
 	}
 	around := c.around(v)
@@ -277,7 +277,7 @@ func (c *keepingCheck) around(v keeper) int {
 // as they are known, and who gives them.
 func (c *keepingCheck) fields() (names []string, giver string) {
 	if c.issuer != nil {
-		return c.issuer.Traits.Fields, fmt.Sprintf("the issuer %q", c.issuer.Name)
+		return c.issuer.For(c.secret.Settings).Fields, fmt.Sprintf("the issuer %q", c.issuer.Name)
 	}
 	if primary := c.vaults[0]; primary.primary() && primary.Capabilities.Field != "" {
 		return []string{primary.Capabilities.Field}, fmt.Sprintf("the backend %q", primary.Name)

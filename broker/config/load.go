@@ -88,14 +88,14 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 		decoder:  decoder{opts: opts},
 		reg:      reg,
 		sources:  sources,
-		cfg:      &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}},
+		cfg:      &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}, timings: newTimings()},
 		declared: map[string]map[string]*hclsyntax.Block{},
 		owners:   map[*hclsyntax.Block]string{},
 		readers:  map[string]*Role{},
 		roles:    map[string]*Role{},
 		secrets:  map[string]hcl.Range{},
 		held:     map[string]*Secret{},
-		timings:  timings{},
+		alone:    map[[3]string]*Secret{},
 	}
 	files := map[string]*hcl.File{}
 	var bodies []*hclsyntax.Body
@@ -126,37 +126,6 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 	return l.cfg, diags
 }
 
-// outsized finds what would exhaust the HCL library, which parses recursively and
-// computes numbers exactly: deep nesting (brackets, and operators in a row) and
-// large exponents.
-func outsized(source []byte, name string) (hcl.Range, bool) {
-	const deepest = 200
-	tokens, _ := hclsyntax.LexConfig(source, name, hcl.InitialPos)
-	depth, operators := 0, 0
-	for _, t := range tokens {
-		switch t.Type {
-		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen,
-			hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
-			depth++
-		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenTemplateSeqEnd:
-			depth--
-		case hclsyntax.TokenBang, hclsyntax.TokenMinus, hclsyntax.TokenQuestion:
-			operators++
-		case hclsyntax.TokenNewline, hclsyntax.TokenComma:
-			operators = 0
-		case hclsyntax.TokenNumberLit:
-			_, exponent, _ := strings.Cut(strings.ToLower(string(t.Bytes)), "e")
-			if len(strings.TrimLeft(exponent, "+-")) > 3 {
-				return t.Range, true
-			}
-		}
-		if depth > deepest || operators > deepest {
-			return t.Range, true
-		}
-	}
-	return hcl.Range{}, false
-}
-
 // loader makes a Config of parsed files.
 type loader struct {
 	decoder
@@ -171,8 +140,8 @@ type loader struct {
 	tenants  bool                                   // tenants have blocks
 	secrets  map[string]hcl.Range                   // by Ref.String
 	held     map[string]*Secret                     // by Backend.where, in vaults that do not keep tenants apart
-	timings  timings
-	obscured bool // there is a rotation policy of which nobody knows what it matches or sets
+	alone    map[[3]string]*Secret                  // by what they have of an issuer's for themselves
+	obscured bool                                   // there is a rotation policy of which nobody knows what it matches or sets
 }
 
 // document is all that may stand at the top of a configuration.
@@ -228,7 +197,9 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 			kind.decode(b)
 		}
 	}
-	l.cfg.policies = l.declared["policy"]
+	l.checkReferences()
+	l.cfg.policies, l.cfg.rotationPolicies = l.declared["policy"], l.declared["rotation_policy"]
+	l.cfg.index()
 	if !l.diags.HasErrors() {
 		l.unused(doc, whole.SrcRange)
 		l.unguarded()

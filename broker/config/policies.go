@@ -16,6 +16,8 @@ type settingsBlock struct {
 	Schedule       *string        `hcl:"schedule"`
 	TimeZone       *string        `hcl:"time_zone"`
 	Jitter         *time.Duration `hcl:"jitter"`
+	Window         *string        `hcl:"window"`
+	MaxAge         *time.Duration `hcl:"max_age"`
 	Overlap        *time.Duration `hcl:"overlap"`
 	MinInterval    *time.Duration `hcl:"min_interval"`
 	Approval       *bool          `hcl:"approval"`
@@ -36,10 +38,11 @@ type settingsBlock struct {
 		OnTimeout *policy.OnTimeout   `hcl:"on_timeout"`
 	} `hcl:"acknowledgement,block"`
 	Key *struct {
-		Length   *int    `hcl:"length"`
-		Alphabet *string `hcl:"alphabet"`
-		Prefix   *string `hcl:"prefix"`
-		Checksum *bool   `hcl:"checksum"`
+		Length   *int      `hcl:"length"`
+		Alphabet *string   `hcl:"alphabet"`
+		Classes  *[]string `hcl:"classes"`
+		Prefix   *string   `hcl:"prefix"`
+		Checksum *bool     `hcl:"checksum"`
 	} `hcl:"key,block"`
 	Emergency *struct {
 		Contain       *policy.Order  `hcl:"contain"`
@@ -49,8 +52,8 @@ type settingsBlock struct {
 
 func (b settingsBlock) settings() policy.Settings {
 	s := policy.Settings{
-		Schedule: b.Schedule, TimeZone: b.TimeZone, Jitter: b.Jitter, Overlap: b.Overlap, MinInterval: b.MinInterval,
-		Approval: b.Approval, WaitForMirrors: b.WaitForMirrors,
+		Schedule: b.Schedule, TimeZone: b.TimeZone, Jitter: b.Jitter, Window: b.Window, MaxAge: b.MaxAge,
+		Overlap: b.Overlap, MinInterval: b.MinInterval, Approval: b.Approval, WaitForMirrors: b.WaitForMirrors,
 	}
 	if v := b.Verify; v != nil {
 		s.Verify = policy.VerifySettings{Successes: v.Successes, Interval: v.Interval, Timeout: v.Timeout}
@@ -62,7 +65,7 @@ func (b settingsBlock) settings() policy.Settings {
 		s.Acknowledgement = policy.AcknowledgementSettings{Require: a.Require, Timeout: a.Timeout, OnTimeout: a.OnTimeout}
 	}
 	if k := b.Key; k != nil {
-		s.Key = policy.KeySettings{Length: k.Length, Alphabet: k.Alphabet, Prefix: k.Prefix, Checksum: k.Checksum}
+		s.Key = policy.KeySettings{Length: k.Length, Alphabet: k.Alphabet, Classes: k.Classes, Prefix: k.Prefix, Checksum: k.Checksum}
 	}
 	if e := b.Emergency; e != nil {
 		s.Emergency = policy.EmergencySettings{Contain: e.Contain, ReplaceWithin: e.ReplaceWithin}
@@ -70,19 +73,25 @@ func (b settingsBlock) settings() policy.Settings {
 	return s
 }
 
-// rotationPolicy decodes a policy. Its limits block holds what no secret may
-// exceed, whatever it asks for.
+// rotationPolicySpec is what only a policy has: a secret is none of several, and limits
+// nobody.
+type rotationPolicySpec struct {
+	Name          string `hcl:"name,label"`
+	MaxConcurrent *int   `hcl:"max_concurrent"`
+	Match         *struct {
+		Paths  []string          `hcl:"paths,optional"`
+		Labels map[string]string `hcl:"labels,optional"`
+	} `hcl:"match,block"`
+	Limits *struct {
+		MaxOverlap *time.Duration `hcl:"max_overlap"`
+		MaxAge     *time.Duration `hcl:"max_age"`
+		MinLength  *int           `hcl:"min_length"`
+	} `hcl:"limits,block"`
+}
+
+// rotationPolicy decodes how secrets rotate.
 func (l *loader) rotationPolicy(b *hclsyntax.Block) {
-	var spec struct {
-		Name  string `hcl:"name,label"`
-		Match *struct {
-			Paths  []string          `hcl:"paths,optional"`
-			Labels map[string]string `hcl:"labels,optional"`
-		} `hcl:"match,block"`
-		Limits *struct {
-			MaxOverlap *time.Duration `hcl:"max_overlap"`
-		} `hcl:"limits,block"`
-	}
+	var spec rotationPolicySpec
 	var settings settingsBlock
 	l.block(b, &spec, &settings)
 	if len(b.Labels) != 1 || !l.declare("rotation_policy", spec.Name, b, b.LabelRanges[0]) {
@@ -93,18 +102,24 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 	if spec.Match != nil {
 		p.Match = policy.Match{Paths: spec.Match.Paths, Labels: spec.Match.Labels}
 	}
+	p.Settings.MaxConcurrent = spec.MaxConcurrent
 	if spec.Limits != nil {
-		p.Settings.MaxOverlap = spec.Limits.MaxOverlap
+		p.Limits = policy.Limits(*spec.Limits)
 	}
-	effective, _ := policy.Resolve([]policy.RotationPolicy{{Settings: p.Settings}}, anyName, nil, policy.Settings{})
+	effective := policy.Resolve([]policy.RotationPolicy{{Settings: p.Settings}}, anyName, nil, policy.Settings{})
 	where := func(setting string) hcl.Range { return settingAt(b, setting) }
-	for _, problem := range append(policy.ValidateRotation(p), l.timings.of(effective).problems...) {
+	for _, problem := range append(policy.ValidateRotation(p), l.cfg.timings.of(effective.Rotation).problems...) {
 		if !l.doubtful(problem.Attribute, where) {
 			l.problem(where(problem.Attribute), problem)
 		}
 	}
+	for _, e := range p.Excesses() {
+		if !l.doubtful(e.Attribute, where) {
+			l.excess(where(e.Attribute), e)
+		}
+	}
 	match := blockOf(b, "match")
-	if slices.Contains(l.unknown, b.DefRange()) || match != nil && l.obscure(match.DefRange()) {
+	if l.unknown[b.DefRange()] || match != nil && l.obscure(match.DefRange()) {
 		l.obscured = true
 		return
 	}
@@ -113,7 +128,8 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 
 // judgedBy lists the settings that a setting is judged by.
 var judgedBy = map[string][]string{
-	"overlap":        {"max_overlap"},
+	"max_age":        {"overlap", "min_interval"},
+	"window":         {"time_zone"},
 	"verify.timeout": {"verify.successes", "verify.interval"},
 }
 

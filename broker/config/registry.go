@@ -32,7 +32,8 @@ type Type struct {
 	// time.Duration take texts such as "90s" or "7d", and those of the type
 	// backends.SecretString take env() or file(). A block is set up anew at a reload
 	// if a file that one of its *_file attributes names has changed, unless the field
-	// has the tag file:"reread".
+	// has the tag file:"reread". A text with the tag from:"secret", such as a user's
+	// name, takes secret() beside a literal.
 	New func() any
 	// Check returns the mistakes that the struct's tags cannot tell, each with its
 	// place. It opens nothing: no connection, no file. It may be nil. Where decoding
@@ -63,10 +64,15 @@ type BackendType struct {
 // IssuerType is one type of issuer.
 type IssuerType struct {
 	Type
-	// Describe says what an issuer with this configuration can do, and who checks
-	// the settings that secrets ask of it (nil: it takes none). It opens nothing and
+	// Describe makes an issuer that is only asked what it can do. It opens nothing and
 	// is called after Check found no mistake.
-	Describe func(cfg any) (issuer.Traits, issuer.SettingsChecker)
+	Describe func(cfg any) Described
+}
+
+// Described is an issuer that is only asked what it can do: by the interfaces of
+// package issuer that it has besides, SettingsChecker, Shaper and KeyChecker.
+type Described interface {
+	Traits() issuer.Traits
 }
 
 // NotifierType is one type of notifier.
@@ -79,7 +85,8 @@ type NotifierType struct {
 // CheckContext is what a Check needs to know beside the struct itself.
 type CheckContext struct {
 	// Offline: env() and file() were not read; secrets hold a placeholder that is
-	// neither empty nor has spaces.
+	// neither empty nor has spaces. So does, also when it is not offline, what comes from
+	// secret(): Named.Resolve calls the Check again with the value.
 	Offline bool
 	// Dir is the configuration's directory.
 	Dir string
@@ -160,7 +167,9 @@ func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b
 	} else {
 		targets = append(targets, anything{})
 	}
+	refs := l.referring(kind)
 	good := l.block(b, targets...)
+	taken := l.referred()
 	if len(b.Labels) != 2 && !nameless {
 		return Named{}, none, false
 	}
@@ -174,6 +183,8 @@ func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b
 	}
 	if ok {
 		n.broken = !l.check(of(known), cfg, b, n.broken)
+		slices.SortFunc(*refs, func(a, b Reference) int { return a.Range.Start.Byte - b.Range.Start.Byte })
+		n.references, n.resolve = *refs, resolver(of(known), b, l.opts, taken)
 	}
 	return n, known, true
 }

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -61,13 +62,45 @@ func able(any) backends.Capabilities { return backends.Capabilities{CompareSwap:
 type mintConfig struct {
 	Fields      []string      `hcl:"fields,optional"`
 	MaxLive     int           `hcl:"max_live,optional"`
+	Exclusive   bool          `hcl:"exclusive,optional"`
 	MaxOverlap  time.Duration `hcl:"max_overlap,optional"`
 	Budget      time.Duration `hcl:"revocation_budget,optional"`
 	BudgetRange hcl.Range     `hcl:"revocation_budget,attr_value_range"`
 }
 
+// traits is an issuer that can do what its traits say.
+type traits issuer.Traits
+
+func (t traits) Traits() issuer.Traits { return issuer.Traits(t) }
+
+// keyed makes keys of base62, of 30 characters unless asked for others.
+type keyed struct{ traits }
+
+func (keyed) CheckKey(spec issuer.KeySpec) (issuer.KeySpec, error) {
+	if spec.Alphabet = cmp.Or(spec.Alphabet, "base62"); spec.Alphabet != "base62" {
+		return spec, fmt.Errorf("%w: key.alphabet: keys are made of base62, not of %q: leave the alphabet out", backends.ErrInvalid, spec.Alphabet)
+	}
+	spec.Length = cmp.Or(spec.Length, 30)
+	return spec, nil
+}
+
+// accounts sets the values of the accounts that a secret names; of one if it names none.
+type accounts struct{ traits }
+
+func (accounts) CheckSettings(json.RawMessage) []string { return nil }
+
+func (a accounts) TraitsFor(settings json.RawMessage) issuer.Traits {
+	var s struct{ Roles []string }
+	_ = json.Unmarshal(settings, &s)
+	t := issuer.Traits(a.traits)
+	if t.Slots = s.Roles; len(t.Slots) == 0 {
+		t.Slots = []string{"one"}
+	}
+	return t
+}
+
 // scoped takes the setting "scopes" from each secret.
-type scoped struct{}
+type scoped struct{ traits }
 
 func (scoped) CheckSettings(settings json.RawMessage) []string {
 	var s map[string]any
@@ -135,22 +168,24 @@ func registry() config.Registry {
 		Issuers: map[string]config.IssuerType{
 			"api_key": {
 				Type: config.Type{New: func() any { return &struct{}{} }},
-				Describe: func(any) (issuer.Traits, issuer.SettingsChecker) {
-					return issuer.Traits{Kind: issuer.Mint, Fields: []string{"key"}, RevocationBudget: 5 * time.Second}, nil
+				Describe: func(any) config.Described {
+					return keyed{traits(issuer.Traits{Kind: issuer.Mint, Fields: []string{"key"}, RevocationBudget: 5 * time.Second})}
 				},
 			},
 			"http": {
 				Type: config.Type{New: func() any { return &mintConfig{} }, Check: checkMint},
-				Describe: func(cfg any) (issuer.Traits, issuer.SettingsChecker) {
+				Describe: func(cfg any) config.Described {
 					c := cfg.(*mintConfig)
-					return issuer.Traits{Kind: issuer.Mint, Fields: c.Fields, MaxLive: c.MaxLive, MaxOverlap: c.MaxOverlap, RevocationBudget: c.Budget}, scoped{}
+					return scoped{traits(issuer.Traits{Kind: issuer.Mint, Fields: c.Fields, MaxLive: c.MaxLive, MaxOverlap: c.MaxOverlap, Exclusive: c.Exclusive, RevocationBudget: c.Budget})}
 				},
 			},
+			"exec": {
+				Type:     config.Type{New: func() any { return &struct{}{} }},
+				Describe: func(any) config.Described { return keyed{traits{Kind: issuer.Mint}} },
+			},
 			"set": {
-				Type: config.Type{New: func() any { return &struct{}{} }},
-				Describe: func(any) (issuer.Traits, issuer.SettingsChecker) {
-					return issuer.Traits{Kind: issuer.Set, MaxOverlap: -1}, nil
-				},
+				Type:     config.Type{New: func() any { return &struct{}{} }},
+				Describe: func(any) config.Described { return accounts{traits(issuer.Traits{Kind: issuer.Set})} },
 			},
 		},
 		Probes: map[string]config.Type{"http": {New: func() any { return &probeConfig{} }}},

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 
-	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
@@ -26,6 +24,7 @@ type secretSpec struct {
 	Probe     string             `hcl:"probe,optional"`
 	Consumers []string           `hcl:"consumers,optional"`
 	Labels    map[string]string  `hcl:"labels,optional"`
+	Pair      string             `hcl:"pair,optional"`
 	Proof     *policy.Proof      `hcl:"proof"`
 	Issuer    *hclsyntax.Block   `hcl:"issuer,block"`
 	Rotation  *hclsyntax.Block   `hcl:"rotation,block"`
@@ -39,7 +38,7 @@ func (l *loader) secretBlock(b *hclsyntax.Block) {
 	}
 	s := &Secret{
 		Ref:     backends.Ref{Tenant: spec.Tenant, Name: spec.Name},
-		Backend: spec.Backend, Mirrors: spec.Mirrors, OnDrift: spec.OnDrift, Probe: spec.Probe, Consumers: spec.Consumers, Labels: spec.Labels,
+		Backend: spec.Backend, Mirrors: spec.Mirrors, OnDrift: spec.OnDrift, Probe: spec.Probe, Consumers: spec.Consumers, Labels: spec.Labels, Pair: spec.Pair,
 		Range: b.DefRange(), block: b,
 	}
 	l.cfg.Secrets = append(l.cfg.Secrets, s)
@@ -53,8 +52,9 @@ func (l *loader) secretBlock(b *hclsyntax.Block) {
 		l.secretIssuer(spec.Issuer, s)
 	}
 	l.references(b, s)
-	l.keeping(s)
-	l.plan(s)
+	r := policy.Resolve(l.cfg.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
+	l.keeping(s, &r)
+	l.plan(s, &r)
 }
 
 func (l *loader) declareSecret(spec secretSpec, b *hclsyntax.Block) bool {
@@ -94,6 +94,7 @@ func (l *loader) references(b *hclsyntax.Block, s *Secret) {
 // which are stored and shown, so never secrets.
 func (l *loader) secretIssuer(b *hclsyntax.Block, s *Secret) {
 	before := len(l.diags)
+	s.unsettled = true
 	if len(b.Labels) != 1 {
 		l.mistake(b.DefRange(), fmt.Sprintf("An issuer block in a secret has one label, here are %d", len(b.Labels)), `Write issuer "NAME" { … }.`)
 		return
@@ -130,7 +131,9 @@ func (l *loader) checkSettings(b *hclsyntax.Block, s *Secret) {
 	if !ok || i.broken {
 		return
 	}
-	for _, text := range settingsProblems(i, s.Settings) {
+	problems := settingsProblems(i, s.Settings)
+	s.unsettled = len(problems) > 0
+	for _, text := range problems {
 		l.mistake(b.DefRange(), fmt.Sprintf("The issuer %q does not take these settings", s.Issuer), upper(text)+".")
 	}
 }
@@ -143,83 +146,6 @@ func settingsProblems(i *Issuer, settings json.RawMessage) []string {
 		return []string{"it takes none: leave the block empty"}
 	}
 	return nil
-}
-
-// plan checks how the secret would rotate, and reports at the place where what is
-// wrong was written.
-func (l *loader) plan(s *Secret) {
-	if blockOf(s.block, "issuer") == nil {
-		if rotation := blockOf(s.block, "rotation"); rotation != nil && !slices.Contains(l.unknown, s.Range) {
-			l.warn(rotation.DefRange(), "The rotation settings are without effect: the secret has no issuer", `Add issuer "NAME" {}.`)
-		}
-		return
-	}
-	issuer := l.cfg.issuers[s.Issuer]
-	if issuer != nil && issuer.broken {
-		issuer = nil // nobody knows what it can do
-	}
-	effective, origins := policy.Resolve(l.cfg.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
-	for _, p := range rotationProblems(effective, s, issuer, l.timings) {
-		if !l.guessed(s, origins, p.Attribute) {
-			l.problem(l.origin(s, origins, p.Attribute), p)
-		}
-	}
-	unsure := func(setting string) bool { return l.guessed(s, origins, setting) }
-	if slices.ContainsFunc([]string{"schedule", "overlap", "verify.successes", "verify.interval"}, unsure) {
-		return
-	}
-	if p, ok := l.timings.crowded(effective); ok {
-		l.warn(l.origin(s, origins, p.Attribute), upper(p.Text), upper(p.Suggestion)+".")
-	}
-	if ack := effective.Acknowledgement; ack.Require != policy.RequireNone && ack.Timeout > max(effective.MaxOverlap, effective.Overlap) && !unsure("acknowledgement.timeout") && !unsure("max_overlap") {
-		l.warn(l.origin(s, origins, "acknowledgement.timeout"), fmt.Sprintf("The timeout of %s is longer than max_overlap, %s: the old credential is revoked by then", ack.Timeout, max(effective.MaxOverlap, effective.Overlap)),
-			"A consumer cannot hold an overlap beyond limits.max_overlap: raise that, or shorten the timeout.")
-	}
-	if window := effective.Confirm.Window; issuer != nil && window > 0 && window < issuer.Traits.RevocationBudget && !unsure("confirm.window") {
-		l.warn(l.origin(s, origins, "confirm.window"), fmt.Sprintf("The window of %s is shorter than the revocation_budget of %s of issuer %q", window, issuer.Traits.RevocationBudget, issuer.Name),
-			"Some servers may still accept a credential that was rejected so long: such a proof can be false. Leave the window out, or declare a shorter budget.")
-	}
-}
-
-// guessed tells whether a secret's setting, or what it is judged by, was reported
-// where it is written, or may be written where nobody could read it.
-func (l *loader) guessed(s *Secret, origins []policy.Origin, setting string) bool {
-	if l.doubtful(setting, func(name string) hcl.Range { return l.origin(s, origins, name) }) {
-		return true
-	}
-	if slices.Contains([]string{"backend", "on_drift", "probe", "proof", "issuer"}, setting) || strings.HasPrefix(setting, "mirrors.") {
-		return slices.Contains(l.unknown, s.Range) || l.spoilt(at(s.block, "probe"), at(s.block, "proof"))
-	}
-	rotation := blockOf(s.block, "rotation")
-	if !l.obscured && !l.unlabelled(s) && (rotation == nil || !slices.Contains(l.unknown, rotation.DefRange())) {
-		return false
-	}
-	return !slices.ContainsFunc(origins, func(o policy.Origin) bool {
-		return o.Setting == setting && o.Source == policy.FromSecret
-	})
-}
-
-// unlabelled tells whether nobody knows the labels of s.
-func (l *loader) unlabelled(s *Secret) bool {
-	return l.spoilt(at(s.block, "labels")) || slices.Contains(l.unknown, s.Range)
-}
-
-// origin returns where the value of a secret's setting was written.
-func (l *loader) origin(s *Secret, origins []policy.Origin, setting string) hcl.Range {
-	for _, o := range origins {
-		if o.Setting != setting {
-			continue
-		}
-		switch o.Source {
-		case policy.FromPolicy:
-			return settingAt(l.declared["rotation_policy"][o.Policy], setting)
-		case policy.FromSecret:
-			if rotation := blockOf(s.block, "rotation"); rotation != nil && setting != "proof" {
-				return settingAt(rotation, setting)
-			}
-		}
-	}
-	return at(s.block, setting)
 }
 
 func blockOf(b *hclsyntax.Block, kind string) *hclsyntax.Block {

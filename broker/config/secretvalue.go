@@ -20,26 +20,41 @@ const (
 	maxSecretFile = 1 << 20
 )
 
-const howToWriteSecrets = `Write env("NAME") or file("path"); what is secret does not stand in the configuration itself.`
+const (
+	howToWriteSecrets = `Write env("NAME") or file("path"); what is secret does not stand in the configuration itself.`
+	howToReferToo     = `Write env("NAME") or file("path"), or secret("NAME").FIELD of a secret that keybroker manages; what is secret does not stand in the configuration itself.`
+)
 
-func secretFunction(name string) bool { return name == "env" || name == "file" }
+func secretFunction(name string) bool {
+	return name == "env" || name == "file" || name == managedFunction
+}
 
-// secret evaluates the expression of a secret: env("NAME"), file("path"), or a
-// quoted text with such calls in it. It walks the syntax itself. The HCL library
-// never sees what the functions return: it prints values in diagnostics, and it
-// brings texts into Unicode's normal form C, which would alter a credential.
+// secret evaluates the expression of a secret: env("NAME"), file("path"), where it may
+// stand secret("NAME").FIELD, or a quoted text with such calls in it. It walks the
+// syntax itself. The HCL library never sees what the functions return: it prints values
+// in diagnostics, and it brings texts into Unicode's normal form C, which would alter a
+// credential.
 func (d *decoder) secret(name string, expr hclsyntax.Expression) (string, bool) {
 	found := calls(expr)
+	mend := howToWriteSecrets
+	if d.managed != nil {
+		mend = howToReferToo
+	}
 	for _, call := range found {
-		if !secretFunction(call.Name) {
+		switch {
+		case !secretFunction(call.Name):
 			d.hidden = append(d.hidden, expr.Range())
-			d.mistake(call.NameRange, fmt.Sprintf("There is no function %q here", call.Name), howToWriteSecrets)
+			d.mistake(call.NameRange, fmt.Sprintf("There is no function %q here", call.Name), mend)
+			return "", false
+		case call.Name == managedFunction && d.managed == nil:
+			d.mistake(call.NameRange, "secret() cannot be used here",
+				`Only what backends, issuers and probes log in with can be a secret that keybroker manages. Write env("NAME") or file("path").`)
 			return "", false
 		}
 	}
 	if len(found) == 0 {
 		d.hidden = append(d.hidden, expr.Range())
-		d.mistake(expr.Range(), fmt.Sprintf("A literal where a secret belongs: %q is secret", name), howToWriteSecrets)
+		d.mistake(expr.Range(), fmt.Sprintf("A literal where a secret belongs: %q is secret", name), mend)
 		return "", false
 	}
 	if template, ok := expr.(*hclsyntax.TemplateExpr); ok {
@@ -71,7 +86,15 @@ func (d *decoder) secretText(expr hclsyntax.Expression) (string, bool) {
 		if e.Val.Type() == cty.String && !e.Val.IsNull() {
 			return e.Val.AsString(), true
 		}
+	case *hclsyntax.RelativeTraversalExpr:
+		if call, ok := e.Source.(*hclsyntax.FunctionCallExpr); ok && call.Name == managedFunction {
+			return d.reference(e, call)
+		}
 	case *hclsyntax.FunctionCallExpr:
+		if e.Name == managedFunction {
+			d.mistake(e.Range(), "secret() gives a whole secret, of which one field is wanted here", howToRefer)
+			return "", false
+		}
 		return d.call(e)
 	}
 	d.hidden = append(d.hidden, expr.Range())
@@ -86,12 +109,21 @@ func (d *decoder) call(call *hclsyntax.FunctionCallExpr) (string, bool) {
 		d.mistake(call.Range(), fmt.Sprintf("%s() takes one argument", call.Name), `Write env("NAME") or file("path").`)
 		return "", false
 	}
+	for _, inner := range calls(call.Args[0]) {
+		if inner.Name == managedFunction {
+			d.mistake(inner.NameRange, fmt.Sprintf("secret() cannot name what %s() reads", call.Name), `Write its name itself.`)
+			return "", false
+		}
+	}
 	arg, ok := d.secretText(call.Args[0])
 	if !ok {
 		return "", false
 	}
 	if d.opts.Offline {
 		return placeholder, true
+	}
+	if text, ok := d.taken[call.Range()]; ok {
+		return text, true
 	}
 	read, what, mend := d.env, "The environment variable", "Set it before starting, or name another."
 	if call.Name == "file" {
@@ -101,6 +133,9 @@ func (d *decoder) call(call *hclsyntax.FunctionCallExpr) (string, bool) {
 	if err != nil {
 		d.mistake(call.Range(), fmt.Sprintf("%s cannot be used: %s", what, err), mend)
 		return "", false
+	}
+	if d.taken != nil {
+		d.taken[call.Range()] = text
 	}
 	return text, true
 }

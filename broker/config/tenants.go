@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -44,13 +43,13 @@ func (l *loader) belongs(b *hclsyntax.Block, tenant string) {
 		l.refer("tenant", tenant, where)
 	}
 	if len(l.diags) > before {
-		l.attributes = append(l.attributes, fault{name: "tenant", value: where, header: b.DefRange()})
+		l.report(fault{name: "tenant", value: where, header: b.DefRange()})
 	}
 }
 
 // whoever tells whether nobody knows whose b is.
 func (l *loader) whoever(b *hclsyntax.Block) bool {
-	return l.spoilt(at(b, "tenant")) || slices.Contains(l.unknown, b.DefRange())
+	return l.spoilt(at(b, "tenant")) || l.unknown[b.DefRange()]
 }
 
 // within refuses what leads from b to the block of that kind and name if it is
@@ -89,7 +88,7 @@ func (l *loader) rate(b *hclsyntax.Block, beside ...any) policy.Limit {
 	case !written(b, "burst") || l.spoilt(burst):
 	case spec.Burst <= 0:
 		l.mistake(burst, "A burst lets at least one request through", "Leave it out: then it is as many as in ten seconds.")
-	case !written(b, "requests_per_minute") && !slices.Contains(l.unknown, b.DefRange()):
+	case !written(b, "requests_per_minute") && !l.unknown[b.DefRange()]:
 		l.mistake(burst, "There is a burst without a rate", "Add requests_per_minute.")
 	}
 	return policy.Limit{RequestsPerMinute: spec.RequestsPerMinute, Burst: spec.Burst}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/keybroker/keybroker/policy"
@@ -14,17 +15,37 @@ type timing struct {
 	problems []policy.Problem
 	schedule schedule.Schedule
 	shortest time.Duration // between two runs; 0: not looked for yet
+	mean     time.Duration // known with shortest
+	misses   map[opening]bool
 }
 
-// timings remembers them: many secrets share few schedules.
-type timings map[[2]string]*timing
+// opening is when the runs of a schedule may begin, and by how much they are put off.
+type opening struct {
+	window string
+	jitter time.Duration
+}
 
-func (t timings) of(r policy.Rotation) *timing {
-	key := [2]string{r.Schedule, r.TimeZone}
-	if t[key] == nil {
-		t[key] = newTiming(r.Schedule, r.TimeZone)
+// timings remembers them: many secrets share few schedules. What a timing finds out
+// later is for whoever loads a configuration alone.
+type timings struct {
+	mu     sync.Mutex
+	byText map[[2]string]*timing
+}
+
+func newTimings() *timings { return &timings{byText: map[[2]string]*timing{}} }
+
+// of returns the timing of r; a nil t remembers nothing.
+func (t *timings) of(r policy.Rotation) *timing {
+	if t == nil {
+		return newTiming(r.Schedule, r.TimeZone)
 	}
-	return t[key]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := [2]string{r.Schedule, r.TimeZone}
+	if t.byText[key] == nil {
+		t.byText[key] = newTiming(r.Schedule, r.TimeZone)
+	}
+	return t.byText[key]
 }
 
 // newTiming tells a wrong time zone from a wrong expression, which is judged in
@@ -51,29 +72,104 @@ func (t *timing) interval() time.Duration {
 	if t.shortest > 0 {
 		return t.shortest
 	}
-	t.shortest = math.MaxInt64
-	last := t.schedule.Next(time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC))
-	for range runs {
+	t.shortest, t.mean = math.MaxInt64, math.MaxInt64
+	first := t.schedule.Next(someday)
+	last := first
+	for n := range runs {
 		next := t.schedule.Next(last)
 		if next.IsZero() {
 			break
 		}
 		t.shortest = min(t.shortest, next.Sub(last))
 		last = next
+		t.mean = last.Sub(first) / time.Duration(n+1)
 	}
 	return t.shortest
 }
 
-// crowded tells whether a rotation takes longer than its schedule leaves to it.
-func (t timings) crowded(r policy.Rotation) (policy.Problem, bool) {
+// someday is when the schedules begin that are looked at.
+var someday = time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// neverOpen tells whether no run falls into the window, however it is put off.
+func (t *timing) neverOpen(o opening, zone string) bool {
+	if missed, ok := t.misses[o]; ok {
+		return missed
+	}
+	if t.misses == nil {
+		t.misses = map[opening]bool{}
+	}
+	t.misses[o] = t.runsMiss(o, zone)
+	return t.misses[o]
+}
+
+func (t *timing) runsMiss(o opening, zone string) bool {
+	const tries = 400 // runs at least, and openings
+	w, problems := policy.ParseWindow(o.window, zone)
+	if len(problems) > 0 {
+		return false // that is reported
+	}
+	late := max(o.jitter, 1) // by less than this
+	run := t.schedule.Next(someday)
+	for range tries {
+		if run.IsZero() {
+			break
+		}
+		opens := w.Next(run)
+		if opens.Before(run.Add(late)) {
+			return false
+		}
+		run = t.schedule.Next(latest(run, opens.Add(-late))) // the first that could meet it, or one after
+	}
+	return true
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// shut tells whether every run of the schedule finds the window closed.
+func (t *timings) shut(r policy.Rotation) (policy.Problem, bool) {
 	of := t.of(r)
-	takes := r.Overlap + time.Duration(max(r.Verify.Successes-1, 0))*r.Verify.Interval
-	if r.Schedule == "" || len(of.problems) > 0 || takes < of.interval() {
+	if r.Schedule == "" || r.Window == "" || len(of.problems) > 0 || !of.neverOpen(opening{r.Window, r.Jitter}, r.TimeZone) {
+		return policy.Problem{}, false
+	}
+	return policy.Problem{
+		Attribute:  "window",
+		Text:       fmt.Sprintf("the schedule %q is never due within the window %q: every rotation waits until that opens", r.Schedule, r.Window),
+		Suggestion: "let them meet, if that is not meant",
+	}, true
+}
+
+// takes is how long after its beginning a rotation ends its overlap, at least.
+func takes(r policy.Rotation) time.Duration {
+	return r.Overlap + time.Duration(max(r.Verify.Successes-1, 0))*r.Verify.Interval
+}
+
+// share is how much of the time a secret is in rotation, from 0: never, by itself.
+func (t *timings) share(r policy.Rotation) float64 {
+	every := time.Duration(math.MaxInt64)
+	if of := t.of(r); r.Schedule != "" && len(of.problems) == 0 {
+		of.interval()
+		every = of.mean
+	}
+	if r.MaxAge > 0 {
+		every = min(every, r.MaxAge)
+	}
+	return float64(takes(r)) / float64(every)
+}
+
+// crowded tells whether a rotation takes longer than its schedule leaves to it.
+func (t *timings) crowded(r policy.Rotation) (policy.Problem, bool) {
+	of := t.of(r)
+	if r.Schedule == "" || len(of.problems) > 0 || takes(r) < of.interval() {
 		return policy.Problem{}, false
 	}
 	return policy.Problem{
 		Attribute:  "schedule",
-		Text:       fmt.Sprintf("the schedule is due every %s, but overlap and verification take %s", of.interval(), takes),
+		Text:       fmt.Sprintf("the schedule is due every %s, but overlap and verification take %s", of.interval(), takes(r)),
 		Suggestion: "what becomes due in an overlap waits: shorten the overlap or rotate less often",
 	}, true
 }

@@ -25,6 +25,7 @@ func (l *loader) unused(doc document, whole hcl.Range) {
 			l.warn(s.Range, "The secret has no issuer: nobody can rotate or fill it", `Add issuer "NAME" {}.`)
 		}
 	}
+	l.pairs()
 	for i, b := range doc.RotationPolicies {
 		if match := blockOf(b, "match"); match != nil {
 			l.unusedMatch(match, l.cfg.RotationPolicies[i].Match)
@@ -33,6 +34,35 @@ func (l *loader) unused(doc document, whole hcl.Range) {
 	for i, b := range doc.Triggers {
 		for n, path := range l.cfg.Triggers[i].Secrets {
 			l.unusedPath(element(b, "secrets", n), path, l.cfg.Triggers[i].Tenant)
+		}
+	}
+}
+
+// pairs warns of pairs that are none, and of those whose secrets stand in each other's
+// way.
+func (l *loader) pairs() {
+	type pair struct{ tenant, name string }
+	members := map[pair][]*Secret{}
+	for _, s := range l.cfg.Secrets {
+		if s.Pair != "" && s.Issuer != "" {
+			p := pair{s.Ref.Tenant, s.Pair}
+			members[p] = append(members[p], s)
+		}
+	}
+	for p, secrets := range members {
+		first := at(secrets[0].block, "pair")
+		if len(secrets) == 1 {
+			l.warn(first, fmt.Sprintf("The pair %q has one secret alone", p.name),
+				fmt.Sprintf("Give another secret of the tenant %q the same pair, or leave it out.", p.tenant))
+			continue
+		}
+		busy := 0.0
+		for _, s := range secrets {
+			busy += l.cfg.timings.share(l.cfg.Resolve(s).Rotation)
+		}
+		if busy >= 1 {
+			l.warn(first, fmt.Sprintf("The overlaps of the %d secrets of the pair %q leave no time: they are due more often than they can follow one another", len(secrets), p.name),
+				"What becomes due in the overlap of another waits: shorten the overlaps or rotate less often.")
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 const defaultDriftCheck = 15 * time.Minute
@@ -91,10 +93,25 @@ func (l *loader) issuer(b *hclsyntax.Block) {
 	l.belongs(b, spec.Tenant)
 	i := &Issuer{Named: n, Tenant: spec.Tenant}
 	if !n.broken {
-		i.Traits, i.settings = known.Describe(n.Config)
+		i.describe(known.Describe(n.Config))
 	}
 	l.cfg.Issuers = append(l.cfg.Issuers, i)
 	l.cfg.issuers[n.Name] = i
+}
+
+func (i *Issuer) describe(d Described) {
+	i.Traits = d.Traits()
+	i.settings, _ = d.(issuer.SettingsChecker)
+	i.shaper, _ = d.(issuer.Shaper)
+	i.keys, _ = d.(issuer.KeyChecker)
+}
+
+// For returns the traits for a secret with these settings, which were found right.
+func (i *Issuer) For(settings json.RawMessage) issuer.Traits {
+	if i.shaper == nil {
+		return i.Traits
+	}
+	return i.shaper.TraitsFor(settings)
 }
 
 // probe decodes a way to try credentials.

@@ -145,6 +145,7 @@ func (d *Daemon) wrongHere() (found []store.Raise, unsure []string) {
 	for _, name := range slices.Sorted(maps.Keys(backendsDown)) {
 		add(alert.BackendDown, owners[name], name, "keybroker drift list --all --backend "+name, "backend %s cannot be used; rotations of its secrets wait: %s", name, backendsDown[name])
 	}
+	d.issuersWrong(add)
 	sealsDown, asked := d.seals.away()
 	if !asked {
 		unsure = append(unsure, alert.SealDown)
@@ -160,6 +161,12 @@ func (d *Daemon) wrongHere() (found []store.Raise, unsure []string) {
 		add(alert.AuditSinkDown, "", name, "keybroker audit query", "the audit log cannot be written to %s: %s", name, sinksDown[name])
 	}
 	d.auditTrouble(add)
+	s := d.setup.Load()
+	for _, at := range s.troubled() {
+		if t := s.troubles[at]; !t.unfilled {
+			add(alert.StaleCredential, s.owner(at), at.kind+" "+at.name, "keybroker secret show "+t.secret, "%s %s; it is tried again", at, t.why)
+		}
+	}
 	if c := d.wire.certificate; c != nil {
 		next := "keybroker reload # after its files were replaced"
 		if problem, text := certificateTrouble(c, now()); problem {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/keys"
@@ -29,11 +31,15 @@ type parts struct {
 	db     *store.DB
 	sealer *seal.Keyring
 	hasher keys.Hasher
-	mac    func(text string) string // keyed
+	check  *keys.Checker                            // of the API keys that the broker itself issued
+	doubts func(ref backends.Ref, version int) bool // whether a version may have been revoked in time that was lost
+	mac    func(text string) string                 // keyed
 	logger hclog.Logger
 	now    func() time.Time
 	source string // of events: this broker's URL
-	node   string // this node's id, in its audit log
+
+	open func(context.Context, rotation.Version) (backends.Value, error) // the broker's sealed copy
+	node string                                                          // this node's id, in its audit log
 
 	observer backends.Observer // of all mounts
 }
@@ -47,6 +53,11 @@ type setup struct {
 	running map[block]*running
 	newKeys []func() error // write the signing secrets that were made for it
 
+	wants    map[block]string // of blocks that refer to managed secrets: which versions are current
+	takes    map[block]string // and with which they were made; none: they are not
+	troubles map[block]trouble
+	strict   bool // a trouble that waiting alone does not end is an error
+
 	notifiers map[string]alert.Notifier
 	sinks     map[string]audit.Sink
 
@@ -58,10 +69,13 @@ type setup struct {
 // them needs its server to be up. What is the same block in before, which may be
 // nil, is taken over from it as it is, with its session and its limits. Nothing is
 // written before keepKeys.
+//
+// What refers to managed secrets is made with their current versions. Where that cannot
+// be, it is a trouble of the setup; only a reload is refused for one that waiting alone
+// does not end.
 func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_ *setup, err error) {
-	s := &setup{cfg: cfg, digests: map[block]string{}, running: map[block]*running{},
-		catalog: &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
-			Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: map[string]string{}, DriftEvery: map[string]time.Duration{}}}
+	s := newSetup(cfg)
+	s.strict = before != nil
 	defer func() {
 		if err != nil {
 			s.close()
@@ -71,32 +85,8 @@ func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_
 		before = &setup{catalog: &engine.Catalog{}}
 	}
 	p.digest(s) // before the components read the same files: what changes in between is seen by the next reload
-	for _, b := range cfg.Backends {
-		s.catalog.DriftEvery[b.Name] = b.DriftCheck
-		err := component(s, before, block{"backend", b.Name}, s.catalog.Backends, before.catalog.Backends, func() (*backends.Mount, func(), error) {
-			return p.backend(ctx, b)
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	for _, i := range cfg.Issuers {
-		err := component(s, before, block{"issuer", i.Name}, s.catalog.Issuers, before.catalog.Issuers, func() (issuer.Issuer, func(), error) {
-			return p.issuer(i)
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	for _, b := range cfg.Probes {
-		at := block{"probe", b.Name}
-		s.catalog.ProbeDigests[b.Name] = s.digests[at]
-		err := component(s, before, at, s.catalog.Probes, before.catalog.Probes, func() (probe.Probe, func(), error) {
-			return p.probe(b)
-		})
-		if err != nil {
-			return nil, err
-		}
+	if err := p.components(ctx, s, before); err != nil {
+		return nil, err
 	}
 	if err := p.consumers(s, before); err != nil {
 		return nil, err
@@ -113,25 +103,105 @@ func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_
 	return s, p.certificate(s)
 }
 
+func newSetup(cfg *config.Config) *setup {
+	return &setup{cfg: cfg, digests: map[block]string{}, running: map[block]*running{},
+		wants: map[block]string{}, takes: map[block]string{}, troubles: map[block]trouble{},
+		catalog: &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{}, Probes: map[string]probe.Probe{},
+			Consumers: map[string]engine.Deliverer{}, ProbeDigests: map[string]string{}, DriftEvery: map[string]time.Duration{}, Waiting: map[engine.Part]string{}}}
+}
+
+// components makes what may refer to managed secrets: backends, issuers and probes.
+func (p *parts) components(ctx context.Context, s, before *setup) error {
+	if err := p.wants(ctx, s); err != nil {
+		return err
+	}
+	for _, b := range backendsInOrder(s.cfg) {
+		s.catalog.DriftEvery[b.Name] = b.DriftCheck
+		err := component(s, before, block{"backend", b.Name}, s.catalog.Backends, before.catalog.Backends, func() (*backends.Mount, func(), error) {
+			cfg, err := p.resolve(ctx, s, b.Named)
+			if err != nil {
+				return nil, nil, err
+			}
+			return p.backend(ctx, b, cfg)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, i := range s.cfg.Issuers {
+		err := component(s, before, block{"issuer", i.Name}, s.catalog.Issuers, before.catalog.Issuers, func() (issuer.Issuer, func(), error) {
+			cfg, err := p.resolve(ctx, s, i.Named)
+			if err != nil {
+				return nil, nil, err
+			}
+			return p.issuer(i, cfg)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, b := range s.cfg.Probes {
+		at := block{"probe", b.Name}
+		err := component(s, before, at, s.catalog.Probes, before.catalog.Probes, func() (probe.Probe, func(), error) {
+			cfg, err := p.resolve(ctx, s, b.Named)
+			if err != nil {
+				return nil, nil, err
+			}
+			return p.probe(b, cfg)
+		})
+		if err != nil {
+			return err
+		}
+		s.catalog.ProbeDigests[b.Name] = s.digests[at]
+		if took, refers := s.takes[at]; refers { // with another credential it is another probe
+			s.catalog.ProbeDigests[b.Name] = p.mac(s.digests[at] + took)
+		}
+	}
+	return nil
+}
+
 // component puts into made what the block at is in working order: what stood for
 // the same block before, or what fresh makes of it, with what ends it.
 func component[T any](s, before *setup, at block, made, had map[string]T, fresh func() (T, func(), error)) error {
-	if old, ok := had[at.name]; ok && before.digests[at] == s.digests[at] {
+	old, there := had[at.name]
+	there = there && before.digests[at] == s.digests[at]
+	if there && before.takes[at] == s.wants[at] {
 		made[at.name] = old
-		if r := before.running[at]; r != nil {
-			s.running[at] = r.share()
-		}
+		s.takeOver(before, at)
 		return nil
 	}
 	c, stop, err := fresh()
-	if err != nil {
+	_, refers := s.wants[at]
+	switch {
+	case err != nil && refers && there: // better than nothing, and it may have worked
+		made[at.name] = old
+		s.takeOver(before, at)
+		s.troubles[at] = troubleOf(err, true)
+		return nil
+	case err != nil && refers && (!s.strict || errors.Is(err, errUnfilled)):
+		s.troubles[at] = troubleOf(err, false)
+		s.catalog.Waiting[engine.Part{Kind: at.kind, Name: at.name}] = s.troubles[at].why
+		return nil
+	case err != nil:
 		return fmt.Errorf("%s: %w", at, err)
+	case refers:
+		s.takes[at] = s.wants[at]
 	}
 	made[at.name] = c
 	if stop != nil {
 		s.running[at] = &running{stop: stop, users: 1}
 	}
 	return nil
+}
+
+// takeOver keeps running what a component of before does, with what it was made with.
+func (s *setup) takeOver(before *setup, at block) {
+	if r := before.running[at]; r != nil {
+		s.running[at] = r.share()
+	}
+	if took, ok := before.takes[at]; ok {
+		s.takes[at] = took
+	}
 }
 
 // running is what a component keeps running, for all the setups that have it.
@@ -191,33 +261,33 @@ func unknownType(kind, name string) error {
 }
 
 // backend mounts a vault, and tells what ends it.
-func (p *parts) backend(ctx context.Context, b *config.Backend) (*backends.Mount, func(), error) {
+func (p *parts) backend(ctx context.Context, b *config.Backend, cfg any) (*backends.Mount, func(), error) {
 	t, ok := backendTypes[b.Type]
 	if !ok {
 		return nil, nil, unknownType("backend", b.Type)
 	}
-	driver, err := t.open(ctx, p, b.Config, p.logger.Named(b.Type+"."+b.Name))
+	driver, err := t.open(ctx, p, cfg, p.logger.Named(b.Type+"."+b.Name))
 	if err != nil {
 		return nil, nil, err
 	}
 	return backends.NewMount(b.Name, driver, backends.Options{Limits: b.Limits, ReadOnly: b.ReadOnly, Observer: p.observer}), closing(driver), nil
 }
 
-func (p *parts) issuer(i *config.Issuer) (issuer.Issuer, func(), error) {
+func (p *parts) issuer(i *config.Issuer, cfg any) (issuer.Issuer, func(), error) {
 	t, ok := issuerTypes[i.Type]
 	if !ok {
 		return nil, nil, unknownType("issuer", i.Type)
 	}
-	is, err := t.make(p, i.Config)
+	is, err := t.make(p, cfg)
 	return is, closing(is), err
 }
 
-func (p *parts) probe(b *config.Probe) (probe.Probe, func(), error) {
+func (p *parts) probe(b *config.Probe, cfg any) (probe.Probe, func(), error) {
 	t, ok := probeTypes[b.Type]
 	if !ok {
 		return nil, nil, unknownType("probe", b.Type)
 	}
-	pr, err := t.make(b.Config)
+	pr, err := t.make(p, cfg)
 	return pr, closing(pr), err
 }
 

@@ -206,7 +206,7 @@ func (t *notingTx) SaveDelivery(ctx context.Context, d *rotation.Delivery) error
 // crashCatalog puts points around every effect that the components have.
 func crashCatalog(c *engine.Catalog) *engine.Catalog {
 	out := &engine.Catalog{Backends: map[string]*backends.Mount{}, Issuers: map[string]issuer.Issuer{},
-		Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: c.ProbeDigests}
+		Probes: map[string]probe.Probe{}, Consumers: map[string]engine.Deliverer{}, ProbeDigests: c.ProbeDigests, Waiting: c.Waiting}
 	for name, m := range c.Backends {
 		out.Backends[name] = crashMount(m)
 	}

@@ -197,10 +197,12 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
 	d.authn = authn.NewCallers(authn.NewTokens(d.db, own[keyTokenPepper], now), d.audit, d.log.Named("authn"))
 	fingerprint := fingerprinter(own[keyFingerprint])
-	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, logger: d.log, now: now, observer: d.metrics, node: d.node,
+	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, check: d.keys, doubts: d.aftermath.doubts, logger: d.log, now: now, observer: d.metrics, node: d.node,
 		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
 	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint, AuditHash: d.audit.Hash,
 		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
+	d.parts.open = d.engine.Open
+	d.metrics.watchIssuers(d.engine)
 	return nil
 }
 
@@ -227,9 +229,10 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
 	d.openAlerts()
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Doubts: d.aftermath.doubts,
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
 	d.use(s)
+	d.tellTroubles(nil, s)
 	return nil
 }
 
@@ -269,7 +272,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.alerts.Run, d.followUnmet, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.dropRootToken} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.alerts.Run, d.followUnmet, d.followManaged, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.dropRootToken} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})

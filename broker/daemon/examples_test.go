@@ -13,20 +13,33 @@ import (
 
 var hclBlock = regexp.MustCompile("(?s)```hcl\n(.*?)```")
 
+// around stands beside what is documented of issuers and probes.
+const around = `
+data_dir = "data"
+backend "local" "embedded" {}
+issuer "api_key" "beside" {}
+secret "beside/key" {
+  backend = "embedded"
+  issuer "beside" {}
+  proof = "none"
+}
+`
+
 // TestDocumentedConfigurationsAreValid loads config.hcl, the examples, and every HCL
 // block of the READMEs, as `keybroker validate --offline` would.
 func TestDocumentedConfigurationsAreValid(t *testing.T) {
 	sources := map[string]string{}
 	documents := []string{"config.hcl", "README.md", "docs/backends.md", "examples/consumer/README.md"}
-	examples, err := filepath.Glob("../../examples/*/*.hcl")
-	if err != nil || len(examples) == 0 {
-		t.Fatalf("examples %v, %v", examples, err)
-	}
-	for _, path := range examples {
-		if strings.HasSuffix(path, config.AssertionsSuffix) {
-			continue
+	for _, pattern := range []string{"examples/*/*.hcl", "examples/issuers/*/*.hcl", "docs/issuers/*.md"} {
+		found, err := filepath.Glob("../../" + pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
 		}
-		documents = append(documents, strings.TrimPrefix(filepath.ToSlash(path), "../../"))
+		for _, path := range found {
+			if !strings.HasSuffix(path, config.AssertionsSuffix) {
+				documents = append(documents, strings.TrimPrefix(filepath.ToSlash(path), "../../"))
+			}
+		}
 	}
 	for _, file := range documents {
 		b, err := os.ReadFile("../../" + file)
@@ -47,7 +60,10 @@ func TestDocumentedConfigurationsAreValid(t *testing.T) {
 	}
 	for file, text := range sources {
 		whole := map[string][]byte{file: []byte(text)}
-		if !strings.Contains(text, "\nsecret ") { // what is added to a configuration
+		switch {
+		case strings.HasPrefix(file, "docs/issuers/"): // of the blocks alone that it is about
+			whole["config.hcl"] = []byte(around)
+		case !strings.Contains(text, "\nsecret "): // what is added to a configuration
 			whole["config.hcl"] = []byte(sources["config.hcl"])
 		}
 		_, diags := config.Parse(whole, daemon.Registry(), config.Options{Offline: true, Dir: t.TempDir()})

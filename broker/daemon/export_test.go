@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -71,3 +73,13 @@ func Rebuilt(changed bool, stopped func()) (closeFirst, closeSecond func()) {
 
 // Mount is the backend of that name in the setup in force.
 func (d *Daemon) Mount(name string) *backends.Mount { return d.setup.Load().catalog.Backends[name] }
+
+// LookForDue does what a node does every second, and every ten seconds, to find out what
+// is due.
+func (d *Daemon) LookForDue(ctx context.Context) (tick, sweep time.Duration, err error) {
+	began := time.Now()
+	err = d.engine.Tick(ctx)
+	tick = time.Since(began)
+	err = errors.Join(err, d.engine.Sweep(ctx))
+	return tick, time.Since(began) - tick, err
+}

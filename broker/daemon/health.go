@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,7 +138,7 @@ func (d *Daemon) ready(ctx context.Context) (problems []string) {
 		d.health.logger.Error("the audit log cannot be written", "error", err)
 		problems = append(problems, "the audit log cannot be written")
 	}
-	return append(problems, d.health.ready()...)
+	return slices.Concat(problems, d.health.ready(), d.issuersReady(), d.setup.Load().ready())
 }
 
 // ready returns how many backends cannot be used. Which ones, and why, is in the log,

@@ -170,7 +170,39 @@ func (n *needs) retirement(t store.UnprovenRetirement) {
 // configuration of before. What that one lacked already keeps nobody from mending
 // something else.
 func (n needs) judge(before, next *config.Config) (refused, lacking []client.ConfigFinding) {
-	was, has := types(before), types(next)
+	return n.judgeShapes(shapeOf(before), shapeOf(next))
+}
+
+// shape is what of a configuration decides whether what is under way can go on.
+type shape struct {
+	types     map[block]string
+	consumers []string
+	secrets   []holding
+}
+
+// holding is a secret, by Ref.String, and the backends that hold it: its primary first.
+type holding struct {
+	secret   string
+	backends []string
+}
+
+// shapeOf returns that of a configuration; of nil the empty one.
+func shapeOf(cfg *config.Config) shape {
+	s := shape{types: types(cfg)}
+	if cfg == nil {
+		return s
+	}
+	for _, k := range cfg.Consumers {
+		s.consumers = append(s.consumers, k.Name)
+	}
+	for _, one := range cfg.Secrets {
+		s.secrets = append(s.secrets, holding{one.Ref.String(), append([]string{one.Backend}, one.Mirrors...)})
+	}
+	return s
+}
+
+func (n needs) judgeShapes(before, next shape) (refused, lacking []client.ConfigFinding) {
+	was, has := before.types, next.types
 	for _, need := range n {
 		t, ok := has[need.block]
 		old, had := was[need.block]
@@ -192,8 +224,12 @@ func (n needs) judge(before, next *config.Config) (refused, lacking []client.Con
 // slighted warns of what a configuration does without being refused: what is not
 // under way now and still will miss what was taken away.
 func (n needs) slighted(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
+	return n.slightedBy(ctx, tx, shapeOf(before), shapeOf(next))
+}
+
+func (n needs) slightedBy(ctx context.Context, tx *store.Tx, before, next shape) ([]client.ConfigFinding, error) {
 	var out []client.ConfigFinding
-	was, has := types(before), types(next)
+	was, has := before.types, next.types
 	warn := func(b block, m store.Made, consequence, remedy string) {
 		t, ok := has[b]
 		old, had := was[b]
@@ -230,23 +266,22 @@ func (n needs) slighted(ctx context.Context, tx *store.Tx, before, next *config.
 
 // forsaken warns of the vaults in which secrets are kept no longer: what the broker
 // wrote there stays, and grows old.
-func forsaken(before, next *config.Config) []client.ConfigFinding {
-	was, has := types(before), types(next)
-	kept := map[string]bool{} // secret and backend
-	at := func(s *config.Secret, backend string) string { return s.Ref.String() + " " + backend }
-	for _, s := range next.Secrets {
-		for _, name := range append([]string{s.Backend}, s.Mirrors...) {
-			kept[at(s, name)] = true
+func forsaken(before, next shape) []client.ConfigFinding {
+	was, has := before.types, next.types
+	still := map[string]bool{} // secret and backend
+	for _, s := range next.secrets {
+		for _, name := range s.backends {
+			still[s.secret+" "+name] = true
 		}
 	}
 	left := map[string][]string{} // backend → secrets
-	for _, s := range before.Secrets {
-		_, managed := has[block{client.KindSecret, s.Ref.String()}]
-		for _, name := range append([]string{s.Backend}, s.Mirrors...) {
+	for _, s := range before.secrets {
+		_, managed := has[block{client.KindSecret, s.secret}]
+		for i, name := range s.backends {
 			b := block{"backend", name}
-			moved := managed && !kept[at(s, name)]
-			if moved || name != s.Backend && has[b] != was[b] { // of the versions of a primary is warned above
-				left[name] = append(left[name], s.Ref.String())
+			moved := managed && !still[s.secret+" "+name]
+			if moved || i > 0 && has[b] != was[b] { // of the versions of a primary is warned above
+				left[name] = append(left[name], s.secret)
 			}
 		}
 	}
@@ -269,21 +304,20 @@ func forsaken(before, next *config.Config) []client.ConfigFinding {
 
 // untold warns of the pending deliveries to consumers that go away and that
 // nothing under way waits for.
-func (n needs) untold(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
+func (n needs) untold(ctx context.Context, tx *store.Tx, before, next shape) ([]client.ConfigFinding, error) {
 	var out []client.ConfigFinding
-	has := types(next)
-	for _, k := range before.Consumers {
-		b := block{"consumer", k.Name}
-		if _, ok := has[b]; ok || slices.ContainsFunc(n, func(one need) bool { return one.block == b }) {
+	for _, name := range before.consumers {
+		b := block{"consumer", name}
+		if _, ok := next.types[b]; ok || slices.ContainsFunc(n, func(one need) bool { return one.block == b }) {
 			continue
 		}
-		found, _, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{Consumer: k.Name, State: rotation.DeliveryPending}, store.Page{Limit: 1})
+		found, _, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{Consumer: name, State: rotation.DeliveryPending}, store.Page{Limit: 1})
 		if err != nil {
 			return nil, err
 		}
 		if len(found) > 0 {
 			out = append(out, client.ConfigFinding{What: fmt.Sprintf("%s is not in the configuration, and deliveries to it are pending (the newest tells of %s version %d): they are not made", b, found[0].Ref, found[0].Version),
-				Remedy: fmt.Sprintf("keep the block until they succeed or are given up: `keybroker delivery list --consumer %s`", k.Name)})
+				Remedy: fmt.Sprintf("keep the block until they succeed or are given up: `keybroker delivery list --consumer %s`", name)})
 		}
 	}
 	return out, nil

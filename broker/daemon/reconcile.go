@@ -34,16 +34,19 @@ type change struct {
 	ref  backends.Ref
 	kind string // client.Added, client.Changed or client.Unmanaged
 	def  rotation.Definition
+	was  rotation.Secret // its row; without an id: there is none
+}
+
+// defined is a secret as a configuration has it.
+type defined struct {
+	ref backends.Ref
+	def rotation.Definition
 }
 
 // plan finds out which rows the configuration changes, in the order of their
 // names. Its error names every secret that cannot be rotated as is asked.
 func (r *reconciler) plan(ctx context.Context, cfg *config.Config) ([]change, error) {
-	rows, err := r.rows(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	var changes []change
+	var defs []defined
 	var errs []error
 	for _, s := range cfg.Secrets {
 		def, err := cfg.Definition(s)
@@ -51,33 +54,50 @@ func (r *reconciler) plan(ctx context.Context, cfg *config.Config) ([]change, er
 			errs = append(errs, err)
 			continue
 		}
-		row, ok := rows[s.Ref]
-		delete(rows, s.Ref)
+		defs = append(defs, defined{s.Ref, def})
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return r.compare(ctx, defs)
+}
+
+// compare is plan for definitions that are all there are.
+func (r *reconciler) compare(ctx context.Context, defs []defined) ([]change, error) {
+	rows, err := r.rows(ctx, defs)
+	if err != nil {
+		return nil, err
+	}
+	var changes []change
+	for _, s := range defs {
+		row, ok := rows[s.ref]
+		was := row
+		delete(rows, s.ref)
 		kind := client.Changed
 		if !ok || row.State == rotation.SecretUnmanaged {
 			kind = client.Added
 		}
 		changed := !ok
 		if ok {
-			if changed, err = adopt(&row, def, r.now()); err != nil {
+			if changed, _, err = adopt(&row, s.def); err != nil {
 				return nil, err
 			}
 		}
 		if changed {
-			changes = append(changes, change{s.Ref, kind, def})
+			changes = append(changes, change{s.ref, kind, s.def, was})
 		}
 	}
 	for ref, row := range rows { // whose blocks are gone
 		if row.State != rotation.SecretUnmanaged {
-			changes = append(changes, change{ref: ref, kind: client.Unmanaged})
+			changes = append(changes, change{ref: ref, kind: client.Unmanaged, was: row})
 		}
 	}
 	slices.SortFunc(changes, func(a, b change) int { return strings.Compare(a.ref.String(), b.ref.String()) })
-	return changes, errors.Join(errs...)
+	return changes, nil
 }
 
 // rows reads the rows that the configuration is or was about.
-func (r *reconciler) rows(ctx context.Context, cfg *config.Config) (map[backends.Ref]rotation.Secret, error) {
+func (r *reconciler) rows(ctx context.Context, defs []defined) (map[backends.Ref]rotation.Secret, error) {
 	rows := map[backends.Ref]rotation.Secret{}
 	err := r.db.View(ctx, func(tx *store.Tx) error {
 		err := eachPage(func(p store.Page) (string, error) {
@@ -90,13 +110,13 @@ func (r *reconciler) rows(ctx context.Context, cfg *config.Config) (map[backends
 		if err != nil {
 			return err
 		}
-		for _, s := range cfg.Secrets {
-			if _, ok := rows[s.Ref]; ok {
+		for _, s := range defs {
+			if _, ok := rows[s.ref]; ok {
 				continue
 			}
-			row, err := tx.SecretByRef(ctx, s.Ref) // made by the API
+			row, err := tx.SecretByRef(ctx, s.ref) // made by the API
 			if err == nil {
-				rows[s.Ref] = row
+				rows[s.ref] = row
 			} else if !errors.Is(err, backends.ErrNotFound) {
 				return err
 			}
@@ -142,14 +162,19 @@ func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, de
 	case errors.Is(err, backends.ErrNotFound):
 		s = rotation.Secret{ID: uuid.Must(uuid.NewV7()).String(), Ref: ref, Origin: rotation.OriginConfig, State: rotation.SecretActive,
 			Definition: def, CreatedAt: now, UpdatedAt: now}
-		if def.Schedule != "" {
-			s.NextDueAt = now // its first version is made at once, not months from now
+		if err := r.engine.SetDue(ctx, tx, &s); err != nil {
+			return err
 		}
 		err = tx.AddSecret(ctx, &s)
 	case err == nil:
-		changed, adoptErr := adopt(&s, def, now)
+		changed, rescheduled, adoptErr := adopt(&s, def)
 		if adoptErr != nil || !changed {
 			return adoptErr
+		}
+		if rescheduled {
+			if err := r.engine.SetDue(ctx, tx, &s); err != nil {
+				return err
+			}
 		}
 		s.UpdatedAt = now
 		err = tx.SaveSecret(ctx, &s)
@@ -163,32 +188,25 @@ func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, de
 	return r.engine.Schedule(ctx, tx, s)
 }
 
-// adopt takes a definition over; the next due time is kept unless the schedule changed.
-func adopt(s *rotation.Secret, def rotation.Definition, now time.Time) (changed bool, err error) {
+// adopt takes a definition over; the next due time is kept unless it is to be worked out anew.
+func adopt(s *rotation.Secret, def rotation.Definition) (changed, rescheduled bool, err error) {
 	before, err := json.Marshal(s.Definition)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	after, err := json.Marshal(def)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if string(before) == string(after) && s.State != rotation.SecretUnmanaged && s.Origin == rotation.OriginConfig {
-		return false, nil
+		return false, false, nil
 	}
-	old := s.Definition
+	rescheduled = reschedules(s.Definition, def)
 	s.Definition, s.Origin = def, rotation.OriginConfig
-	rescheduled := old.Schedule != def.Schedule || old.TimeZone != def.TimeZone || old.Jitter != def.Jitter
 	if s.State == rotation.SecretUnmanaged {
 		s.State, rescheduled = rotation.SecretActive, true
 	}
-	if rescheduled {
-		s.NextDueAt, err = engine.NextDue(*s, now)
-		if def.Schedule != "" && s.Current == 0 {
-			s.NextDueAt = now
-		}
-	}
-	return true, err
+	return true, rescheduled, nil
 }
 
 func (r *reconciler) abandon(ctx context.Context, tx *store.Tx, ref backends.Ref) error {

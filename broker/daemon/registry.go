@@ -13,7 +13,6 @@ import (
 	"github.com/keybroker/keybroker/backends/vault"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/rotation/issuer"
-	"github.com/keybroker/keybroker/rotation/issuer/apikey"
 	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
 	"github.com/keybroker/keybroker/rotation/probe"
 	"github.com/keybroker/keybroker/rotation/probe/httpprobe"
@@ -29,11 +28,21 @@ var (
 		"vault":               vaultOf(vault.Open),
 	}
 	issuerTypes = map[string]issuerType{
-		"api_key": ownKeys,
-		"http":    overHTTP,
+		"api_key":        ownKeys,
+		"aws_iam":        accessKeys,
+		"exec":           byProgram,
+		"human":          byHand,
+		"http":           overHTTP,
+		"postgresql":     databaseRoles,
+		"random":         atRandom,
+		"vault_database": leased,
 	}
 	probeTypes = map[string]probeType{
-		"http": tryHTTP,
+		"api_key":    ownCheck,
+		"aws_sts":    askSTS,
+		"exec":       tryByProgram,
+		"http":       tryHTTP,
+		"postgresql": logIn,
 	}
 )
 
@@ -137,14 +146,6 @@ type issuerType struct {
 	make func(p *parts, cfg any) (issuer.Issuer, error)
 }
 
-var ownKeys = issuerType{
-	IssuerType: config.IssuerType{
-		Type:     config.Type{New: func() any { return new(nothing) }},
-		Describe: func(any) (issuer.Traits, issuer.SettingsChecker) { return new(apikey.Issuer).Traits(), nil },
-	},
-	make: func(p *parts, _ any) (issuer.Issuer, error) { return apikey.New(p.db.APIKeys(), p.hasher, p.now), nil },
-}
-
 var overHTTP = issuerType{
 	IssuerType: config.IssuerType{
 		Type: config.Type{New: func() any { return new(issuerhttp.Config) }, Check: func(cfg any, c config.CheckContext) hcl.Diagnostics {
@@ -165,18 +166,17 @@ var overHTTP = issuerType{
 
 // describeHTTP makes an issuer that is only asked what it can do: its
 // certificates are not needed for that.
-func describeHTTP(cfg any) (issuer.Traits, issuer.SettingsChecker) {
+func describeHTTP(cfg any) config.Described {
 	described := *cfg.(*issuerhttp.Config)
 	described.CAFile = ""
 	is, _ := issuerhttp.New(described)
-	checker, _ := is.(issuer.SettingsChecker)
-	return is.Traits(), checker
+	return is
 }
 
 // probeType is how a probe's block is read, and how the probe is made.
 type probeType struct {
 	config.Type
-	make func(cfg any) (probe.Probe, error)
+	make func(p *parts, cfg any) (probe.Probe, error)
 }
 
 var tryHTTP = probeType{
@@ -188,7 +188,7 @@ var tryHTTP = probeType{
 		_, diags := httpprobe.New(checked)
 		return diags
 	}},
-	make: func(cfg any) (probe.Probe, error) {
+	make: func(_ *parts, cfg any) (probe.Probe, error) {
 		pr, diags := httpprobe.New(*cfg.(*httpprobe.Config))
 		return pr, orNil(diags)
 	},

@@ -60,12 +60,8 @@ func (d *Daemon) reload(ctx context.Context, by string, dryRun bool) (client.Rel
 	if d.opts.Load == nil {
 		return client.Reload{}, fmt.Errorf("%w: this node was started with a configuration that cannot be loaded again", backends.ErrUnsupported)
 	}
-	select {
-	case d.reloading <- struct{}{}:
-	case <-d.serving.Done():
-		return client.Reload{}, fmt.Errorf("%w: the node is stopping", backends.ErrUnavailable)
-	case <-ctx.Done():
-		return client.Reload{}, fmt.Errorf("%w: waiting for another reload: %w", backends.ErrUnavailable, ctx.Err())
+	if err := d.beginReload(ctx); err != nil {
+		return client.Reload{}, err
 	}
 	defer func() { <-d.reloading }()
 	// Whoever asked may leave, which must not cut the commit off.
@@ -77,6 +73,19 @@ func (d *Daemon) reload(ctx context.Context, by string, dryRun bool) (client.Rel
 		d.reloaded(by, out, err)
 	}
 	return out, err
+}
+
+// beginReload waits until nobody else is exchanging the setup. Whoever has begun ends it
+// by receiving from reloading.
+func (d *Daemon) beginReload(ctx context.Context) error {
+	select {
+	case d.reloading <- struct{}{}:
+		return nil
+	case <-d.serving.Done():
+		return fmt.Errorf("%w: the node is stopping", backends.ErrUnavailable)
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for another reload: %w", backends.ErrUnavailable, ctx.Err())
+	}
 }
 
 // exchange loads and checks, and unless that is all replaces the setup.
@@ -118,6 +127,7 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 		out.Changes = append(out.Changes, client.ConfigChange{Change: c.kind, Kind: client.KindSecret, Name: c.ref.String()})
 	}
 	out.Changes = append(out.Changes, before.changedBlocks(next)...)
+	out.Warnings = append(out.Warnings, next.unfilled()...)
 	if dryRun {
 		next.close()
 		return out, nil
@@ -128,6 +138,7 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 	}
 	d.use(next)
 	d.retire(before)
+	d.tellTroubles(before, next)
 	d.reconciler().log(changes)
 	d.lookAtUnmet(ctx)
 	if err := d.engine.Reconfigured(ctx); err != nil {
@@ -188,20 +199,25 @@ func (d *Daemon) committed(err error, cfg *config.Config, changes []change) bool
 
 // use puts a setup in force, for whatever begins from now on.
 func (d *Daemon) use(s *setup) {
-	d.engine.SetCatalog(crashCatalog(s.catalog))
-	d.broker.SetRules(s.rules(d.health.down))
-	d.health.watch(s.catalog.Backends)
+	d.useComponents(s)
 	d.alerts.SetRules(alertRules(s))
 	if err := d.audit.SetSinks(filepath.Join(s.cfg.DataDir, auditCursorDir), s.sinks); err != nil {
 		d.log.Error("the audit log is sent to no sink", "error", err)
 	}
 	d.audit.Retain(journalOf(s.cfg))
-	d.setup.Store(s)
 	d.wire.apply(s.cfg)
 	d.config.mu.Lock()
 	defer d.config.mu.Unlock()
 	d.config.loadedAt = now()
 	d.metrics.loadedAt.SetToCurrentTime()
+}
+
+// useComponents puts the components of a setup in force.
+func (d *Daemon) useComponents(s *setup) {
+	d.engine.SetCatalog(crashCatalog(s.catalog))
+	d.broker.SetRules(s.rules(d.health.down))
+	d.health.watch(s.catalog.Backends)
+	d.setup.Store(s)
 }
 
 // retire closes a setup that was replaced, once nothing can be using it.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 // TestRule17SchedulesKeepTheWallClocksHour: what is due at half past two is due once
@@ -29,9 +28,11 @@ func TestRule17SchedulesKeepTheWallClocksHour(t *testing.T) {
 		}
 		var got []string
 		for range 2 {
-			if at, err = engine.NextDue(nightly, at); err != nil {
+			due, err := rotation.NextDue(nightly.Definition, rotation.Version{SecretID: nightly.ID, Number: 1}, at)
+			if err != nil {
 				t.Fatal(err)
 			}
+			at = due.At
 			got = append(got, at.Format(time.RFC3339))
 		}
 		if strings.Join(got, " ") != c.want {

@@ -270,6 +270,8 @@ func (w *worlds) collect() {
 		"backend":  {{"zorglub-store", "zorglub-storx"}},
 		"trigger":  {{"zorglub-ci", "zorglub-cx"}},
 		"notifier": {{"zorglub-pager", "zorglub-pagex"}},
+		"issuer":   {{"zorglub-issuer", "zorglub-issuex"}},
+		"probe":    {{"zorglub-probe", "zorglub-probx"}},
 		"role":     {{"zorglub-role", "zorglub-rolx"}},
 		"tenant":   {{"globex", "globexx"}},
 		"method":   {{"globex", "globexx"}},
@@ -380,9 +382,14 @@ func (w *worlds) asking(endpoints []httpapi.Endpoint, d *dice, theirs bool) ques
 		return text
 	}
 	ownSecret := d.throw(4) == 0 && (strings.Contains(e.Pattern, "/drift/") || strings.HasSuffix(e.Pattern, "/repair") || strings.HasSuffix(e.Pattern, "/import"))
+	ownComponent := strings.HasSuffix(e.Pattern, "{name}/check") || strings.HasSuffix(e.Pattern, "{name}/run")
+	ownComponent = ownComponent && d.throw(2) == 0
 	q.path = placeholder.ReplaceAllStringFunc(e.Pattern, func(key string) string {
 		if ownSecret {
 			return "app%2Fkey"
+		}
+		if ownComponent {
+			return "internal"
 		}
 		return encoded(pick(kindOfPlace(e.Pattern, key)), d.throw(8))
 	})
@@ -420,7 +427,7 @@ var placeholder = regexp.MustCompile(`\{[a-z]+\}`)
 // kindOfPlace tells what a pattern has a placeholder for.
 func kindOfPlace(pattern, key string) string {
 	for prefix, kind := range map[string]string{"secrets": "secret", "rotations": "rotation", "retirements": "retirement", "deliveries": "delivery",
-		"tokens": "token", "alerts": "alert", "notifiers": "notifier", "events": "trigger", "auth": "method"} {
+		"tokens": "token", "alerts": "alert", "notifiers": "notifier", "issuers": "issuer", "probes": "probe", "events": "trigger", "auth": "method"} {
 		if strings.HasPrefix(pattern, "/api/v1/"+prefix+"/"+key) {
 			return kind
 		}

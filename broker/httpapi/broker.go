@@ -15,7 +15,9 @@ import (
 type Broker interface {
 	Alerts
 	Audits
+	Components
 	Operations
+	Planning
 	Storage
 	Drifts
 	Seals

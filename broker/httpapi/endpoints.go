@@ -148,6 +148,9 @@ func ready() Endpoint {
 		serve: func(s *server, w http.ResponseWriter, r *http.Request, _ authn.Principal) error {
 			answer := client.Readiness{Problems: s.Ready(r.Context())}
 			answer.Ready = len(answer.Problems) == 0
+			if s.Notices != nil {
+				answer.Notices = s.Notices()
+			}
 			if answer.Ready {
 				answer.Problems = []string{}
 				return send(w, http.StatusOK, answer)

@@ -30,6 +30,8 @@ type Config struct {
 	// Ready returns what keeps the node from doing all of its work, as texts for
 	// people without secrets; none if it is ready.
 	Ready func(context.Context) []string
+	// Notices returns what a ready node does not do yet, like Ready; nil: nothing.
+	Notices func() []string
 	// Metrics serves /metrics to whom the Broker lets read them; nil: there are none.
 	Metrics http.Handler
 	// Observe is told of every answer; nil: nobody is. The route is a pattern such
@@ -59,6 +61,7 @@ type server struct {
 	mux    *http.ServeMux
 	rates  *ratelimit.Limiter
 	limits atomic.Pointer[Limits]
+	larger map[string]int64 // Endpoint.MaxBody, by path
 	now    func() time.Time
 
 	describe func() ([]byte, error) // for /openapi.json
@@ -75,7 +78,7 @@ func New(c Config) *Handler {
 	if c.Observe == nil {
 		c.Observe = func(string, int, time.Duration) {}
 	}
-	s := &server{Config: c, mux: http.NewServeMux(), rates: ratelimit.New(time.Now), now: time.Now, describe: sync.OnceValues(openAPI)}
+	s := &server{Config: c, mux: http.NewServeMux(), larger: map[string]int64{}, rates: ratelimit.New(time.Now), now: time.Now, describe: sync.OnceValues(openAPI)}
 	s.setLimits(c.Limits)
 	s.register(slices.DeleteFunc(table(), func(e Endpoint) bool { return e.Pattern == metricsPath && c.Metrics == nil }))
 	return &Handler{s}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -127,7 +128,7 @@ func (d *describer) operation(e Endpoint) object {
 	op := object{"operationId": operationID(e), "summary": e.Summary, "description": e.Access.Describe(), "tags": []string{tag(e)}, "responses": d.responses(e)}
 	parameters := []object{}
 	for _, m := range inPath.FindAllStringSubmatch(e.Pattern, -1) {
-		parameters = append(parameters, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}, "description": pathParameters[m[1]]})
+		parameters = append(parameters, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}, "description": cmp.Or(pathParameters[e.Pattern+" "+m[1]], pathParameters[m[1]])})
 	}
 	for _, q := range e.Query {
 		schema := object{"type": q.Type}
@@ -244,6 +245,10 @@ var (
 		"id":      "The id, as lists and other answers have it.",
 		"trigger": "The name of the trigger's block in the configuration.",
 		"method":  "The name of the auth block in the configuration.",
+
+		root + "issuers/{name}/check name":  "The name of the issuer's block in the configuration.",
+		root + "probes/{name}/run name":     "The name of the probe's block in the configuration.",
+		root + "notifiers/{name}/test name": "The name of the notifier's block in the configuration.",
 	}
 	queryParameters = map[string]string{
 		"limit":   "How many items at most.",

@@ -10,7 +10,14 @@ import (
 // form of what types do not tell, such as durations; a test holds that every type has
 // one.
 var bodyExamples = examplesOf(
-	client.RotateRequest{Reason: "quarterly"},
+	client.RotateRequest{Reason: "quarterly", IgnoreWindow: true},
+	client.SupplyRequest{Fields: client.Fields{"key": "sk_live_0123456789"}, Handle: map[string]string{"id": "key_123"}, Reason: "made in the portal"},
+	client.CheckIssuerRequest{Secret: "payments/stripe"},
+	client.RunProbeRequest{Secret: "payments/stripe", Version: 3, Reason: "is it dead?"},
+	client.ConfigPlanRequest{
+		Secrets: []client.PlannedSecret{{Name: "payments/stripe", Tenant: "default", Definition: []byte(`{"backend": "prod", "issuer": "stripe"}`)}},
+		Blocks:  []client.PlannedBlock{{Kind: "backend", Name: "prod", Type: "vault", Digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}},
+		Node:    map[string]string{"listener.address": "0.0.0.0:8400"}},
 	client.RevokeRequest{Version: 3, Reason: "nobody uses it any more"},
 	client.EmergencyRequest{Reason: "found in a public repository", Contain: client.RevokeFirst, Versions: []int{3}},
 	client.PauseRequest{Reason: "change freeze until Monday"},

@@ -14,8 +14,11 @@ type Operations interface {
 	Retry(ctx context.Context, p authn.Principal, rotationID string, r client.InterventionRequest) (client.RotationIntervention, error)
 	Approve(ctx context.Context, p authn.Principal, rotationID string, r client.InterventionRequest) (client.RotationIntervention, error)
 	RollBack(ctx context.Context, p authn.Principal, rotationID string, r client.InterventionRequest) (client.RotationIntervention, error)
+	// Supply hands in what a person has made; nothing of it is in an answer or error.
+	Supply(ctx context.Context, p authn.Principal, rotationID string, r client.SupplyRequest) (client.Rotation, error)
 
 	Probe(ctx context.Context, p authn.Principal, retirementID string, r client.InterventionRequest) (client.RetirementIntervention, error)
+	TurnedOff(ctx context.Context, p authn.Principal, retirementID string, r client.InterventionRequest) (client.RetirementIntervention, error)
 	// WatchRetirement is for a retirement what WatchRotation is for a rotation.
 	WatchRetirement(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error)
 	Orphans(ctx context.Context, p authn.Principal, q client.OrphanQuery) (client.List[client.Orphan], error)

@@ -58,7 +58,7 @@ func (m *memory) Replay(_ context.Context, p authn.Principal, id string, r clien
 }
 
 func (m *memory) Plan(_ context.Context, p authn.Principal, name string) (client.Plan, error) {
-	return client.Plan{Secret: name, WhyNot: []client.Blocker{{WaitingFor: "pause", Mend: "resume it"}}}, m.serve(p, "plan", name)
+	return client.Plan{Effective: client.Effective{Secret: name}, WhyNot: []client.Blocker{{WaitingFor: "pause", Mend: "resume it"}}}, m.serve(p, "plan", name)
 }
 
 func (m *memory) Repair(_ context.Context, p authn.Principal, name string, r client.RepairRequest) (client.Repair, error) {

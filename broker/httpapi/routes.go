@@ -40,6 +40,7 @@ func table() []Endpoint {
 			takes(http.StatusOK, "name", Broker.RestoreDrift)),
 		post("secrets/{name}/drift/adopt", rotating, "Asks for the value that a backend holds to become the current version, once somebody has approved it.",
 			takes(http.StatusOK, "name", Broker.AdoptDrift)),
+		get("plans", seen.hiding(), "Tells how each secret rotates: every setting with where it was said, and its next ten rotations.", pages(secretQuery, Broker.EffectivePlans)),
 		get("drift", seen.hiding(), "Lists what backends hold of secrets: what is out of step, or all.", pages(driftQuery, Broker.Placements)),
 
 		get("rotations", seen.hiding(), "Lists rotations, the newest first.", pages(rotationQuery, Broker.Rotations)),
@@ -50,11 +51,15 @@ func table() []Endpoint {
 		post("rotations/{id}/approve", on(policy.Approve).hiding().also("not who asked for the rotation"), "Approves a rotation that waits for it.",
 			takes(http.StatusOK, "id", Broker.Approve)),
 		post("rotations/{id}/rollback", onRecord, "Makes the version of before current again, while it is in its overlap.", takes(http.StatusOK, "id", Broker.RollBack)),
+		post("rotations/{id}/value", on(policy.Update).hiding(), "Hands in the credential that a rotation waits for, made by a person. It is in no answer and no log.",
+			takes(http.StatusOK, "id", Broker.Supply)),
 
 		get("retirements", seen.hiding(), "Lists retirements, without their tries.", pages(retirementQuery, Broker.Retirements)),
 		get("retirements/{id}", seen.hiding(), "Shows a retirement with every try: the whole proof.", shows("id", Broker.Retirement)),
 		get("retirements/{id}/events", seen.hiding(), "Streams a retirement whenever it changes, until its proof.", watches(Broker.WatchRetirement)),
 		post("retirements/{id}/probe", onRecord, "Tries a revoked credential again now.", takes(http.StatusOK, "id", Broker.Probe)),
+		post("retirements/{id}/done", onRecord, "Says that a person has turned a credential off which only a person can. It is tried at once: the proof decides.",
+			takes(http.StatusOK, "id", Broker.TurnedOff)),
 		get("orphans", seen.hiding(), "Lists credentials that no version stands for and that may be alive.", pages(orphanQuery, Broker.Orphans)),
 
 		get("deliveries", seen.hiding(), "Lists deliveries to consumers.", pages(deliveryQuery, Broker.Deliveries)),
@@ -63,6 +68,11 @@ func table() []Endpoint {
 		post("deliveries/{id}/replay", onRecord, "Delivers again.", takes(http.StatusOK, "id", Broker.Replay)),
 		post("events/{trigger}", node("events/{trigger}", policy.Create), "Reports an event to a trigger, which rotates a secret or declares an emergency.",
 			takes(http.StatusAccepted, "trigger", Broker.Event)).as(ratelimit.Containing),
+
+		get("issuers", node("issuers", policy.Read), "Lists the issuers of the configuration, and whether they can be used.", tells(Broker.Issuers)),
+		post("issuers/{name}/check", node("issuers", policy.Update), "Has an issuer try its permissions, without any effect.", takes(http.StatusOK, "name", Broker.CheckIssuer)),
+		get("probes", node("probes", policy.Read), "Lists the probes of the configuration, and whether they can be used.", tells(Broker.Probes)),
+		post("probes/{name}/run", on(policy.Rotate), "Tries one version of a secret with a probe, once. The answer has no value, and proves nothing.", takes(http.StatusOK, "name", Broker.RunProbe)),
 
 		get("auth", anybody, "Lists the ways to log in.", methodsToLogIn()),
 		post("auth/{method}/login", anybody, "Makes a token of a role for whom a JWT of an identity provider, or the certificate of the connection, proves. Only this answer carries it.", logsIn()),
@@ -87,6 +97,8 @@ func table() []Endpoint {
 		post("sys/freeze", node("freeze", policy.Update).unbound(), "Stops all rotations but emergencies.", does(http.StatusOK, Broker.Freeze)),
 		post("sys/unfreeze", node("freeze", policy.Update).unbound(), "Lets rotations go on.", does(http.StatusOK, Broker.Unfreeze)),
 		post("sys/reload", node("config", policy.Update).unbound(), "Takes the files of the configuration into use, wholly or not at all.", does(http.StatusOK, Broker.Reload)),
+		post("config/plan", node("config", policy.Read).unbound(), "Tells what another configuration would do to the secrets, and what the server would refuse of it. Nothing is changed.",
+			does(http.StatusOK, Broker.PlanConfig)).upTo(maxPlanned),
 		get("sys/config", node("config", policy.Read).unbound(), "Tells how the last reload ended, and what the configuration lacks.", tells(Broker.Configuration)),
 		get("storage", node("storage", policy.Read).unbound(), "Tells what is out of step since the state was restored.", tells(Broker.Storage)),
 		get("storage/snapshot", node("storage", policy.Read).unbound(), "Gives the whole state as one file, sealed as it is kept.", snapshots()),

@@ -21,6 +21,7 @@ type Endpoint struct {
 	Summary string // one sentence for people
 	Access  Access
 	Class   ratelimit.Class // whose buckets a request is counted in
+	MaxBody int64           // bytes of a body, if that is more than the listener takes elsewhere; of a path without names
 
 	Query  []Parameter  // every one that it takes; any other is refused
 	Body   reflect.Type // of the JSON object that it takes; nil: none
@@ -80,6 +81,11 @@ func (a Access) hiding() Access                  { a.Hides = true; return a }
 func (a Access) unbound() Access                 { a.Unbound = true; return a }
 func (a Access) also(text string) Access         { a.Also = text; return a }
 func (e Endpoint) as(c ratelimit.Class) Endpoint { e.Class = c; return e }
+
+// maxPlanned is how large a whole configuration may be: some 10,000 secrets.
+const maxPlanned = 16 << 20
+
+func (e Endpoint) upTo(bytes int64) Endpoint { e.MaxBody = bytes; return e }
 
 // get, post and remove make rows of the table. A path without a leading slash is
 // below the root of the API.
@@ -198,6 +204,9 @@ func (s *server) register(rows []Endpoint) {
 			of[at] = endpoints{}
 		}
 		of[at][e.Method] = s.endpoint(e)
+		if e.MaxBody > 0 {
+			s.larger[e.Pattern] = e.MaxBody
+		}
 	}
 	for pattern, e := range paths {
 		s.mux.Handle(pattern, s.methods(e))

@@ -74,6 +74,8 @@ type transaction interface {
 	rollback()
 	// rowLock is put after a query to keep others from changing the rows that it reads of a table.
 	rowLock(table string) string
+	// serialize keeps out other transactions that ask for the same key, until this one ends.
+	serialize(ctx context.Context, key string) error
 }
 
 // querier reads.

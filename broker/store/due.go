@@ -8,13 +8,10 @@ import (
 	"github.com/keybroker/keybroker/rotation/engine"
 )
 
-// Due returns what should be looked at by now and is not leased, at most limit
-// of each, the longest due first.
+// Due returns what is under way, should be looked at by now and is not leased, at most
+// limit of each, the longest due first.
 func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, error) {
 	const (
-		secrets = `SELECT s.id FROM secrets s WHERE s.next_due_at <= $1 AND s.state = 'active'
-			AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.secret_id = s.id AND r.occupies = 1)
-			ORDER BY s.next_due_at, s.id`
 		rotations = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 		retirements = `SELECT id FROM retirements WHERE next_at <= $1
@@ -25,24 +22,45 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 	)
 	var due engine.Due
-	for _, of := range []struct {
-		ids   *[]string
-		query string
-	}{{&due.Secrets, secrets}, {&due.Rotations, rotations}, {&due.Retirements, retirements}, {&due.Deliveries, deliveries}, {&due.Placements, placements}} {
+	err := tx.due(ctx, now, limit, dueOf{&due.Rotations, rotations}, dueOf{&due.Retirements, retirements},
+		dueOf{&due.Deliveries, deliveries}, dueOf{&due.Placements, placements})
+	return due, err
+}
+
+// Beginning returns the secrets that are due and not occupied, and the rotations whose
+// window has opened: at most limit of each, the longest due first. These are looked for by
+// their time, since more may wait for windows than are due.
+func (tx *Tx) Beginning(ctx context.Context, now time.Time, limit int) (engine.Due, error) {
+	const secrets = `SELECT s.id FROM secrets s WHERE s.next_due_at <= $1 AND s.state = 'active'
+		AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.secret_id = s.id AND r.occupies = 1)
+		ORDER BY s.next_due_at, s.id`
+	const opened = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL AND waiting_for || '' = 'window' ORDER BY next_at, id`
+	var due engine.Due
+	err := tx.due(ctx, now, limit, dueOf{&due.Secrets, secrets}, dueOf{&due.Rotations, opened})
+	return due, err
+}
+
+type dueOf struct {
+	ids   *[]string
+	query string
+}
+
+func (tx *Tx) due(ctx context.Context, now time.Time, limit int, queries ...dueOf) error {
+	for _, of := range queries {
 		ids, err := all(ctx, tx, scanString, of.query+atMost("$2"), micros(now), limit)
 		if err != nil {
-			return engine.Due{}, fmt.Errorf("looking for what is due: %w", err)
+			return fmt.Errorf("looking for what is due: %w", err)
 		}
 		*of.ids = ids
 	}
-	return due, nil
+	return nil
 }
 
 // Waiting returns the rotations and retirements that wait for what is named. It
-// reads every record that is under way.
+// reads every retirement that goes on.
 func (tx *Tx) Waiting(ctx context.Context, waitingFor string) (w engine.Due, err error) {
 	pattern := `%"waiting_for":"` + waitingFor + `"%`
-	if w.Rotations, err = all(ctx, tx, scanString, "SELECT id FROM rotations WHERE ended_at IS NULL AND record LIKE $1 ORDER BY id", pattern); err == nil {
+	if w.Rotations, err = all(ctx, tx, scanString, "SELECT id FROM rotations WHERE waiting_for = $1 ORDER BY id", waitingFor); err == nil {
 		w.Retirements, err = all(ctx, tx, scanString, "SELECT id FROM retirements WHERE next_at IS NOT NULL AND record LIKE $1 ORDER BY id", pattern)
 	}
 	if err != nil {

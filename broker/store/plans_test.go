@@ -11,6 +11,7 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 // What every read and every step asks for costs the same after a million
@@ -29,15 +30,29 @@ func TestQueriesUseIndexes(t *testing.T) {
 			update(t, db, func(tx *store.Tx) error { return growOld(ctx, tx) })
 		}
 		d := newDelivery(s, "web", 5000)
+		pairGate := engine.Gate{Kind: rotation.WaitPair, Tenant: s.Ref.Tenant, Pair: "p", Room: 1}
+		policyGate := engine.Gate{Kind: rotation.WaitConcurrency, Policy: "p", Room: 2}
 		for _, tt := range []struct {
 			name    string
 			indexes string // that are named in the plans of both databases
 			query   func(tx *store.Tx) error
 		}{
-			{"due", "secrets_due rotations_one_per_secret rotations_due retirements_due deliveries_due", func(tx *store.Tx) error {
+			{"due", "rotations_due retirements_due deliveries_due", func(tx *store.Tx) error {
 				_, err := tx.Due(ctx, now, 10)
 				return err
 			}},
+			{"beginning", "secrets_due rotations_one_per_secret rotations_due", func(tx *store.Tx) error { _, err := tx.Beginning(ctx, now, 10); return err }},
+			{"waiting", "rotations_waiting", func(tx *store.Tx) error { _, err := tx.Waiting(ctx, "freeze"); return err }},
+			{"through the gate of a pair", "secrets_of_pair rotations_one_per_secret", func(tx *store.Tx) error {
+				_, err := tx.Through(ctx, pairGate, s.ID)
+				return err
+			}},
+			{"through the gate of a policy", "rotations_making", func(tx *store.Tx) error { _, err := tx.Through(ctx, policyGate, s.ID); return err }},
+			{"at the gate of a pair", "secrets_of_pair", func(tx *store.Tx) error {
+				_, err := tx.Waiters(ctx, pairGate, "a", 2)
+				return err
+			}},
+			{"at the gate of a policy", "rotations_waiting", func(tx *store.Tx) error { _, err := tx.Waiters(ctx, policyGate, "a", 2); return err }},
 			{"versions", "versions_open retirements_open", func(tx *store.Tx) error { _, err := tx.Versions(ctx, s.ID); return err }},
 			{"retirements", "versions_open retirements_open", func(tx *store.Tx) error { _, err := tx.Retirements(ctx, s.ID); return err }},
 			{"newest versions", "", func(tx *store.Tx) error { _, err := tx.RecentVersions(ctx, s.ID, 10); return err }},
@@ -149,10 +164,10 @@ func growOld(ctx context.Context, tx *store.Tx) (err error) {
 	const past = " FROM secrets s, generate_series(1, 500) n"
 	for _, statement := range []string{
 		`INSERT INTO versions SELECT s.id, n, s.tenant, CASE n WHEN 500 THEN 'current' ELSE 'retired' END, s.id || n, 1, s.id || n, '',
-			'b', 'i', 'p', '', '', '', NULL, n, n, n, n` + past,
-		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', 'rotated', '{}', n, NULL, NULL, 1` + past,
-		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, '{}', n, n, NULL, NULL, 1` + past,
-		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
+			'b', 'i', 'p', '', '', '', '', '', NULL, n, n, n, n` + past,
+		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', 'rotated', '{}', n, NULL, NULL, 0, 1` + past,
+		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, NULL, '{}', n, n, NULL, NULL, 1` + past,
+		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, 'proof', '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
 		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, '', n, NULL, NULL, n, n, 1` + past,
 		`INSERT INTO tries SELECT s.id, n, s.tenant, s.id || n, s.id || n, n, n, '{}'` + past,
 		"ANALYZE",

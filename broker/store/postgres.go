@@ -30,6 +30,8 @@ const (
 	// migrationLock is the advisory lock under which nodes that start together
 	// migrate one after the other: "keybrokr" in ASCII.
 	migrationLock int64 = 0x6b657962726f6b72
+	// serializeSeed keeps the locks of serialize apart from those of others in the database.
+	serializeSeed = migrationLock
 )
 
 type postgresDriver struct {
@@ -230,6 +232,13 @@ func (t postgresTx) rollback() {
 }
 
 func (q postgresQuerier) byteOrder() string { return ` COLLATE "C"` }
+
+// serialize takes an advisory lock, which ends with the transaction. Two keys may share
+// one: then they wait for each other, too.
+func (t postgresTx) serialize(ctx context.Context, key string) error {
+	_, err := t.exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", key, serializeSeed)
+	return err
+}
 
 // rowLock lets others refer to the row by a foreign key.
 func (t postgresTx) rowLock(table string) string { return " FOR NO KEY UPDATE OF " + table }

@@ -430,6 +430,8 @@ func TestDue(t *testing.T) {
 			t.Helper()
 			view(t, db, func(tx *store.Tx) error {
 				got, err := tx.Due(ctx, at, limit)
+				beginning, beginErr := tx.Beginning(ctx, at, limit)
+				got.Secrets, err = beginning.Secrets, errors.Join(err, beginErr)
 				for _, pair := range [][2][]string{
 					{got.Secrets, secrets}, {got.Rotations, rotations}, {got.Retirements, retirements}, {got.Deliveries, deliveries},
 				} {

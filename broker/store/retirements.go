@@ -119,10 +119,10 @@ func (tx *Tx) AddRetirement(ctx context.Context, t *rotation.Retirement) error {
 	record := *t
 	record.Revision = 1
 	err = tx.insert(ctx, `INSERT INTO retirements (id, tenant, secret_id, version, rotation_id, state, cause, record,
-			requested_at, next_at, lease_until, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1) ON CONFLICT DO NOTHING`,
+			requested_at, next_at, lease_until, soaking, revision)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1) ON CONFLICT DO NOTHING`,
 		t.ID, tenant, t.SecretID, t.Version, t.RotationID, t.State, t.Cause, asJSON{record},
-		micros(t.RequestedAt), nullMicros(t.NextAt), lease(t.Intent))
+		micros(t.RequestedAt), nullMicros(t.NextAt), lease(t.Intent), soaking(t))
 	if err != nil {
 		return fmt.Errorf("adding retirement %s: %w", t.ID, err)
 	}
@@ -136,14 +136,21 @@ func (tx *Tx) SaveRetirement(ctx context.Context, t *rotation.Retirement) error 
 	record := *t
 	record.Revision++
 	err := tx.swap(ctx, &t.Revision, `UPDATE retirements SET rotation_id = $1, state = $2, cause = $3, record = $4,
-			next_at = $5, lease_until = $6, revision = revision + 1
-		WHERE id = $7 AND revision = $8`,
-		t.RotationID, t.State, t.Cause, asJSON{record}, nullMicros(t.NextAt), lease(t.Intent), t.ID, t.Revision)
+			next_at = $5, lease_until = $6, soaking = $7, revision = revision + 1
+		WHERE id = $8 AND revision = $9`,
+		t.RotationID, t.State, t.Cause, asJSON{record}, nullMicros(t.NextAt), lease(t.Intent), soaking(t), t.ID, t.Revision)
 	if err != nil {
 		return fmt.Errorf("saving retirement %s: %w", t.ID, err)
 	}
 	tx.publish(ChangeRetirement, t.ID, t.SecretID)
 	return nil
+}
+
+func soaking(t *rotation.Retirement) int {
+	if t.Soaking() {
+		return 1
+	}
+	return 0
 }
 
 func (tx *Tx) releaseRetirements(ctx context.Context, owner string) error {

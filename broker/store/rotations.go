@@ -121,10 +121,10 @@ func (tx *Tx) AddRotation(ctx context.Context, r *rotation.Rotation) error {
 	}
 	record := *r
 	record.Revision = 1
-	err = tx.insert(ctx, `INSERT INTO rotations (id, tenant, secret_id, trigger_kind, state, occupies, record,
+	err = tx.insert(ctx, `INSERT INTO rotations (id, tenant, secret_id, trigger_kind, state, occupies, waiting_for, record,
 			started_at, ended_at, next_at, lease_until, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1) ON CONFLICT DO NOTHING`,
-		r.ID, tenant, r.SecretID, r.Trigger, r.State, occupies(r), asJSON{record},
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1) ON CONFLICT DO NOTHING`,
+		r.ID, tenant, r.SecretID, r.Trigger, r.State, occupies(r), waitingFor(r), asJSON{record},
 		micros(r.CreatedAt), nullMicros(r.EndedAt), nullMicros(r.NextAt), lease(r.Intent))
 	if err != nil {
 		return fmt.Errorf("adding rotation %s: %w", r.ID, err)
@@ -138,10 +138,10 @@ func (tx *Tx) AddRotation(ctx context.Context, r *rotation.Rotation) error {
 func (tx *Tx) SaveRotation(ctx context.Context, r *rotation.Rotation) error {
 	record := *r
 	record.Revision++
-	err := tx.swap(ctx, &r.Revision, `UPDATE rotations SET state = $1, occupies = $2, record = $3,
-			ended_at = $4, next_at = $5, lease_until = $6, revision = revision + 1
-		WHERE id = $7 AND revision = $8`,
-		r.State, occupies(r), asJSON{record},
+	err := tx.swap(ctx, &r.Revision, `UPDATE rotations SET state = $1, occupies = $2, waiting_for = $3, record = $4,
+			ended_at = $5, next_at = $6, lease_until = $7, revision = revision + 1
+		WHERE id = $8 AND revision = $9`,
+		r.State, occupies(r), waitingFor(r), asJSON{record},
 		nullMicros(r.EndedAt), nullMicros(r.NextAt), lease(r.Intent), r.ID, r.Revision)
 	if err != nil {
 		return fmt.Errorf("saving rotation %s: %w", r.ID, err)
@@ -155,6 +155,14 @@ func occupies(r *rotation.Rotation) int {
 		return 1
 	}
 	return 0
+}
+
+// waitingFor is what a rotation that has not ended waits for; NULL: nothing.
+func waitingFor(r *rotation.Rotation) any {
+	if r.WaitingFor == "" || r.State.Ended() {
+		return nil
+	}
+	return r.WaitingFor
 }
 
 // lease is until when only the intent's owner may go on; NULL if anybody may.

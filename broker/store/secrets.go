@@ -76,10 +76,10 @@ func (tx *Tx) Secrets(ctx context.Context, by SecretFilter, p Page) ([]rotation.
 // of that tenant and name.
 func (tx *Tx) AddSecret(ctx context.Context, s *rotation.Secret) error {
 	d := s.Definition
-	err := tx.insert(ctx, `INSERT INTO secrets (id, tenant, name, origin, state, backend, issuer, probe, definition,
+	err := tx.insert(ctx, `INSERT INTO secrets (id, tenant, name, origin, state, backend, issuer, probe, policy, pair, definition,
 			current, generation, next_due_at, created_at, updated_at, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1) ON CONFLICT DO NOTHING`,
-		s.ID, s.Ref.Tenant, s.Ref.Name, s.Origin, s.State, d.Backend, d.Issuer, d.Probe, asJSON{d},
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1) ON CONFLICT DO NOTHING`,
+		s.ID, s.Ref.Tenant, s.Ref.Name, s.Origin, s.State, d.Backend, d.Issuer, d.Probe, d.Policy, d.Pair, asJSON{d},
 		s.Current, s.Generation, nullMicros(s.NextDueAt), micros(s.CreatedAt), micros(s.UpdatedAt))
 	if err != nil {
 		return fmt.Errorf("adding secret %s: %w", s.Ref, err)
@@ -93,10 +93,10 @@ func (tx *Tx) AddSecret(ctx context.Context, s *rotation.Secret) error {
 // and LastVersion is AddVersion's.
 func (tx *Tx) SaveSecret(ctx context.Context, s *rotation.Secret) error {
 	d := s.Definition
-	err := tx.swap(ctx, &s.Revision, `UPDATE secrets SET origin = $1, state = $2, backend = $3, issuer = $4, probe = $5,
-			definition = $6, current = $7, generation = $8, next_due_at = $9, updated_at = $10, revision = revision + 1
-		WHERE id = $11 AND revision = $12`,
-		s.Origin, s.State, d.Backend, d.Issuer, d.Probe,
+	err := tx.swap(ctx, &s.Revision, `UPDATE secrets SET origin = $1, state = $2, backend = $3, issuer = $4, probe = $5, policy = $6, pair = $7,
+			definition = $8, current = $9, generation = $10, next_due_at = $11, updated_at = $12, revision = revision + 1
+		WHERE id = $13 AND revision = $14`,
+		s.Origin, s.State, d.Backend, d.Issuer, d.Probe, d.Policy, d.Pair,
 		asJSON{d}, s.Current, s.Generation, nullMicros(s.NextDueAt), micros(s.UpdatedAt), s.ID, s.Revision)
 	if err != nil {
 		return fmt.Errorf("saving secret %s: %w", s.Ref, err)

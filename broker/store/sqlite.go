@@ -235,6 +235,9 @@ func (t sqliteTx) rollback()              { _ = t.tx.Rollback() }
 func (q sqliteQuerier) byteOrder() string { return "" } // SQLite knows no other order
 func (t sqliteTx) rowLock(string) string  { return "" } // there is one writer at a time
 
+// serialize has nothing to do: there is one writer at a time.
+func (t sqliteTx) serialize(context.Context, string) error { return nil }
+
 // sqliteError gives an error of the driver its class. Its texts name tables and
 // columns, never values.
 func sqliteError(err error) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/keybroker/keybroker/rotation"
 )
@@ -57,6 +58,23 @@ func (tx *Tx) LatestTries(ctx context.Context, retirementID string, limit int) (
 	}, "SELECT record FROM tries WHERE retirement_id = $1 ORDER BY seq DESC"+atMost("$2"), retirementID, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading the latest tries: %w", err)
+	}
+	slices.Reverse(tries)
+	return tries, nil
+}
+
+// countedTries is how many verdicts of a secret are looked at where lockouts matter.
+const countedTries = 1000
+
+// TriesSince returns the newest verdicts of a secret from a time on, the oldest of
+// them first.
+func (tx *Tx) TriesSince(ctx context.Context, secretID string, since time.Time) ([]rotation.Try, error) {
+	tries, err := all(ctx, tx, func(r row) (t rotation.Try, err error) {
+		err = r.Scan(fromJSON{&t})
+		return t, err
+	}, "SELECT record FROM tries WHERE secret_id = $1 AND at >= $2 ORDER BY seq DESC"+atMost("$3"), secretID, micros(since), countedTries)
+	if err != nil {
+		return nil, fmt.Errorf("reading the tries of a secret: %w", err)
 	}
 	slices.Reverse(tries)
 	return tries, nil

@@ -12,26 +12,27 @@ import (
 )
 
 const versionColumns = `v.secret_id, v.tenant, s.name, v.number, v.stage, v.rotation_id, v.attempt, v.tag,
-	v.environment, v.backend, v.issuer, v.probe, v.settings, v.handle, v.backend_version, v.sealed,
+	v.environment, v.backend, v.issuer, v.probe, v.settings, v.slot, v.seen, v.handle, v.backend_version, v.sealed,
 	v.created_at, v.published_at, v.overlap_until, v.not_after`
 
 const versionTables = " FROM versions v JOIN secrets s ON s.id = v.secret_id "
 
 func scanVersion(r row) (v rotation.Version, err error) {
 	err = r.Scan(&v.SecretID, &v.Ref.Tenant, &v.Ref.Name, &v.Number, &v.Stage, &v.RotationID, &v.Attempt, &v.Tag,
-		&v.Environment, &v.Backend, &v.Issuer, &v.Probe, fromJSON{&v.Settings}, fromJSON{&v.Handle}, &v.BackendVersion, &v.Sealed,
+		&v.Environment, &v.Backend, &v.Issuer, &v.Probe, fromJSON{&v.Settings}, &v.Slot, fromJSON{&v.Seen}, fromJSON{&v.Handle}, &v.BackendVersion, &v.Sealed,
 		instant{&v.CreatedAt}, instant{&v.PublishedAt}, instant{&v.OverlapUntil}, instant{&v.NotAfter})
 	return v, err
 }
 
-// openVersions are the numbers of the versions of secret $1 that may be alive or
-// are in use: not retired, imported as no longer current, or with a retirement that
+// openVersions are the numbers of the versions of secret $1 that may be alive, take a
+// place at their issuer, or are in use: not retired, imported as no longer current, or with a retirement that
 // goes on. Each part is the
 // condition of an index of its own, so that the cost does not grow with the past.
 const openVersions = `SELECT number FROM versions WHERE secret_id = $1 AND stage <> 'retired'
 	UNION SELECT number FROM versions WHERE secret_id = $1 AND stage = 'retired' AND tag = '' AND sealed IS NOT NULL
 	UNION SELECT version FROM retirements WHERE secret_id = $1
-		AND state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL`
+		AND state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL
+	UNION SELECT version FROM retirements WHERE secret_id = $1 AND soaking = 1`
 
 // Standing is where some of what a secret has is kept.
 type Standing struct {
@@ -142,11 +143,11 @@ func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
 		return fmt.Errorf("adding a version to %s: %w", v.SecretID, err)
 	}
 	err = tx.insert(ctx, `INSERT INTO versions (secret_id, number, tenant, stage, rotation_id, attempt, tag,
-			environment, backend, issuer, probe, settings, handle, backend_version, sealed,
+			environment, backend, issuer, probe, settings, slot, seen, handle, backend_version, sealed,
 			created_at, published_at, overlap_until, not_after)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) ON CONFLICT DO NOTHING`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) ON CONFLICT DO NOTHING`,
 		v.SecretID, number, tenant, v.Stage, v.RotationID, v.Attempt, v.Tag,
-		v.Environment, v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
+		v.Environment, v.Backend, v.Issuer, v.Probe, asJSON{v.Settings}, v.Slot, asJSON{v.Seen}, asJSON{v.Handle}, v.BackendVersion, v.Sealed,
 		micros(v.CreatedAt), nullMicros(v.PublishedAt), nullMicros(v.OverlapUntil), nullMicros(v.NotAfter))
 	if err != nil {
 		return fmt.Errorf("adding version %d to %s: %w", number, v.SecretID, keyGone(err, v.Sealed))

@@ -284,12 +284,14 @@ func TestOnlyGetPrintsValues(t *testing.T) {
 		"POST /api/v1/secrets/a/b/pause": leaky, "POST /api/v1/secrets/a/b/resume": leaky, "GET /api/v1/rotations": list,
 		"GET /api/v1/rotations/r1": leaky, "GET /api/v1/retirements": list, "GET /api/v1/deliveries": list,
 		"GET /api/v1/secrets/a/b/plan": leaky, "POST /api/v1/secrets/a/b/repair": leaky, "GET /api/v1/orphans": list,
+		"GET /api/v1/issuers": list, "GET /api/v1/probes": list, "POST /api/v1/issuers/i/check": leaky, "POST /api/v1/probes/p/run": leaky,
+		"GET /api/v1/plans": list, "POST /api/v1/retirements/r1/done": leaky,
 		"POST /api/v1/rotations/r1/cancel": leaky, "POST /api/v1/sys/freeze": leaky, "GET /api/v1/sys/freeze": leaky,
 	})
 	for _, args := range []string{
 		"secret list", "secret show a/b", "secret rotate a/b", "secret pause a/b", "secret resume a/b",
 		"rotation list", "rotation show r1", "retirement list", "delivery list", "secret plan a/b", "secret repair a/b",
-		"rotation orphans", "rotation cancel r1", "freeze --reason x", "freeze status",
+		"rotation orphans", "rotation cancel r1", "issuer list", "issuer check i", "probe list", "probe run p --secret a/b", "secret plan --all", "retirement done r1", "freeze --reason x", "freeze status",
 	} {
 		for _, format := range []string{"table", "json"} {
 			r := s.keybroker(append(strings.Fields(args), "--format", format)...)

@@ -89,3 +89,17 @@ func TestWhatHasChangedIsAskedAbout(t *testing.T) {
 		}
 	}
 }
+
+// TestATypedValueIsNotShown: it is asked for by its field, and nothing of it comes back.
+func TestATypedValueIsNotShown(t *testing.T) {
+	in := openTerminal(t, canary+"\nsecond\n")
+	var shown strings.Builder
+	a := newApp(streams{in: in, err: &shown})
+	got, err := a.typedIn([]string{"password", "pin"})
+	if err != nil || got["password"] != canary || got["pin"] != "second" || shown.String() != "password: \npin: \n" {
+		t.Errorf("%d fields, %v, shown: %q", len(got), err, shown.String())
+	}
+	if _, err := a.typedIn(nil); err == nil || !strings.Contains(err.Error(), "--field is missing") {
+		t.Errorf("without a field: %v", err)
+	}
+}

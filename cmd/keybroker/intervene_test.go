@@ -179,7 +179,7 @@ func TestRepairThatLeavesSomething(t *testing.T) {
 }
 
 func TestPlanIsDrawn(t *testing.T) {
-	p := client.Plan{Secret: "a/b", Tenant: "acme", RotationID: "r1", Trigger: "manual",
+	p := client.Plan{Effective: client.Effective{Secret: "a/b", Tenant: "acme"}, RotationID: "r1", Trigger: "manual",
 		WhyNot: []client.Blocker{{WaitingFor: "pause", Detail: "the secret is paused", Mend: "resume it"}},
 		Steps: []client.Expected{
 			{Step: "mint", Detail: "version 2", State: client.ExpectedDone}, {Step: "overlap", Detail: "both", State: client.ExpectedNow, At: time.Now().Add(time.Hour + time.Second)},

@@ -13,7 +13,7 @@ import (
 
 func (a *app) retirementCommand() *cobra.Command {
 	return group("retirement", "Look at revoked versions and their proofs",
-		a.retirementListCommand(), a.retirementShowCommand(), a.retirementWatchCommand(), a.retirementProbeCommand())
+		a.retirementListCommand(), a.retirementShowCommand(), a.retirementWatchCommand(), a.retirementProbeCommand(), a.retirementDoneCommand())
 }
 
 var retirementStates = []string{
@@ -87,12 +87,17 @@ func drawProof(t *table, r client.Retirement) {
 	if r.AlreadyRejected {
 		t.pair("Already rejected", "yes: it did not work before it was revoked, so nothing is proven")
 	}
+	t.moment("Last used", r.LastUsedAt)
+	t.pair("Last use", r.LastUse)
 	t.moment("Last accepted", r.LastAcceptedAt)
 	t.moment("Requested", r.RequestedAt)
 	t.moment("Acknowledged", r.AcknowledgedAt)
 	t.moment("Contained", r.ContainedAt)
 	t.moment("Proven dead", r.ProvenAt)
 	t.moment("Resurrected", r.ResurrectedAt)
+	t.moment("Sessions ended", r.SessionsEndedAt)
+	t.moment("To be removed", r.RemoveAt)
+	t.moment("Removed", r.RemovedAt)
 	if r.RevocationLatencyMS > 0 {
 		t.pair("Revoked within", short(time.Duration(r.RevocationLatencyMS)*time.Millisecond))
 	}

@@ -30,6 +30,8 @@ func run(ctx context.Context, args []string, s streams) int {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.Is(err, changesFound{}):
+		return exitChanges
 	case !a.started:
 		a.complain(&hintError{err, fmt.Sprintf("run '%s --help'", cmd.CommandPath())})
 		return exitUsage
@@ -63,11 +65,14 @@ func (a *app) root() *cobra.Command {
 		a.serverCommand(),
 		a.demoCommand(),
 		a.validateCommand(),
+		a.configCommand(),
 		a.reloadCommand(),
 		a.secretCommand(),
 		a.rotationCommand(),
 		a.retirementCommand(),
 		a.deliveryCommand(),
+		a.issuerCommand(),
+		a.probeCommand(),
 		a.driftCommand(),
 		a.alertCommand(),
 		a.emergencyCommand(),

@@ -21,7 +21,7 @@ var rotationStates = []string{
 func (a *app) rotationCommand() *cobra.Command {
 	return group("rotation", "Look at rotations and intervene in them",
 		a.rotationListCommand(), a.rotationShowCommand(), a.rotationWatchCommand(), a.rotationOrphansCommand(),
-		a.rotationRetryCommand(), a.rotationCancelCommand(), a.rotationApproveCommand(), a.rotationRollbackCommand())
+		a.rotationRetryCommand(), a.rotationCancelCommand(), a.rotationApproveCommand(), a.rotationRollbackCommand(), a.rotationSupplyCommand())
 }
 
 func (a *app) rotationListCommand() *cobra.Command {
@@ -90,9 +90,13 @@ func (a *app) rotationShowCommand() *cobra.Command {
 				}
 				t.pair(rollback, r.RollBackBy)
 				t.pair("State", r.State)
+				if r.IgnoreWindow {
+					t.pair("Window", "ignored, as was asked for")
+				}
 				if !r.Ended() {
 					t.pair("Waiting for", inWords(r.WaitingFor))
 					t.pair("Resolved by", resolves(r))
+					t.moment("Value wanted by", r.ValueBy)
 					t.pair("Next look", r.NextAt)
 				}
 				t.pair("Error", r.Error)

@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) secretRotateCommand() *cobra.Command {
-	var reason string
+	var request client.RotateRequest
 	var wait bool
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
@@ -22,14 +22,15 @@ func (a *app) secretRotateCommand() *cobra.Command {
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeSecrets,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			r, err := c.Rotate(ctx, args[0], client.RotateRequest{Reason: reason})
+			r, err := c.Rotate(ctx, args[0], request)
 			if err != nil {
 				return err
 			}
 			return a.rotationBegun(ctx, c, r, wait)
 		}),
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	cmd.Flags().StringVar(&request.Reason, "reason", "", "why, for the record")
+	cmd.Flags().BoolVar(&request.IgnoreWindow, "ignore-window", false, "begin although the maintenance window is closed")
 	cmd.Flags().BoolVar(&wait, "wait", false, "follow it; exit 1 unless everything is proven")
 	return cmd
 }

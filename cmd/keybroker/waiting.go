@@ -9,6 +9,11 @@ import (
 // What rotations and retirements wait for that somebody may have to do something
 // about; any other text of the server is shown as it is.
 const (
+	waitWindow         = "window"
+	waitPair           = "pair"
+	waitConcurrency    = "concurrency"
+	waitValue          = "value"
+	waitSoak           = "soak"
 	waitApproval       = "approval"
 	waitPause          = "pause"
 	waitFreeze         = "freeze"
@@ -28,6 +33,11 @@ const (
 
 // waitingWords say in words what something waits for.
 var waitingWords = map[string]string{
+	waitWindow:         "its maintenance window is closed",
+	waitPair:           "another secret of its pair rotates, or is in its overlap",
+	waitConcurrency:    "as many secrets of its policy rotate as may at once",
+	waitValue:          "a person makes the credential, and hands it in",
+	waitSoak:           "its issuer deletes for good what is disabled",
 	waitApproval:       "somebody else has to approve it",
 	waitPause:          "the secret is paused",
 	waitFreeze:         "everything is frozen",
@@ -56,6 +66,14 @@ func inWords(waitingFor string) string {
 func resolves(r client.Rotation) string {
 	name := qualified(r.Tenant, r.Secret)
 	switch r.WaitingFor {
+	case waitWindow:
+		return windowOpens(r) + "; at once: keybroker secret rotate " + name + " --ignore-window"
+	case waitPair:
+		return "the end of the other one's overlap; which: keybroker rotation list --live"
+	case waitConcurrency:
+		return "the next that publishes; which are under way: keybroker rotation list --live"
+	case waitValue:
+		return "keybroker rotation supply " + r.ID + " --field NAME"
 	case waitApproval:
 		return "keybroker rotation approve " + r.ID + ", by somebody else than " + r.Actor
 	case waitPause:
@@ -78,6 +96,14 @@ func resolves(r client.Rotation) string {
 	return ""
 }
 
+// windowOpens tells when a rotation may begin that waits for its window.
+func windowOpens(r client.Rotation) string {
+	if r.NextAt.IsZero() {
+		return "it begins when the window opens"
+	}
+	return "it begins when the window opens, at " + stamp(r.NextAt)
+}
+
 // resolvesRetirement tells which command ends what a retirement waits for.
 func resolvesRetirement(r client.Retirement) string {
 	switch r.WaitingFor {
@@ -87,7 +113,12 @@ func resolvesRetirement(r client.Retirement) string {
 		return fmt.Sprintf("it begins by itself; at once: keybroker secret revoke %s --version %d", qualified(r.Tenant, r.Secret), r.Version)
 	case waitProbe, waitProof:
 		return "it is tried again by itself; now: keybroker retirement probe " + r.ID
+	case waitSoak:
+		return "it is deleted by itself when its soak ends"
 	case waitHandle:
+		if r.ByHand {
+			return "turn it off at its issuer by hand, then: keybroker retirement done " + r.ID
+		}
 		return givesHandle(qualified(r.Tenant, r.Secret), r.Version) + "; or turn it off at its issuer by hand, which is then proven"
 	}
 	return ""

@@ -40,6 +40,8 @@ func alert(ctx context.Context, tx Tx, kind string, ref backends.Ref, subject, t
 func AlertOf(t rotation.Retirement, ref backends.Ref) (kind, text, next string) {
 	next = "keybroker retirement show " + t.ID
 	switch {
+	case t.State == rotation.Unconfirmed && t.ByHand && t.AcknowledgedAt.IsZero():
+		return AlertRevokeByHand, fmt.Sprintf("version %d of %s is to be turned off by hand: %s", t.Version, ref, t.Why()), "keybroker retirement done " + t.ID
 	case t.State == rotation.Unconfirmed:
 		return AlertUnconfirmed, fmt.Sprintf("version %d of %s was revoked and is not proven dead: %s", t.Version, ref, t.Why()), next
 	case t.State == rotation.Resurrected:

@@ -24,30 +24,43 @@ type Catalog struct {
 	// DriftEvery is how often what a backend holds is compared with what it was given;
 	// 0: only when somebody asks.
 	DriftEvery map[string]time.Duration
+	// Waiting says of what is configured and not made yet what it waits for, by Part.
+	Waiting map[Part]string
 }
 
-func lookUp[T any](m map[string]T, kind, name string) (T, error) {
+// Part names a component of a catalog, such as issuer "mailer".
+type Part struct{ Kind, Name string }
+
+// lookUp gives a component, or the error of who has to wait for it.
+func lookUp[T any](c *Catalog, m map[string]T, kind, name string) (T, error) {
 	t, ok := m[name]
-	if !ok {
-		return t, fmt.Errorf("%w: no %s %q in the configuration", backends.ErrUnavailable, kind, name)
+	if ok {
+		return t, nil
 	}
-	return t, nil
+	if why, waits := c.Waiting[Part{kind, name}]; waits {
+		return t, fmt.Errorf("%w: %s %q %s", backends.ErrUnavailable, kind, name, why)
+	}
+	return t, fmt.Errorf("%w: no %s %q in the configuration", backends.ErrUnavailable, kind, name)
 }
 
 func (e *Engine) backend(name string) (*backends.Mount, error) {
-	return lookUp(e.catalog.Load().Backends, "backend", name)
+	c := e.catalog.Load()
+	return lookUp(c, c.Backends, "backend", name)
 }
 
 func (e *Engine) issuer(name string) (issuer.Issuer, error) {
-	return lookUp(e.catalog.Load().Issuers, "issuer", name)
+	c := e.catalog.Load()
+	return lookUp(c, c.Issuers, "issuer", name)
 }
 
 func (e *Engine) probe(name string) (probe.Probe, error) {
-	return lookUp(e.catalog.Load().Probes, "probe", name)
+	c := e.catalog.Load()
+	return lookUp(c, c.Probes, "probe", name)
 }
 
 func (e *Engine) consumer(name string) (Deliverer, error) {
-	return lookUp(e.catalog.Load().Consumers, "consumer", name)
+	c := e.catalog.Load()
+	return lookUp(c, c.Consumers, "consumer", name)
 }
 
 const columnSealed = "versions.sealed"

@@ -54,6 +54,11 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 	if !d.replaces() {
 		r.State, r.From, containBy = rotation.Retiring, 0, now
 	}
+	for _, was := range d.live {
+		if was.EndsOld() {
+			r.InPlace = was.InPlace // what was seen of the current version before its account was set
+		}
+	}
 	if err := tx.SaveSecret(ctx, &d.secret); err != nil { // what was read of it still holds
 		return rotation.Rotation{}, err
 	}
@@ -63,13 +68,18 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 	if err := tx.AddRotation(ctx, &r); err != nil {
 		return rotation.Rotation{}, err
 	}
-	full := e.issuerFull(d.secret.Definition.Issuer, d.versions, d.retirements)
+	full := e.fullFor(d.secret.Definition, d.secret.Current, d.versions, d.retirements, false)
 	for _, v := range d.hit {
 		at := containBy
 		if full && v.Stage == rotation.StagePrevious {
 			at = now // it makes room for the replacement
 		}
 		if err := e.contain(ctx, tx, r, v, d.retirements[v.Number], at); err != nil {
+			return rotation.Rotation{}, err
+		}
+	}
+	if full {
+		if err := e.makeRoom(ctx, tx, secretID); err != nil {
 			return rotation.Rotation{}, err
 		}
 	}
@@ -154,8 +164,9 @@ func (d *declaring) replaces() bool {
 		bringing := r.State == rotation.Publishing && slices.Contains(numbers(d.hit), r.To)
 		back := r.State == rotation.Overlap && r.RollBackBy != "" && slices.Contains(numbers(d.hit), r.From)
 		replacing := r.Emergency() && r.State.Occupies() && slices.Contains(numbers(d.hit), r.To)
-		if bringing || back || replacing {
-			return true // the vault may hold it, or what that emergency was replacing
+		inPlace := r.EndsOld() && slices.Contains(numbers(d.hit), r.To)
+		if bringing || back || replacing || inPlace {
+			return true // the vault may hold it, or what that emergency was replacing, or the current one is dead
 		}
 	}
 	return current == 0 || d.retirements[current] != nil || slices.Contains(numbers(d.hit), current)
@@ -289,8 +300,11 @@ func (e *Engine) takeOver(ctx context.Context, tx Tx, d *declaring, containBy, n
 			}
 			continue
 		}
-		was := r.State
+		was, before := r.State, r
 		r.Supersede(now)
+		if err := e.moved(ctx, tx, before, r); err != nil {
+			return err
+		}
 		if err := tx.SaveRotation(ctx, &r); err != nil {
 			return err
 		}
@@ -338,8 +352,12 @@ func (e *Engine) retireReplaced(ctx context.Context, tx Tx, r rotation.Rotation,
 	if err != nil {
 		return err
 	}
-	_, err = e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, r.ID, at)
-	return err
+	t, err := e.retire(ctx, tx, v, r.Plan.Confirm, rotation.CauseRotated, Asked{By: "keybroker", Reason: "rotated"}, r.ID, at)
+	if err != nil || r.InPlace == nil || !r.InPlace.Begun {
+		return err
+	}
+	t.Displaced(*r.InPlace)
+	return tx.SaveRetirement(ctx, &t)
 }
 
 // discardPending retires what a superseded rotation was bringing.
@@ -365,16 +383,8 @@ func (e *Engine) contain(ctx context.Context, tx Tx, r rotation.Rotation, v rota
 	return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true))
 }
 
-// issuerFull tells whether the issuer holds as many live credentials of this
-// secret as it can.
-func (e *Engine) issuerFull(name string, versions []rotation.Version, retirements map[int]*rotation.Retirement) bool {
-	is, err := e.issuer(name)
-	if err != nil {
-		return false
-	}
-	return full(is.Traits(), name, versions, retirements)
-}
-
+// full tells whether the issuer holds as many credentials of the secret as it can,
+// those among them that are disabled and not removed yet.
 func full(traits issuer.Traits, name string, versions []rotation.Version, retirements map[int]*rotation.Retirement) bool {
 	if traits.MaxLive == 0 {
 		return false
@@ -382,7 +392,7 @@ func full(traits issuer.Traits, name string, versions []rotation.Version, retire
 	live := 0
 	for _, v := range versions {
 		t := retirements[v.Number]
-		if v.Issuer == name && v.Handle != nil && (t == nil || t.AcknowledgedAt.IsZero()) {
+		if v.Issuer == name && v.Handle != nil && (!gone(t) || t.Soaking()) {
 			live++
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 	"github.com/riverqueue/river"
-	"github.com/sony/gobreaker/v2"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -73,7 +72,7 @@ type Engine struct {
 // New returns an engine that does nothing before its workers run.
 func New(cfg Config) *Engine {
 	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(),
-		breakers: breakers{m: map[string]*gobreaker.TwoStepCircuitBreaker[struct{}]{}}, rest: make(chan struct{})}
+		breakers: breakers{m: map[string]*breaker{}}, rest: make(chan struct{})}
 	e.catalog.Store(&Catalog{})
 	return e
 }
@@ -83,7 +82,7 @@ func (e *Engine) Owner() string { return e.owner }
 
 // SetCatalog replaces the components that definitions name. Effects under way
 // finish with those they began with.
-func (e *Engine) SetCatalog(c *Catalog) { e.catalog.Store(c) }
+func (e *Engine) SetCatalog(c *Catalog) { e.forgetBreakers(e.catalog.Swap(c), c) }
 
 // Rest makes workers leave waits to the rows, however short they are, so that the
 // store can be stopped as soon as the effects under way are over.
@@ -225,7 +224,7 @@ func (e *Engine) drive(ctx context.Context, kind, id string, wake <-chan struct{
 			return
 		case err != nil && ctx.Err() == nil:
 			e.Logger.Error("step failed; the sweep will take it up again", "kind", kind, "id", id, "error", err)
-			e.runs.unplan(kind + id)
+			e.runs.putOff(kind+id, e.Now())
 			return
 		}
 		conflicts = 0
@@ -245,7 +244,9 @@ func (e *Engine) sitOut(ctx context.Context, key string, wake <-chan struct{}, r
 		return true
 	default:
 	}
-	d := res.until.Sub(e.Now())
+	now := e.Now()
+	d := res.until.Sub(now)
+	e.runs.came(key, now)
 	if res.until.IsZero() || d > sweptWait {
 		return false
 	}
@@ -273,26 +274,36 @@ func (e *Engine) sitOut(ctx context.Context, key string, wake <-chan struct{}, r
 	}
 }
 
-// Run sweeps at once and every 10 s until ctx ends.
+// Run sweeps at once and every 10 s, and starts what is due every second, until ctx ends.
 func (e *Engine) Run(ctx context.Context) {
-	t := time.NewTicker(sweepEvery)
-	defer t.Stop()
+	sweep, tick := time.NewTicker(sweepEvery), time.NewTicker(tickEvery)
+	defer sweep.Stop()
+	defer tick.Stop()
+	e.sweepAll(ctx)
 	orphansAt := e.Now()
 	for {
-		if now := e.Now(); now.Sub(orphansAt).Abs() >= orphansEvery {
-			if _, err := e.SweepOrphans(ctx); err != nil && ctx.Err() == nil {
-				e.Logger.Error("sweeping orphans failed", "error", err)
-			}
-			orphansAt = now
-		}
-		if err := e.Sweep(ctx); err != nil && ctx.Err() == nil {
-			e.Logger.Error("sweeping failed", "error", err)
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-sweep.C:
+			if now := e.Now(); now.Sub(orphansAt).Abs() >= orphansEvery {
+				if _, err := e.SweepOrphans(ctx); err != nil && ctx.Err() == nil {
+					e.Logger.Error("sweeping orphans failed", "error", err)
+				}
+				orphansAt = now
+			}
+			e.sweepAll(ctx)
+		case <-tick.C:
+			if err := e.Tick(ctx); err != nil && ctx.Err() == nil {
+				e.Logger.Error("looking for what begins failed", "error", err)
+			}
 		}
+	}
+}
+
+func (e *Engine) sweepAll(ctx context.Context) {
+	if err := e.Sweep(ctx); err != nil && ctx.Err() == nil {
+		e.Logger.Error("sweeping failed", "error", err)
 	}
 }
 
@@ -309,23 +320,7 @@ func (e *Engine) Sweep(ctx context.Context) error {
 		return fmt.Errorf("looking for what is due: %w", err)
 	}
 	e.runs.forget(now.Add(-time.Hour))
-	var jobs []river.InsertManyParams
-	add := func(kind string, ids []string, urgent bool, args func(string) river.JobArgs) {
-		for _, id := range ids {
-			if e.runs.sweep(kind+id, now) {
-				jobs = append(jobs, wakeUp(args(id), zeroTime, urgent))
-			}
-		}
-	}
-	add("schedule", due.Secrets, false, func(id string) river.JobArgs { return scheduleJob{id} })
-	add("rotation", due.Rotations, false, func(id string) river.JobArgs { return rotationJob{id} })
-	add("retirement", due.Retirements, true, func(id string) river.JobArgs { return retirementJob{id} })
-	add("delivery", due.Deliveries, false, func(id string) river.JobArgs { return deliveryJob{id} })
-	add("placement", due.Placements, false, func(id string) river.JobArgs { return placementJob{id} })
-	if len(jobs) == 0 {
-		return nil
-	}
-	return e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, jobs...) })
+	return e.wakeDue(ctx, due, now)
 }
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }

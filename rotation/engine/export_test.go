@@ -1,6 +1,10 @@
 package engine
 
-import "context"
+import (
+	"context"
+
+	"github.com/keybroker/keybroker/rotation"
+)
 
 // StepRotation, StepRetirement, StepDelivery and StepPlacement take one step as a worker would;
 // again tells that another one is due at once.
@@ -22,4 +26,15 @@ func (e *Engine) StepDelivery(ctx context.Context, id string) (again bool, err e
 func (e *Engine) StepPlacement(ctx context.Context, id string) (again bool, err error) {
 	res, err := e.stepPlacement(ctx, id)
 	return res.again, err
+}
+
+// StepSchedule takes one step of what starts a secret that is due.
+func (e *Engine) StepSchedule(ctx context.Context, id string) error {
+	_, err := e.stepSchedule(ctx, id)
+	return err
+}
+
+// Moved tells that a rotation has come from one state to another.
+func (e *Engine) Moved(ctx context.Context, tx Tx, before, after rotation.Rotation) error {
+	return e.moved(ctx, tx, before, after)
 }

@@ -9,11 +9,12 @@ import (
 )
 
 // Reconfigured lets everything look again now that waits for something which a new
-// configuration may have mended: an issuer, vault, probe or seal. Emergencies and
-// what revokes come first.
+// configuration may have mended, an issuer, vault, probe or seal, or may have changed: a
+// window, a pair or max_concurrent. Emergencies and what revokes come first.
 func (e *Engine) Reconfigured(ctx context.Context) error {
 	var errs []error
-	for _, why := range []string{rotation.WaitIssuer, rotation.WaitBackend, rotation.WaitProbe, rotation.WaitSeal} {
+	for _, why := range []string{rotation.WaitIssuer, rotation.WaitBackend, rotation.WaitProbe, rotation.WaitSeal,
+		rotation.WaitWindow, rotation.WaitPair, rotation.WaitConcurrency} {
 		var held Due
 		err := e.Store.View(ctx, func(tx Tx) (err error) {
 			held, err = tx.Waiting(ctx, why)

@@ -49,7 +49,7 @@ func (tx *memTx) open(v rotation.Version) bool {
 	if v.Foreign() && v.Sealed != nil {
 		return true
 	}
-	return ok && t.State != rotation.ProvenDead && t.State != rotation.Unprovable && !t.NextAt.IsZero()
+	return ok && (t.Soaking() || t.State != rotation.ProvenDead && t.State != rotation.Unprovable && !t.NextAt.IsZero())
 }
 
 func (tx *memTx) Versions(_ context.Context, secretID string) ([]rotation.Version, error) {
@@ -473,6 +473,52 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 		d.Placements = append(d.Placements, p.ID)
 	}
 	return d, nil
+}
+
+func (tx *memTx) Beginning(_ context.Context, now time.Time, _ int) (engine.Due, error) {
+	var d engine.Due
+	for _, s := range every(&tx.own.secrets, &tx.s.state.secrets, func(s rotation.Secret) bool {
+		return due(s.NextDueAt, now) && s.State == rotation.SecretActive && len(tx.occupying(s.ID)) == 0
+	}) {
+		d.Secrets = append(d.Secrets, s.ID)
+	}
+	for _, r := range every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool {
+		return due(r.NextAt, now) && r.WaitingFor == rotation.WaitWindow
+	}) {
+		d.Rotations = append(d.Rotations, r.ID)
+	}
+	return d, nil
+}
+
+type serialized string // the lock that a key takes
+
+func (tx *memTx) Serialize(_ context.Context, key string) error { return tx.lock(serialized(key)) }
+
+// atGate are the rotations of a gate's pair or policy of which yes is true, the oldest first.
+func (tx *memTx) atGate(g engine.Gate, limit int, yes func(rotation.Rotation) bool) (ids []string) {
+	for _, r := range every(&tx.own.rotations, &tx.s.state.rotations, yes) {
+		s, _ := look(&tx.own.secrets, &tx.s.state.secrets, r.SecretID)
+		if g.Kind == rotation.WaitPair && s.Ref.Tenant == g.Tenant && s.Definition.Pair == g.Pair || g.Kind == rotation.WaitConcurrency && s.Definition.Policy == g.Policy {
+			ids = append(ids, r.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids[:min(len(ids), limit)]
+}
+
+func (tx *memTx) Through(_ context.Context, g engine.Gate, exceptSecretID string) ([]string, error) {
+	tx.pause()
+	return tx.atGate(g, g.Room, func(r rotation.Rotation) bool {
+		making := r.State.Occupies() && r.State != rotation.Queued
+		return making && r.SecretID != exceptSecretID && (g.Kind == rotation.WaitPair || r.State != rotation.Overlap)
+	}), nil
+}
+
+func (tx *memTx) Waiters(_ context.Context, g engine.Gate, olderThan string, limit int) ([]string, error) {
+	tx.pause()
+	return tx.atGate(g, limit, func(r rotation.Rotation) bool {
+		return r.WaitingFor == g.Kind && !r.State.Ended() && (olderThan == "" || r.ID < olderThan)
+	}), nil
 }
 
 func (tx *memTx) AddAudit(context.Context, rotation.AuditEvent) error { return nil }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -14,6 +15,9 @@ import (
 // mint opens the next attempt: the version's row, its tag and, where the broker
 // makes the value itself, the sealed value are committed before the issuer is asked.
 func (e *Engine) mint(ctx context.Context, x *rotating) error {
+	if x.r.AwaitsValue() { // its time is over
+		return e.valueMissing(ctx, x)
+	}
 	if v := x.version(x.r.To); v != nil && v.Stage == rotation.StagePending && v.Handle == nil && x.r.State == rotation.Minting {
 		return e.mintAgain(ctx, x, v)
 	}
@@ -28,12 +32,28 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	if err := e.canSeal(ctx); err != nil {
 		return e.unheard(ctx, x, rotation.WaitSeal, err)
 	}
+	if person, ok := is.(issuer.Person); ok {
+		return e.mintByHand(ctx, x, person)
+	}
+	at, ok := choosePlace(is, x)
+	if !ok {
+		return e.unheard(ctx, x, rotation.WaitIssuer, fmt.Errorf("%w: every account of issuer %s for this secret holds a version that may be alive", backends.ErrUnavailable, def.Issuer))
+	}
+	if ready, err := e.tryOld(ctx, x, at); err != nil || !ready {
+		return err
+	}
 	attempt := x.r.Attempt + 1
 	v := &rotation.Version{SecretID: x.secret.ID, Ref: x.secret.Ref, Number: x.secret.LastVersion + 1, Stage: rotation.StagePending,
 		RotationID: x.r.ID, Attempt: attempt, Tag: fmt.Sprintf("kb-%s-%d", x.r.ID, attempt),
-		Environment: def.Environment(), Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, CreatedAt: e.Now()}
+		Environment: def.Environment(), Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, Slot: at.slot, CreatedAt: e.Now()}
+	if v.Seen, err = e.seen(ctx, is, e.subject(x.secret, *v)); err != nil {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
 	if p, ok := is.(issuer.Preparer); ok {
-		value, err := p.Prepare(e.request(x, v, backends.Value{}))
+		value, err := e.prepare(ctx, x, p, v)
+		if backends.Retryable(err) {
+			return e.unheard(ctx, x, rotation.WaitIssuer, err)
+		}
 		if err != nil {
 			return e.saveRotation(ctx, x, func(context.Context, Tx) error { // nothing was asked of anybody, and it would fail again
 				x.r.Fail(err.Error(), e.Now())
@@ -59,6 +79,9 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 			x.r.From = x.secret.Current
 		}
 		x.r.Begin(rotation.Mint, v.Number, e.owner, lease, e.Now())
+		if err := e.displace(ctx, tx, x, at); err != nil {
+			return err
+		}
 		return tx.StartStep(ctx, x.r.ID, "mint", e.Now())
 	})
 	if errors.Is(err, ErrKeyGone) {
@@ -70,6 +93,30 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	x.versions = append(x.versions, *v)
 	return e.issue(ctx, x, is, &x.versions[len(x.versions)-1], false)
 }
+
+// prepare makes a value that the secret never had. An error is final unless it is
+// retryable.
+func (e *Engine) prepare(ctx context.Context, x *rotating, p issuer.Preparer, v *rotation.Version) (backends.Value, error) {
+	for n := 1; ; n++ {
+		value, err := p.Prepare(e.request(x, v, backends.Value{}))
+		if err != nil {
+			return value, err
+		}
+		old, was, err := e.issuedBefore(ctx, x.secret, *v, value)
+		if err != nil {
+			return value, fmt.Errorf("%w: looking whether a value was issued before: %w", backends.ErrUnavailable, err)
+		}
+		if !was {
+			return value, nil
+		}
+		if n == MaxPrepares {
+			return value, fmt.Errorf("%w: issuer %s prepares the value of version %d again and again", backends.ErrInvalid, v.Issuer, old.Number)
+		}
+	}
+}
+
+// MaxPrepares is how often a value is prepared that turns out to have been issued before.
+const MaxPrepares = 3
 
 // mintAgain repeats an attempt whose request certainly did not reach the issuer.
 func (e *Engine) mintAgain(ctx context.Context, x *rotating, v *rotation.Version) error {
@@ -97,7 +144,7 @@ func (e *Engine) canSeal(ctx context.Context) error {
 
 func (e *Engine) request(x *rotating, v *rotation.Version, prepared backends.Value) issuer.Request {
 	return issuer.Request{Subject: e.subject(x.secret, *v), Tag: v.Tag, Attempt: v.Attempt, Version: v.Number,
-		Key: issuer.KeySpec(x.r.Plan.Key), Prepared: prepared}
+		Key: issuer.KeySpec(x.r.Plan.Key), Slot: v.Slot, Urgent: x.r.Emergency(), Prepared: prepared}
 }
 
 // issue asks the issuer for version v, whose row is committed, and commits what
@@ -122,10 +169,19 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 		return e.notMinted(ctx, x, err, again)
 	case backends.Retryable(err):
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	case isConflict(err) && limited(is, *v): // somebody else's credential takes the place, or one of ours that is not gone yet
+		return e.notMinted(ctx, x, err, again)
 	default:
 		mayExist := again || errors.Is(err, backends.ErrConflict)
 		return e.mintLost(ctx, x, err, mayExist)
 	}
+}
+
+// limited tells whether a conflict means that the issuer holds all it can, and has
+// made nothing: where values are prepared it is about the tag.
+func limited(is issuer.Issuer, v rotation.Version) bool {
+	_, prepares := is.(issuer.Preparer)
+	return !prepares && issuer.TraitsOf(is, v.Settings).MaxLive > 0
 }
 
 // ask makes one request to the issuer and tells the breaker what came of it, also
@@ -164,13 +220,16 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 	if len(value.FieldNames()) == 0 { // it was prepared
 		value, _ = e.Open(ctx, *v)
 	}
+	if old, was, err := e.issuedBefore(ctx, x.secret, *v, value); err == nil && was {
+		return e.reissued(ctx, x, v, old)
+	}
 	hashes := e.hashes(value)
-	err := e.saveMinted(ctx, x, v, hashes)
+	err := e.saveMinted(ctx, x, v, hashes, nil)
 	if errors.Is(err, ErrKeyGone) {
 		if err := e.reseal(ctx, v); err != nil {
 			return e.notKept(ctx, x, v, err)
 		}
-		err = e.saveMinted(ctx, x, v, hashes)
+		err = e.saveMinted(ctx, x, v, hashes, nil)
 	}
 	switch {
 	case errors.Is(err, ErrKeyGone):
@@ -183,10 +242,45 @@ func (e *Engine) minted(ctx context.Context, x *rotating, v *rotation.Version, c
 	return err
 }
 
-func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Version, hashes map[string]string) error {
+// reissued fails a rotation whose issuer gave a value that it had given before. Of
+// one that is in use nothing is revoked: it is the same credential.
+func (e *Engine) reissued(ctx context.Context, x *rotating, v *rotation.Version, old rotation.Version) error {
+	why := fmt.Sprintf("issuer %s gave the value of version %d again", v.Issuer, old.Number)
+	e.Logger.Error("an issuer gave a credential that it had given before", "secret", v.Ref, "issuer", v.Issuer, "version", old.Number)
+	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
+		if err := alert(ctx, tx, AlertReissued, v.Ref, x.r.ID, fmt.Sprintf("%s: %s", v.Ref, why), "keybroker rotation show "+x.r.ID); err != nil {
+			return err
+		}
+		t, err := tx.RetirementOf(ctx, v.SecretID, old.Number)
+		if err != nil && !notFound(err) {
+			return err
+		}
+		again := *v
+		if inUse := err != nil || t.MayLive(); inUse || sameHandle(again.Handle, old.Handle) {
+			again.Stage, again.Sealed, again.Handle = rotation.StageRetired, nil, nil
+			why += ", which may be in use: nothing is revoked"
+		}
+		again.Fingerprints = nil // they are the older one's
+		if err := tx.SaveVersion(ctx, &again); err != nil {
+			return err
+		}
+		x.r.Fail(why, e.Now())
+		return nil
+	})
+}
+
+func sameHandle(a, b map[string]string) bool { return maps.Equal(a, b) }
+
+// saveMinted commits what the issuer made, with what also adds; also may be nil.
+func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Version, hashes map[string]string, also func(context.Context, Tx) error) error {
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		if err := tx.SaveVersion(ctx, v); err != nil {
 			return err
+		}
+		if also != nil {
+			if err := also(ctx, tx); err != nil {
+				return err
+			}
 		}
 		x.r.Minted(e.Now())
 		if err := tx.EndStep(ctx, x.r.ID, "mint", "ok", fmt.Sprintf("version %d by %s", v.Number, v.Issuer), e.Now()); err != nil {
@@ -314,16 +408,15 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	if _, ok := is.(issuer.Preparer); ok {
 		return e.issue(ctx, x, is, v, true)
 	}
-	finder, ok := is.(issuer.Finder)
-	if !ok {
+	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
+	defer cancel()
+	found, err := e.findMint(cctx, is, e.subject(x.secret, *v), *v)
+	if errors.Is(err, errNoHandle) {
 		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
-			x.r.Fail(fmt.Sprintf("suspected orphan: the answer to a mint was lost and issuer %s cannot look up tag %s", v.Issuer, v.Tag), e.Now())
+			x.r.Fail(fmt.Sprintf("the answer to a mint was lost: %v", err), e.Now())
 			return nil
 		})
 	}
-	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
-	defer cancel()
-	found, err := finder.Find(cctx, e.subject(x.secret, *v), v.Tag)
 	if err != nil {
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	}

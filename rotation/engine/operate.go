@@ -25,8 +25,12 @@ func (e *Engine) operate(ctx context.Context, tx Tx, id, action string, asked As
 	if err != nil {
 		return r, s, nil, err
 	}
+	before := r
 	will, err := change(&r)
 	if err != nil {
+		return r, s, nil, err
+	}
+	if err := e.moved(ctx, tx, before, r); err != nil {
 		return r, s, nil, err
 	}
 	if err := tx.SaveRotation(ctx, &r); err != nil {

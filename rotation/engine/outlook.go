@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 // Outlook tells what would happen to a secret, when, and why not. It looks at the
@@ -23,6 +25,11 @@ func (e *Engine) Outlook(ctx context.Context, secretID string) (rotation.Outlook
 	seen.Blockers = append(seen.Blockers, e.blockers(x, seen)...)
 	if m, err := e.backend(seen.Secret.Definition.Backend); err == nil {
 		_, seen.Stages = m.Stager()
+	}
+	if is, err := e.issuer(seen.Secret.Definition.Issuer); err == nil {
+		traits := issuer.TraitsOf(is, seen.Secret.Definition.Settings)
+		_, seen.ByHand = is.(issuer.Person)
+		seen.InPlace, seen.Unseen = traits.InPlace(), traits.Unseen
 	}
 	return rotation.Foresee(seen, e.Now()), nil
 }
@@ -61,13 +68,13 @@ func (e *Engine) look(ctx context.Context, secretID string) (*rotating, rotation
 		}
 		x.facts.Frozen = err == nil
 		if seen.Rotation == nil || !seen.Rotation.State.Occupies() {
-			if err := e.tooSoon(ctx, tx, x.secret, rotation.TriggerManual, e.Now()); errors.Is(err, backends.ErrConflict) {
+			if err := e.tooSoon(ctx, tx, x.secret, rotation.TriggerManual, "", e.Now()); errors.Is(err, backends.ErrConflict) {
 				seen.Blockers = append(seen.Blockers, rotation.Blocker{WaitingFor: "min_interval", Detail: err.Error(), Mend: "wait; an emergency does not"})
 			} else if err != nil {
 				return err
 			}
 		}
-		return nil
+		return e.lookAhead(ctx, tx, x, &seen)
 	})
 	if seen.Rotation != nil {
 		x.r = *seen.Rotation
@@ -75,6 +82,44 @@ func (e *Engine) look(ctx context.Context, secretID string) (*rotating, rotation
 	x.facts.Paused = x.secret.State == rotation.SecretPaused
 	seen.Secret = x.secret
 	return x, seen, err
+}
+
+// lookAhead notes what a queued rotation, or one asked for now, would have to wait for
+// among others.
+func (e *Engine) lookAhead(ctx context.Context, tx Tx, x *rotating, seen *rotation.Seen) error {
+	queued := *x
+	if queued.r = (rotation.Rotation{SecretID: x.secret.ID, State: rotation.Queued}); seen.Rotation != nil && seen.Rotation.State.Occupies() {
+		queued.r = *seen.Rotation
+	}
+	if err := e.lookAtGates(ctx, tx, &queued, x.secret); err != nil {
+		return err
+	}
+	x.facts.ClosedUntil, x.facts.Gate = queued.facts.ClosedUntil, queued.facts.Gate
+	for _, g := range gatesOf(x.secret) {
+		if g.Kind != x.facts.Gate {
+			continue
+		}
+		through, err := tx.Through(ctx, g, x.secret.ID)
+		if err != nil {
+			return err
+		}
+		seen.Blockers = append(seen.Blockers, g.blocker(through))
+	}
+	return nil
+}
+
+// blocker says what stands in the way at the gate, and what ends it.
+func (g Gate) blocker(through []string) rotation.Blocker {
+	b := rotation.Blocker{WaitingFor: g.Kind, Mend: "it begins in its turn, as soon as there is room; an emergency does not wait"}
+	switch {
+	case len(through) == 0:
+		b.Detail = "others have waited longer"
+	case g.Kind == rotation.WaitPair:
+		b.Detail = fmt.Sprintf("rotation %s of another secret of its pair %q has not come to the end of its overlap", through[0], g.Pair)
+	default:
+		b.Detail = fmt.Sprintf("as many secrets of policy %q are rotating as may at once (%d): %s", g.Policy, g.Room, strings.Join(through[:min(len(through), 3)], ", "))
+	}
+	return b
 }
 
 // qualified names a secret for a command.
@@ -104,6 +149,8 @@ func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
 	add(routine && x.facts.Frozen, rotation.WaitFreeze, "everything is frozen: "+seen.Freeze.Reason+" (by "+seen.Freeze.By+")", "`keybroker unfreeze`")
 	add(routine && queued && x.facts.Paused, rotation.WaitPause, "the secret is paused", "`keybroker secret resume "+name+"`")
 	add(routine && x.facts.OutOfStep, rotation.WaitRepair, x.r.Error, "`keybroker secret repair "+name+"`")
+	add(routine && queued && !x.facts.ClosedUntil.IsZero(), rotation.WaitWindow, x.secret.Definition.Opens(x.facts.ClosedUntil),
+		"it begins then, or now by `keybroker secret rotate "+name+" --ignore-window`")
 	add(x.facts.BackendDown, rotation.WaitBackend, x.r.Error, "make the vault usable again; it is tried once a minute")
 	add(x.facts.IssuerFull, rotation.WaitIssuer, x.r.Error, "revoke a version that is not needed with `keybroker secret revoke`, or mend the issuer")
 	if r == nil {

@@ -145,7 +145,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := tx.SaveVersion(ctx, &published); err != nil {
 			return err
 		}
-		if err := e.makeCurrent(ctx, tx, x, v.Number, now); err != nil {
+		if err := e.makeCurrent(ctx, tx, x, published, now); err != nil {
 			return err
 		}
 		if err := e.announce(ctx, tx, x, v.Number, now); err != nil {
@@ -169,12 +169,13 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 
 // makeCurrent saves which version is the current one, in a new generation. The
 // secret's row is read anew: its definition may have changed since the rotation began.
-func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, number int, now time.Time) error {
+func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, v rotation.Version, now time.Time) error {
 	s, err := tx.Secret(ctx, x.secret.ID)
 	if err != nil {
 		return err
 	}
-	s.Current, s.Generation, s.UpdatedAt = number, s.Generation+1, now
+	s.Current, s.Generation, s.UpdatedAt = v.Number, s.Generation+1, now
+	e.dueWith(&s, v)
 	if err := tx.SaveSecret(ctx, &s); err != nil {
 		return err
 	}
@@ -201,6 +202,7 @@ func (e *Engine) replace(ctx context.Context, tx Tx, x *rotating, now time.Time)
 	if err != nil {
 		return err
 	}
+	x.r.BoundOverlap(old.NotAfter, now)
 	old.Stage, old.OverlapUntil = rotation.StagePrevious, x.r.OverlapUntil
 	if x.retirements[old.Number] != nil { // an emergency turns it off: nobody is given it any more
 		old.Stage, old.OverlapUntil = rotation.StageRetired, zeroTime

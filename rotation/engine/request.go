@@ -17,6 +17,10 @@ type Asked struct {
 	By      string // the principal
 	Lineage string // whose token By's is; see rotation.Rotation.Approve
 	Reason  string
+	// IgnoreWindow: a rotation may begin outside of its secret's window.
+	IgnoreWindow bool
+
+	why rotation.Why // of what is due by itself
 }
 
 // Rotate creates a rotation of the secret inside tx. ErrConflict, with the
@@ -38,16 +42,18 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 		if _, _, err := e.Cancel(ctx, tx, at.ID, Asked{By: asked.By, Reason: "a rotation was asked for"}); err != nil {
 			return rotation.Rotation{}, err
 		}
+	} else if err == nil && at.State == rotation.Queued && asked.IgnoreWindow && !at.IgnoreWindow {
+		return e.ignoreWindow(ctx, tx, at, asked)
 	} else if err == nil {
 		return rotation.Rotation{}, fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at))
 	} else if !errors.Is(err, backends.ErrNotFound) {
 		return rotation.Rotation{}, err
 	}
-	if err := e.tooSoon(ctx, tx, s, trigger, now); err != nil {
+	if err := e.tooSoon(ctx, tx, s, trigger, asked.why, now); err != nil {
 		return rotation.Rotation{}, err
 	}
 	r := rotation.Rotation{ID: newID(), SecretID: s.ID, Trigger: trigger, Reason: asked.Reason, Actor: asked.By, Lineage: asked.Lineage,
-		Plan: s.Definition.Plan, Under: s.Definition.Pinned(), State: rotation.Queued, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
+		Plan: s.Definition.Plan, Under: s.Definition.Pinned(), State: rotation.Queued, IgnoreWindow: asked.IgnoreWindow, From: s.Current, CreatedAt: now, StepSince: now, NextAt: now}
 	if err := tx.SaveSecret(ctx, &s); err != nil { // what was read of it still holds
 		return rotation.Rotation{}, fmt.Errorf("%w: %w", errStale, err)
 	}
@@ -57,13 +63,26 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 	return r, e.begun(ctx, tx, s, r)
 }
 
-// failedAgain is how soon after one that failed an event may start another
-// rotation, where min_interval says nothing: failing fast must not become a storm.
-const failedAgain = time.Minute
+// ignoreWindow lets a rotation that is queued begin outside of its window, as somebody
+// asks who would start one otherwise.
+func (e *Engine) ignoreWindow(ctx context.Context, tx Tx, r rotation.Rotation, asked Asked) (rotation.Rotation, error) {
+	r, _, _, err := e.operate(ctx, tx, r.ID, "rotation.ignore_window", asked, func(r *rotation.Rotation) ([]string, error) {
+		r.IgnoreWindow = true
+		if r.WaitingFor == rotation.WaitWindow {
+			r.NextAt = e.Now()
+		}
+		return nil, nil
+	})
+	return r, err
+}
 
 // tooSoon refuses a rotation within the minimum interval (rule 17): of the last
-// publication, and, for what starts by itself, of the last one that failed.
-func (e *Engine) tooSoon(ctx context.Context, tx Tx, s rotation.Secret, trigger rotation.Trigger, now time.Time) error {
+// publication, unless the current version ends by itself, and, for what starts by
+// itself, of the last one that failed.
+func (e *Engine) tooSoon(ctx context.Context, tx Tx, s rotation.Secret, trigger rotation.Trigger, why rotation.Why, now time.Time) error {
+	if why == rotation.DueNotAfter {
+		s.Definition.MinInterval = 0
+	}
 	if err := e.failedJustNow(ctx, tx, s, trigger, now); err != nil {
 		return err
 	}
@@ -92,7 +111,7 @@ func (e *Engine) failedJustNow(ctx context.Context, tx Tx, s rotation.Secret, tr
 	if err != nil {
 		return err
 	}
-	if next := last.EndedAt.Add(max(s.Definition.MinInterval, failedAgain)); now.Before(next) {
+	if next := last.EndedAt.Add(max(s.Definition.MinInterval, rotation.FailedAgain)); now.Before(next) {
 		return fmt.Errorf("%w: rotation %s of %s failed at %s (%s); another starts by itself from %s on, `keybroker rotation retry %s` starts one now", backends.ErrConflict,
 			last.ID, s.Ref, last.EndedAt.UTC().Format(time.RFC3339), last.Error, next.UTC().Format(time.RFC3339), last.ID)
 	}
@@ -237,10 +256,15 @@ func (e *Engine) SetPaused(ctx context.Context, tx Tx, secretID string, paused b
 		return s, nil
 	}
 	s.State, s.UpdatedAt = want, e.Now()
+	if !paused && (s.NextDueAt.IsZero() || s.NextDueAt.After(e.Now())) { // a run that was missed is made up for, once
+		if err := e.SetDue(ctx, tx, &s); err != nil {
+			return s, err
+		}
+	}
 	if err := tx.SaveSecret(ctx, &s); err != nil {
 		return s, err
 	}
-	jobs := []river.InsertManyParams{wakeUp(scheduleJob{s.ID}, s.NextDueAt, false)}
+	var jobs []river.InsertManyParams
 	if r, err := tx.Occupying(ctx, secretID); err == nil && r.State == rotation.Queued {
 		r.NextAt = e.Now()
 		if err := tx.SaveRotation(ctx, &r); err != nil {
@@ -249,7 +273,7 @@ func (e *Engine) SetPaused(ctx context.Context, tx Tx, secretID string, paused b
 		jobs = append(jobs, wakeUp(rotationJob{r.ID}, zeroTime, false))
 	}
 	if !paused {
-		if err := tx.Enqueue(ctx, jobs...); err != nil {
+		if err := errors.Join(e.Schedule(ctx, tx, s), tx.Enqueue(ctx, jobs...)); err != nil {
 			return s, err
 		}
 	}

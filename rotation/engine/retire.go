@@ -84,6 +84,8 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 		err = e.revoke(ctx, x)
 	case rotation.ProbeBefore, rotation.DeathRound, rotation.RecheckRound:
 		err = e.round(ctx, x, act.Effect)
+	case rotation.Remove:
+		err = e.remove(ctx, x)
 	case rotation.Purge:
 		err = e.purge(ctx, x)
 	}
@@ -121,6 +123,7 @@ func (e *Engine) saveRetirement(ctx context.Context, x *retiring, fn func(contex
 		if err := fn(ctx, tx); err != nil {
 			return err
 		}
+		x.t.MindRemoval()
 		if err := tx.SaveRetirement(ctx, &x.t); err != nil {
 			return err
 		}
@@ -291,10 +294,11 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	err = e.revokeAtIssuer(cctx, x)
+	after := e.afterRevoke(cctx, x, err)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil && !errors.Is(err, errNothingFound) {
+	if err != nil && !errors.Is(err, errNothingFound) && !errors.Is(err, issuer.ErrByHand) {
 		e.Logger.Warn("revoking failed and will be tried again", "secret", x.secret.Ref, "version", x.t.Version, "error", err)
 	}
 	if err == nil && x.t.NeverMade {
@@ -303,6 +307,8 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 	return e.saveRetirement(ctx, x, func(context.Context, Tx) error {
 		switch {
 		case errors.Is(err, errNothingFound) && x.t.FoundNothing(e.Now()):
+		case errors.Is(err, issuer.ErrByHand):
+			x.t.ByHandOnly(err.Error(), e.Now())
 		case errors.Is(err, errForeign):
 			x.t.NotRevocable(err.Error(), e.Now())
 		case errors.Is(err, errNoHandle):
@@ -311,6 +317,7 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 			x.t.RevokeFailed(err.Error(), e.Now())
 		default:
 			x.t.Revoked(e.Now())
+			after(&x.t)
 		}
 		return nil
 	})
@@ -422,19 +429,12 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 	if x.version.Handle != nil {
 		return is.Revoke(ctx, sub, x.version.Handle)
 	}
-	finder, ok := is.(issuer.Finder)
-	if !ok {
-		return fmt.Errorf("%w of tag %s, and issuer %s cannot look it up", errNoHandle, x.version.Tag, x.version.Issuer)
-	}
-	found, err := finder.Find(ctx, sub, x.version.Tag)
+	found, err := e.findMint(ctx, is, sub, x.version)
 	if err != nil {
 		return err
 	}
 	revoked := 0
 	for _, f := range found {
-		if f.Tag != x.version.Tag {
-			continue
-		}
 		if err := e.noteHandle(ctx, x, f.Handle); err != nil {
 			return err
 		}
@@ -447,6 +447,8 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 	switch {
 	case revoked > 0:
 		return nil
+	case isSetter(is) && !x.t.LastAcceptedAt.IsZero():
+		return nil // it was there, and another value has been set in its place
 	case e.Now().Before(end):
 		return fmt.Errorf("%w: nothing under tag %s yet; its mint may still arrive until %s", backends.ErrUnavailable, x.version.Tag, end.UTC().Format(time.RFC3339))
 	}

@@ -34,6 +34,8 @@ func (e *Engine) restore(ctx context.Context, x *rotating) error {
 		if held, err := e.heldVersion(ctx, m, x.secret); err == nil && held.Number == back.Number {
 			return e.restored(ctx, x, back, held.BackendVersion)
 		}
+	} else if p := x.r.InPlace; p != nil && p.Begun && !p.Done {
+		return e.putBack(ctx, x)
 	} else if more, err := e.stillWorks(ctx, x, &back); err != nil || !more {
 		return err
 	}
@@ -126,6 +128,9 @@ func (e *Engine) restored(ctx context.Context, x *rotating, v rotation.Version, 
 		if err != nil {
 			return err
 		}
+		if !bad.NotAfter.IsZero() && bad.NotAfter.Before(until) {
+			until = bad.NotAfter
+		}
 		bad.Stage, bad.OverlapUntil = rotation.StagePrevious, until
 		if err := tx.SaveVersion(ctx, &bad); err != nil {
 			return err
@@ -139,7 +144,7 @@ func (e *Engine) restored(ctx context.Context, x *rotating, v rotation.Version, 
 		if err := tx.SaveVersion(ctx, &good); err != nil {
 			return err
 		}
-		if err := e.makeCurrent(ctx, tx, x, number, now); err != nil {
+		if err := e.makeCurrent(ctx, tx, x, good, now); err != nil {
 			return err
 		}
 		if err := e.announce(ctx, tx, x, number, now); err != nil {

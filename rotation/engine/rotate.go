@@ -41,6 +41,9 @@ func (e *Engine) loadRotating(ctx context.Context, id string) (*rotating, error)
 		if x.secret, err = tx.Secret(ctx, x.r.SecretID); err != nil {
 			return err
 		}
+		if err := e.lookAtGates(ctx, tx, x, x.secret); err != nil {
+			return err
+		}
 		if x.r.Under != nil {
 			x.secret.Definition = *x.r.Under
 			x.secret.Definition.Plan = x.r.Plan
@@ -128,12 +131,17 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 	if err != nil {
 		return stepResult{}, err
 	}
-	if x.r.State == rotation.Queued {
+	if x.r.State == rotation.Queued && x.facts.Gate == "" && x.facts.ClosedUntil.IsZero() {
 		e.lookOutside(ctx, x)
+		if x.facts.IssuerFull && x.r.Emergency() {
+			if err := e.Store.Update(ctx, func(tx Tx) error { return e.makeRoom(ctx, tx, x.r.SecretID) }); err != nil {
+				return stepResult{}, err
+			}
+		}
 	}
 	for {
 		v := x.version(x.r.To)
-		x.facts.NoProbe = v != nil && v.Probe == "" // the definition may have changed since
+		x.facts.NoProbe = v != nil && (v.Probe == "" || e.unseen(*v)) // the definition may have changed since
 		act := x.r.Next(x.facts, e.owner, e.Now())
 		if act.Effect == rotation.NoEffect {
 			return e.restRotation(ctx, x, act)
@@ -164,6 +172,8 @@ func (e *Engine) perform(ctx context.Context, x *rotating, effect rotation.Effec
 		return e.verify(ctx, x)
 	case rotation.Publish:
 		return e.publish(ctx, x)
+	case rotation.PutBack:
+		return e.putBack(ctx, x)
 	case rotation.Restore:
 		return e.restore(ctx, x)
 	case rotation.BeginRetire:
@@ -211,10 +221,10 @@ func (e *Engine) lookOutside(ctx context.Context, x *rotating) {
 	case err != nil:
 		x.facts.BackendDown, x.r.Error = true, err.Error()
 	}
-	if name := x.secret.Definition.Issuer; e.issuerFull(name, x.versions, x.retirements) {
+	if name := x.secret.Definition.Issuer; e.fullFor(x.secret.Definition, x.secret.Current, x.versions, x.retirements, x.r.Emergency()) {
 		x.facts.IssuerFull, x.r.Error = true, fmt.Sprintf("issuer %q holds as many live credentials of this secret as it can", name)
-	} else if e.broken(name) && !x.r.Emergency() {
-		x.facts.IssuerFull, x.r.Error = true, fmt.Sprintf("issuer %q keeps failing and is left alone for a while", name)
+	} else if down := e.leftAlone(name); !down.Since.IsZero() && !x.r.Emergency() {
+		x.facts.IssuerFull, x.facts.IssuerAlone, x.r.Error = true, down.Until, down.text(name)
 	}
 }
 
@@ -251,6 +261,8 @@ func (e *Engine) wasLetGo(ctx context.Context, tx Tx, x *rotating, act rotation.
 	case rotation.WaitAcknowledgment:
 		err = e.missingAcks(ctx, tx, &now)
 		return err == nil && now.facts.MissingAcks < x.facts.MissingAcks, err
+	case rotation.WaitPair, rotation.WaitConcurrency:
+		return e.wasLetIn(ctx, tx, x)
 	}
 	return false, nil
 }
@@ -272,6 +284,9 @@ func (e *Engine) restRotation(ctx context.Context, x *rotating, act rotation.Act
 			}
 			r := x.r // Update may run this again
 			r.Wait(act)
+			if err := e.moved(ctx, tx, x.r, r); err != nil {
+				return err
+			}
 			return tx.SaveRotation(ctx, &r)
 		})
 		if err != nil || thawed {
@@ -322,6 +337,9 @@ func (e *Engine) saveRotation(ctx context.Context, x *rotating, fn func(context.
 				return err
 			}
 		}
+		if err := e.moved(ctx, tx, before, x.r); err != nil {
+			return err
+		}
 		return tx.SaveRotation(ctx, &x.r)
 	})
 	if err == nil && x.r.State != before.State {
@@ -345,6 +363,9 @@ func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.Sta
 	if err := e.containNow(ctx, tx, x, e.Now()); err != nil {
 		return err // there is no replacement to wait for any more
 	}
+	if err := e.dueAfterFailure(ctx, tx, x.r); err != nil {
+		return err
+	}
 	if x.r.To == 0 {
 		return nil
 	}
@@ -358,6 +379,9 @@ func (e *Engine) failed(ctx context.Context, tx Tx, x *rotating, in rotation.Sta
 // discard retires a version that was, or may have been, minted in vain.
 func (e *Engine) discard(ctx context.Context, tx Tx, r rotation.Rotation, v rotation.Version, cause rotation.Cause, at time.Time) error {
 	v.Stage = rotation.StageRetired
+	if v.Handle == nil && v.Sealed == nil && e.byHand(v.Issuer) { // nobody has handed it in
+		return tx.SaveVersion(ctx, &v)
+	}
 	if v.Foreign() { // a stranger's value that was to be adopted: it stays theirs
 		v.Sealed = nil
 		return tx.SaveVersion(ctx, &v)
@@ -394,8 +418,11 @@ func (e *Engine) stillAllowed(ctx context.Context, tx Tx, x *rotating, effect ro
 		return nil
 	}
 	frozen, err := isFrozen(ctx, tx)
-	if err == nil && frozen {
+	switch {
+	case err == nil && frozen:
 		err = errFrozen
+	case err == nil && effect == rotation.Mint:
+		err = e.pass(ctx, tx, x)
 	}
 	return err
 }
@@ -463,6 +490,7 @@ func (e *Engine) try(ctx context.Context, p probe.Probe, s rotation.Secret, v ro
 
 // beginRetire ends the overlap: the retirement of what was replaced starts.
 func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
+	use, known := e.lastUsed(ctx, x)
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		if frozen, err := isFrozen(ctx, tx); err != nil || frozen {
 			return errors.Join(err, errFrozen) // since it was looked at
@@ -489,12 +517,20 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 				return err
 			}
 		}
+		if known {
+			detail = strings.TrimPrefix(detail+"; version "+fmt.Sprint(x.r.From)+" was "+lastUse(use), "; ")
+		}
 		if err := e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "overlap", "ok", detail, now); err != nil {
 			return err
 		}
 		x.r.RetireBegun(now)
 		if err := e.retireReplaced(ctx, tx, x.r, now); err != nil {
 			return err
+		}
+		if known {
+			if err := noteUse(ctx, tx, x.r, use); err != nil {
+				return err
+			}
 		}
 		if err := e.awaited(ctx, tx, x); err != nil {
 			return err

@@ -45,6 +45,7 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 			return nil
 		})
 	}
+	sessions := e.sessionsAgain(rctx, x, effect)
 	by := e.scope(x, nil).Endpoint + " " + e.scope(x, nil).Config
 	verdict, control := rotation.Judge(seen, x.t.Before == rotation.Accepted && x.t.BeforeBy == by)
 	detail := roundDetail(lines, verdict, control, err)
@@ -54,6 +55,7 @@ func (e *Engine) round(ctx context.Context, x *retiring, effect rotation.Effect)
 	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		quiet := x.t.Failures > quietAfter && verdict == rotation.Inconclusive
 		now := e.Now()
+		e.noteSessions(&x.t, sessions)
 		if verdict == rotation.Accepted {
 			x.t.Forgiven()
 		}
@@ -121,7 +123,7 @@ func (e *lockedError) Error() string {
 }
 
 func (e *Engine) subjects(ctx context.Context, x *retiring) (s subjects, err error) {
-	if s.probe, err = lookUp(x.catalog.Probes, "probe", x.version.Probe); err != nil {
+	if s.probe, err = lookUp(x.catalog, x.catalog.Probes, "probe", x.version.Probe); err != nil {
 		return s, err
 	}
 	if s.retired, err = e.Open(ctx, x.version); err != nil {
@@ -253,7 +255,10 @@ func (e *Engine) scope(x *retiring, unreached []string) rotation.Scope {
 	}
 	if is, ok := x.catalog.Issuers[x.version.Issuer]; ok {
 		s.SelfAttested = is.Traits().SelfAttested
-		if is.Traits().DerivedSessions {
+		switch {
+		case x.t.Sessions == rotation.SessionsEnded:
+			s.DerivedSessions = "ended"
+		case is.Traits().DerivedSessions:
 			s.DerivedSessions = "not ended"
 		}
 	}

@@ -31,17 +31,35 @@ func (r *runs) plan(key string, at time.Time) bool {
 	return true
 }
 
+// sweepPatience is how long a wake-up that was made for a due record is waited for.
+const sweepPatience = time.Minute
+
 // sweep tells whether a due record needs a wake-up: no worker is at it, and none
 // was made for it in the last minute, which a worker may just not have come to.
 func (r *runs) sweep(key string, now time.Time) bool {
-	const patience = time.Minute
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, busy := r.m[key]; busy || now.Sub(r.planned[key]).Abs() < patience && !r.planned[key].After(now) {
+	if _, busy := r.m[key]; busy || now.Sub(r.planned[key]).Abs() < sweepPatience && !r.planned[key].After(now) {
 		return false
 	}
 	r.planned[key] = now
 	return true
+}
+
+// came tells that a worker has come for the wake-ups that were due by now.
+func (r *runs) came(key string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at, ok := r.planned[key]; ok && !at.After(now) {
+		delete(r.planned, key)
+	}
+}
+
+// putOff lets the sweep take a record up again whose step has failed, but not at once.
+func (r *runs) putOff(key string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.planned[key] = now.Add(sweepEvery - sweepPatience)
 }
 
 // unplan takes back that a wake-up was made.

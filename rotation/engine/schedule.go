@@ -4,69 +4,127 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
+
+	"github.com/riverqueue/river"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/trigger/schedule"
 )
 
-// NextDue computes when a secret is due next by its schedule, after a given
-// time; zero if it has none.
-func NextDue(s rotation.Secret, after time.Time) (time.Time, error) {
-	if s.Definition.Schedule == "" {
-		return time.Time{}, nil
-	}
-	sched, err := schedule.Parse(s.Definition.Schedule, s.Definition.TimeZone)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("scheduling %s: %w: %w", s.Ref, backends.ErrInvalid, err)
-	}
-	return sched.NextJittered(after, s.Definition.Jitter, s.ID), nil
-}
+// When a secret is due is in its row. Nothing waits for that in memory or in the queue,
+// so that a hundred thousand secrets cost no more than those that are due: every second
+// an index is looked at.
 
-// Schedule enqueues inside tx the wake-up for a secret's next due time.
+// tickEvery is how often that is.
+const tickEvery = time.Second
+
+// Schedule enqueues inside tx the wake-up of a secret that is due already.
 func (e *Engine) Schedule(ctx context.Context, tx Tx, s rotation.Secret) error {
-	if s.NextDueAt.IsZero() {
+	if s.NextDueAt.IsZero() || s.State != rotation.SecretActive || e.Now().Before(s.NextDueAt) {
 		return nil
 	}
-	return tx.Enqueue(ctx, wakeUp(scheduleJob{s.ID}, s.NextDueAt, false))
+	return tx.Enqueue(ctx, wakeUp(scheduleJob{s.ID}, zeroTime, false))
+}
+
+// starters is how many secrets Tick starts rotations of at once.
+const starters = 8
+
+// Tick starts what begins at a time of its own: a rotation of each secret that is due,
+// and those whose window has opened. It does not leave that to the queue, where the
+// thousandth would be behind all that the first ones have to do.
+func (e *Engine) Tick(ctx context.Context) error {
+	now := e.Now()
+	var due Due
+	err := e.Store.View(ctx, func(tx Tx) (err error) {
+		due, err = tx.Beginning(ctx, now, sweepLimit)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("looking for what begins: %w", err)
+	}
+	var starting sync.WaitGroup
+	next := make(chan string)
+	for range min(len(due.Secrets), starters) {
+		starting.Go(func() {
+			for id := range next {
+				e.Work(ctx, scheduleJob{id})
+			}
+		})
+	}
+	for _, id := range due.Secrets {
+		if e.runs.sweep("schedule"+id, now) {
+			next <- id
+		}
+	}
+	close(next)
+	starting.Wait()
+	return e.wakeDue(ctx, due, now)
+}
+
+// wakeDue enqueues a wake-up for each, unless a worker of this process is at it or is
+// about to be.
+func (e *Engine) wakeDue(ctx context.Context, due Due, now time.Time) error {
+	var jobs []river.InsertManyParams
+	add := func(kind string, ids []string, urgent bool, args func(string) river.JobArgs) {
+		for _, id := range ids {
+			if e.runs.sweep(kind+id, now) {
+				jobs = append(jobs, wakeUp(args(id), zeroTime, urgent))
+			}
+		}
+	}
+	add("rotation", due.Rotations, false, func(id string) river.JobArgs { return rotationJob{id} })
+	add("retirement", due.Retirements, true, func(id string) river.JobArgs { return retirementJob{id} })
+	add("delivery", due.Deliveries, false, func(id string) river.JobArgs { return deliveryJob{id} })
+	add("placement", due.Placements, false, func(id string) river.JobArgs { return placementJob{id} })
+	if len(jobs) == 0 {
+		return nil
+	}
+	return e.Store.Update(ctx, func(tx Tx) error { return tx.Enqueue(ctx, jobs...) })
 }
 
 // stepSchedule starts a rotation of a secret that is due, and computes when it is
-// due next: from now on, so that runs missed during downtime are one run.
+// due next: from now on, so that runs missed during downtime are one run. While another
+// rotation occupies the secret it stays due.
 func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error) {
-	var until time.Time
 	err := e.Store.Update(ctx, func(tx Tx) error {
 		now := e.Now()
 		s, err := tx.Secret(ctx, id)
+		if err != nil || s.State != rotation.SecretActive || s.NextDueAt.IsZero() || now.Before(s.NextDueAt) {
+			return err
+		}
+		if at, err := tx.Occupying(ctx, id); !notFound(err) && (err != nil || !proposed(at)) {
+			return err
+		}
+		current, err := currentOf(ctx, tx, s)
 		if err != nil {
 			return err
 		}
-		until = s.NextDueAt
-		if s.State != rotation.SecretActive || s.NextDueAt.IsZero() {
-			until = time.Time{}
-			return nil
-		}
-		if now.Before(s.NextDueAt) {
-			return nil
-		}
-		if _, err := e.Rotate(ctx, tx, id, rotation.TriggerSchedule, Asked{By: "keybroker", Reason: s.Definition.Schedule}); err != nil {
-			if !errors.Is(err, backends.ErrConflict) || errors.Is(err, errStale) {
-				return err
-			}
-			e.Logger.Warn("a scheduled rotation was left out", "secret", s.Ref, "why", err)
-			if err := e.audit(ctx, tx, s.Ref, "rotation.skip", "ok", map[string]string{"why": err.Error()}); err != nil {
+		next := rotation.NextDue
+		if why := rotation.WhyDue(s.Definition, current, now); why != "" && s.Definition.Issuer != "" {
+			next = rotation.DueAgain
+			if err := e.rotateDue(ctx, tx, s, current, why); err != nil {
 				return err
 			}
 		}
 		if s, err = tx.Secret(ctx, id); err != nil { // a rotation that begins changes its row
 			return err
 		}
-		if s.NextDueAt, err = NextDue(s, now); err != nil {
+		if err := e.setDue(&s, current, next); err != nil {
 			return err
 		}
-		until = s.NextDueAt
 		return tx.SaveSecret(ctx, &s)
 	})
-	return stepResult{until: until, job: scheduleJob{id}}, err
+	return stepResult{}, err
+}
+
+// rotateDue starts the rotation of a secret that is due, unless that is not the time for it.
+func (e *Engine) rotateDue(ctx context.Context, tx Tx, s rotation.Secret, current rotation.Version, why rotation.Why) error {
+	_, err := e.Rotate(ctx, tx, s.ID, rotation.TriggerSchedule, Asked{By: "keybroker", Reason: why.Reason(s.Definition, current), why: why})
+	if err == nil || !errors.Is(err, backends.ErrConflict) || errors.Is(err, errStale) {
+		return err
+	}
+	e.Logger.Warn("a scheduled rotation was left out", "secret", s.Ref, "why", err)
+	return e.audit(ctx, tx, s.Ref, "rotation.skip", "ok", map[string]string{"why": err.Error()})
 }

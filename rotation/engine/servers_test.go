@@ -23,6 +23,7 @@ type credential struct {
 	value     string
 	createdAt time.Time
 	revokedAt time.Time       // zero: it is alive
+	removed   bool            // what a soaking issuer has disabled takes no place any more
 	slow      []time.Duration // after revokedAt, until each server rejects it for good
 	early     []time.Duration // after createdAt, until each server accepts it
 }
@@ -79,7 +80,7 @@ func (i *issuerOf) Traits() issuer.Traits { return i.traits }
 
 func (i *issuerOf) alive() (n int) {
 	for _, c := range i.made {
-		if c.revokedAt.IsZero() {
+		if c.revokedAt.IsZero() || i.traits.Soak > 0 && !c.removed {
 			n++
 		}
 	}

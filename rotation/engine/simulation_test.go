@@ -94,13 +94,17 @@ func simulate(t *testing.T, seed uint64, verbose bool) *world {
 // furnish makes the components, the secret and two nodes.
 func (w *world) furnish() {
 	window := w.duration(0, time.Minute, 25*time.Minute)
-	for _, name := range []string{"finding", "blind", "prepared"} {
+	for _, name := range []string{"finding", "blind", "prepared", "pair", "single", "listed", "soaking"} {
 		i := &issuerOf{w: w, name: name, slowest: window, traits: issuer.Traits{Kind: issuer.Mint, RevocationBudget: window}}
-		if w.intn(3) == 0 {
+		if w.intn(3) == 0 && name != "pair" && name != "single" {
 			i.traits.MaxLive = 2 + w.intn(2)
 		}
 		w.issuers[name] = i
 	}
+	w.issuers["listed"].traits.Exclusive = w.intn(4) > 0
+	w.issuers["soaking"].traits.Soak = w.duration(time.Minute, time.Hour, 26*time.Hour)
+	w.catalog = map[string]issuer.Issuer{"finding": showOnce{w.issuers["finding"]}, "blind": blind{w.issuers["blind"]}, "prepared": prepared{w.issuers["prepared"]},
+		"pair": w.slotted("pair", "a", "b"), "single": w.slotted("single", "a"), "listed": listed{w.issuers["listed"]}, "soaking": soaking{showOnce{w.issuers["soaking"]}}}
 	tried := prober{w: w, lockout: []int{0, 0, 0, 6}[w.intn(4)]}
 	if w.probe = tried; w.intn(2) == 0 {
 		w.probe = canaried{tried}
@@ -122,7 +126,7 @@ func (w *world) duration(of ...time.Duration) time.Duration { return of[w.intn(l
 
 func (w *world) definition(window time.Duration) rotation.Definition {
 	d := rotation.Definition{Backend: "vault", Probe: "probe",
-		Issuer:    []string{"finding", "blind", "prepared", "finding", "prepared"}[w.intn(5)],
+		Issuer:    []string{"finding", "blind", "prepared", "finding", "prepared", "pair", "pair", "single", "single", "listed", "soaking"}[w.intn(11)],
 		Consumers: []string{"one", "two"}[:w.intn(3)],
 		Plan: rotation.Plan{
 			Overlap: w.duration(0, time.Minute, time.Hour),
@@ -139,6 +143,9 @@ func (w *world) definition(window time.Duration) rotation.Definition {
 		d.Plan.WaitForMirrors = w.intn(2) == 0
 	}
 	d.Plan.Approval = w.intn(12) == 0
+	if d.Issuer == "single" {
+		d.Plan.Overlap = 0
+	}
 	d.Plan.MaxOverlap = d.Plan.Overlap + w.duration(0, 3*time.Hour)
 	if w.intn(6) == 0 {
 		d.Plan.Confirm.None = true
@@ -168,7 +175,7 @@ func (w *world) boot(i int, name string, stages bool) {
 	e.SetCatalog(&engine.Catalog{
 		Backends:   map[string]*backends.Mount{"vault": mount, "mirror": second},
 		DriftEvery: map[string]time.Duration{"vault": time.Duration(w.seed%3) * 90 * time.Hour, "mirror": time.Duration(20+160*(w.seed%2)) * time.Hour},
-		Issuers:    map[string]issuer.Issuer{"finding": showOnce{w.issuers["finding"]}, "blind": blind{w.issuers["blind"]}, "prepared": prepared{w.issuers["prepared"]}},
+		Issuers:    w.catalog,
 		Probes:     map[string]probe.Probe{"probe": w.probe},
 		Consumers:  map[string]engine.Deliverer{"one": w.inboxes["one"], "two": w.inboxes["two"]},
 	})
@@ -205,7 +212,7 @@ func (w *world) misbehave() {
 		case n == 98:
 			w.meddle()
 		default:
-			what := []string{"vault", "probe", "issuer finding", "issuer blind", "issuer prepared", "mirror"}[w.intn(6)]
+			what := []string{"vault", "probe", "issuer finding", "issuer blind", "issuer prepared", "mirror", "issuer " + w.secret().Definition.Issuer}[w.intn(7)]
 			w.down[what] = !w.down[what]
 			w.logf(context.Background(), "%s is down: %v", what, w.down[what])
 		}
@@ -242,7 +249,7 @@ func (w *world) resurrect() {
 		t := w.store.state.retirements.rows[id]
 		v, _ := w.version(t.Version)
 		c := w.credentialOf(v.Tag)
-		if t.State == rotation.ProvenDead && t.Rechecks < len(t.Confirm.Recheck) && t.PurgedAt.IsZero() && c != nil && len(w.live) == 0 {
+		if t.State == rotation.ProvenDead && t.Rechecks < len(t.Confirm.Recheck) && t.PurgedAt.IsZero() && c != nil && !c.removed && len(w.live) == 0 && len(w.issuers[c.issuer].traits.Slots) == 0 {
 			w.logf(context.Background(), "version %d is accepted again", t.Version)
 			w.counts["resurrected"]++
 			c.revokedAt = time.Time{}

@@ -37,7 +37,7 @@ type Tx interface {
 
 	// Versions returns a secret's open versions, the oldest first: those that are
 	// not retired, those imported as no longer current, and those with a retirement that goes on (neither proven_dead nor
-	// unprovable, with a NextAt). Version returns any; neither reads Fingerprints back.
+	// unprovable, with a NextAt, or Soaking). Version returns any; neither reads Fingerprints back.
 	Versions(ctx context.Context, secretID string) ([]rotation.Version, error)
 	Version(ctx context.Context, secretID string, number int) (rotation.Version, error)
 	// Abandoned returns pending versions, of any secret, without a retirement, whose
@@ -104,8 +104,21 @@ type Tx interface {
 	// for the same secret is under way (its Lease is after now).
 	InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (bool, error)
 
-	// Due returns what should be looked at by now and is not leased, at most limit of each.
+	// Due returns what is under way, should be looked at by now and is not leased, at most
+	// limit of each: no secrets.
 	Due(ctx context.Context, now time.Time, limit int) (Due, error)
+	// Beginning returns the secrets that are due and not occupied, and the rotations whose
+	// window has opened, at most limit of each, the longest due first.
+	Beginning(ctx context.Context, now time.Time, limit int) (Due, error)
+
+	// Serialize keeps every other transaction that asks for the same key waiting until
+	// this one ends.
+	Serialize(ctx context.Context, key string) error
+	// Through returns the rotations of secrets, other than one, that are through a gate and
+	// not yet beyond, at most as many as it has room for. Waiters returns those that stand
+	// at it, the oldest first, at most limit: all, or those older than a rotation.
+	Through(ctx context.Context, g Gate, exceptSecretID string) ([]string, error)
+	Waiters(ctx context.Context, g Gate, olderThan string, limit int) ([]string, error)
 
 	// Freeze returns who has frozen everything, or ErrNotFound; SetFreeze(nil) ends that.
 	Freeze(ctx context.Context) (rotation.Freeze, error)

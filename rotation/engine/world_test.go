@@ -41,6 +41,7 @@ type world struct {
 	store   *memStore
 	nodes   []*node
 	issuers map[string]*issuerOf
+	catalog map[string]issuer.Issuer
 	vault   *vault
 	mirror  *vault
 	probe   probe.Probe

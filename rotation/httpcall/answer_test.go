@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/httpcall"
+	"github.com/keybroker/keybroker/rotation/outbound"
 )
 
 var emptyPath = cty.StringVal("")
@@ -109,7 +109,11 @@ func decodeAuth(t *testing.T, src string) (httpcall.Authenticator, hcl.Diagnosti
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
-	a, diags := httpcall.CompileAuth(b.Auth)
+	client, err := outbound.New(outbound.Options{AllowPrivate: true, FreshConnections: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, diags := httpcall.CompileAuth(b.Auth, httpcall.AuthOptions{Client: client, AllowPlain: true, Now: func() time.Time { return signedAt }})
 	return a, diags, b.Auth
 }
 
@@ -125,10 +129,9 @@ func TestAuth(t *testing.T) {
 			t.Errorf("%s: %v", src, diags)
 			continue
 		}
-		req := &http.Request{Header: http.Header{}}
-		a.Apply(req)
+		got := sent(t, a, "GET", "/", "")
 		for name, value := range want {
-			if req.Header.Get(name) != value {
+			if got.Header.Get(name) != value {
 				t.Errorf("%s: the header %s is wrong", src, name)
 			}
 		}
@@ -147,6 +150,17 @@ func TestAuthMistakes(t *testing.T) {
 		"auth \"header\" {\n name = \"Host\"\n value = file()\n}":                "cannot be the header",
 		"auth \"header\" {\n name = \"X\"\n value = \"${file()}\\n\"\n}":         "line break",
 		"auth \"bearer\" { token = file() }\nauth \"bearer\" { token = file() }": "already",
+		oauth + "auth \"bearer\" { token = file() }":                             "already",
+		strings.Replace(oauth, "https://", "https://u:p@", 1):                    "auth block",
+		strings.Replace(oauth, "client_id ", "username", 1):                      "needs client_id",
+		strings.Replace(oauth, "}", "client_auth = \"header\"\n}", 1):            `client_auth cannot be "header"`,
+		strings.Replace(signed, "request.path", "request.pth", 1):                `Did you mean "path"?`,
+		strings.Replace(signed, "timestamp_header", "# timestamp_header", 1):     "timestamp_header",
+		strings.Replace(signed, "}\n", "algorithm = \"sha1\"\n}\n", 1):           `algorithm cannot be "sha1"`,
+		strings.Replace(signed, "}\n", "format = \"v1\"\n}\n", 1):                "does not use ${signature}",
+		strings.Replace(signed, "X-Signature", "Host", 1):                        "cannot be the header",
+		"auth \"hmac\" {\n key = file()\n header = \"X\"\n sign = \"fixed\"\n}":  "good for any request",
+		"auth \"hmac\" {\n key = file()\n header = \"X\"\n}":                     "needs sign",
 	} {
 		_, diags, _ := decodeAuth(t, src)
 		var out bytes.Buffer

@@ -146,6 +146,16 @@ func (x expression) missing(ctx *hcl.EvalContext) (hcl.Traversal, bool) {
 	return nil, false
 }
 
+// refers tells whether the expression uses a variable, see Request.Uses.
+func (x expression) refers(path ...string) bool {
+	for _, ref := range x.refs {
+		if refersTo(ref, path) {
+			return true
+		}
+	}
+	return false
+}
+
 // value evaluates the expression. Diagnostics of the HCL library print values,
 // so none leaves this function: an error tells the position and, if something is
 // not set, its name. It is ErrInvalid.

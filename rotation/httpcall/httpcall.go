@@ -160,10 +160,8 @@ func (r *Request) expressions() []*expression {
 // root and attributes ("rotation", "tag").
 func (r *Request) Uses(path ...string) bool {
 	for _, x := range r.expressions() {
-		for _, ref := range x.refs {
-			if refersTo(ref, path) {
-				return true
-			}
+		if x.refers(path...) {
+			return true
 		}
 	}
 	return false

@@ -145,16 +145,13 @@ type Lister interface {
 	List(ctx context.Context, sub Subject) ([]Handle, error)
 }
 
-// Setter is implemented by issuers of the kind Set, which are Preparers, too. A
-// slot knows which version it holds and the highest that it ever held: an Issue of
+// Setter is implemented by issuers of the kind Set, which are Preparers and Finders,
+// too: Find tells whether a slot holds the version with that tag now. A slot knows which version it holds and the highest that it ever held: an Issue of
 // a lower one, or of one that was put back from, changes nothing and is ErrConflict.
 // A Revoke of what a slot holds no more changes nothing and is no error.
 type Setter interface {
 	// SlotOf tells in which slot a credential is; empty if it cannot be told.
 	SlotOf(h Handle) string
-	// HandleOf is the handle that Issue gives for req, known before the call: what
-	// nobody heard the answer of can be revoked by it.
-	HandleOf(req Request) Handle
 	// PutBack sets the value of an older version, req, once more, in place of that of
 	// version over, of which no Issue can succeed from then on. It may be repeated.
 	// h is the handle of the older version, which is valid again.
@@ -238,4 +235,11 @@ type SettingsChecker interface {
 	// CheckSettings returns what is wrong with a secret's settings (a JSON object,
 	// or null), as texts for the operator.
 	CheckSettings(settings json.RawMessage) []string
+}
+
+// KeyChecker is implemented by issuers whose values are made as a KeySpec asks.
+type KeyChecker interface {
+	// CheckKey returns the spec with what it leaves to the issuer filled in. ErrInvalid
+	// names what the issuer cannot make: "key.alphabet: base62 alone can be made".
+	CheckKey(spec KeySpec) (KeySpec, error)
 }

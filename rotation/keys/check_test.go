@@ -37,7 +37,7 @@ type issued struct {
 
 // add issues a key.
 func (i *issued) add(h keys.Hasher, id string) (key string) {
-	key = keys.Generate("kb", keys.MinLength)
+	key = keys.NewAPIKey("kb", keys.MinLength)
 	hash, pepper := h.Hash(key)
 	i.records = append(i.records, keys.Record{ID: id, Hash: hash, PepperVersion: pepper})
 	return key
@@ -73,7 +73,7 @@ func TestCheck(t *testing.T) {
 	if records.lookups != lookups {
 		t.Error("a key with a wrong checksum was looked up")
 	}
-	if _, err := c.Check(t.Context(), keys.Generate("kb", keys.MinLength)); !errors.Is(err, backends.ErrNotFound) {
+	if _, err := c.Check(t.Context(), keys.NewAPIKey("kb", keys.MinLength)); !errors.Is(err, backends.ErrNotFound) {
 		t.Errorf("a well-formed key never issued: %v", err)
 	}
 	records.records[0].RevokedAt = time.Unix(2000, 0)

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"regexp"
@@ -16,7 +17,6 @@ import (
 // lets scanners and the check endpoint turn down mistyped and made-up keys
 // without a look into the store.
 const (
-	base62         = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	checksumLength = 6
 
 	MinLength = 30  // characters of the random part: 178 bits
@@ -37,15 +37,26 @@ var foreign = []string{
 // CheckFormat returns ErrInvalid if no key can have this prefix and this many
 // random characters, or should not: the prefix may be known as another's.
 func CheckFormat(prefix string, length int) error {
-	switch {
-	case length < MinLength || length > MaxLength:
-		return fmt.Errorf("%w: the random part of a key has %d to %d characters, not %d", backends.ErrInvalid, MinLength, MaxLength, length)
-	case len(prefix) > maxPrefix || !prefixFormat.MatchString(prefix):
-		return fmt.Errorf("%w: the prefix %q is not a letter and at most %d letters, digits and single inner underscores", backends.ErrInvalid, prefix, maxPrefix-1)
-	case isForeign(prefix):
-		return fmt.Errorf("%w: the prefix %q marks the keys of another service", backends.ErrInvalid, prefix)
+	var wrong []error
+	if length < MinLength || length > MaxLength {
+		wrong = append(wrong, fmt.Errorf("%w: key.length: the random part of an API key has %d to %d characters, not %d: write a number between them",
+			backends.ErrInvalid, MinLength, MaxLength, length))
 	}
-	return nil
+	if what, mend := wrongPrefix(prefix); what != "" {
+		wrong = append(wrong, fmt.Errorf("%w: key.prefix: %s: %s", backends.ErrInvalid, what, mend))
+	}
+	return errors.Join(wrong...)
+}
+
+// wrongPrefix says what is wrong with a prefix and how to mend it; nothing if it will do.
+func wrongPrefix(prefix string) (what, mend string) {
+	switch {
+	case len(prefix) > maxPrefix || !prefixFormat.MatchString(prefix):
+		return fmt.Sprintf("the prefix %q is not a letter and at most %d letters, digits and single inner underscores", prefix, maxPrefix-1), "write another"
+	case isForeign(prefix):
+		return fmt.Sprintf("the prefix %q marks the keys of another service", prefix), "write one of your own"
+	}
+	return "", ""
 }
 
 func isForeign(prefix string) bool {
@@ -57,30 +68,10 @@ func isForeign(prefix string) bool {
 	return false
 }
 
-// Generate makes a key with length random characters. It is Valid if CheckFormat
-// takes prefix and length.
-func Generate(prefix string, length int) string {
-	random := randomBase62(length)
-	return prefix + "_" + random + checksum(random)
-}
-
-// randomBase62 draws every character with the same probability: bytes from the
-// last, incomplete run of 62 are dropped.
-func randomBase62(length int) string {
-	const limit = 256 - 256%len(base62)
-	text := make([]byte, 0, length)
-	buf := make([]byte, 2*length)
-	for {
-		_, _ = rand.Read(buf) // never fails: crypto/rand ends the process instead
-		for _, b := range buf {
-			if int(b) >= limit {
-				continue
-			}
-			if text = append(text, base62[int(b)%len(base62)]); len(text) == length {
-				return string(text)
-			}
-		}
-	}
+// NewAPIKey makes a key with length random characters, among them one of each class.
+// It is Valid if CheckFormat takes prefix and length.
+func NewAPIKey(prefix string, length int, needs ...string) string {
+	return generate(Spec{Length: length, Alphabet: "base62", Classes: needs, Prefix: prefix, Checksum: true}, rand.Reader)
 }
 
 func checksum(random string) string {

@@ -42,7 +42,7 @@ func TestFormat(t *testing.T) {
 		if !tt.ok {
 			continue
 		}
-		key, other := keys.Generate(tt.prefix, tt.length), keys.Generate(tt.prefix, tt.length)
+		key, other := keys.NewAPIKey(tt.prefix, tt.length), keys.NewAPIKey(tt.prefix, tt.length)
 		if !strings.HasPrefix(key, tt.prefix+"_") || len(key) != len(tt.prefix)+1+tt.length+6 || !keys.Valid(key) || key == other {
 			t.Errorf("prefix %q, length %d: made %q, %q", tt.prefix, tt.length, key, other)
 		}

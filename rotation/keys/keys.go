@@ -1,5 +1,5 @@
-// Package keys is the format, hashing and checking of the keys that keybroker
-// itself issues: API keys and its own tokens.
+// Package keys generates the values that keybroker itself makes, and is the format,
+// hashing and checking of its own keys: API keys and tokens.
 package keys
 
 import (

@@ -9,10 +9,19 @@ import (
 	"syscall"
 )
 
-// describe names the cause of a failed exchange in fixed words. The texts of
-// net/http quote URLs and what the server sent ("malformed HTTP response …"),
-// where a credential may stand, so none of them is passed on.
+// describe is Describe, of an exchange in HTTP.
 func describe(err error) string {
+	if text := Describe(err); text != "" {
+		return text
+	}
+	return "no valid HTTP answer"
+}
+
+// Describe names the cause of a failed exchange in fixed words; empty: it is none
+// that is known. The texts of libraries quote URLs and what the server sent
+// ("malformed HTTP response …"), where a credential may stand, so none of them is
+// passed on.
+func Describe(err error) string {
 	for _, k := range known {
 		if errors.Is(err, k.err) {
 			return k.text
@@ -48,7 +57,7 @@ func describe(err error) string {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	}
-	return "no valid HTTP answer"
+	return ""
 }
 
 var known = []struct {

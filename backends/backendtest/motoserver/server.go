@@ -2,8 +2,10 @@
 //
 // What moto gets wrong, as far as it matters here: what is not found is answered
 // with HTTP 404 (AWS: 400); quotas, sizes and lags are not modelled; Secrets
-// Manager says of every version that it was created just now; inactive access
-// keys and expired sessions are still accepted.
+// Manager says of every version that it was created just now; inactive access keys
+// (unless RefuseInactive was called) and expired sessions are still accepted; what
+// GetSessionToken gives is accepted nowhere; IAM minds no resource but roles, no
+// condition but StringEquals, and has no policy simulator.
 package motoserver
 
 import (

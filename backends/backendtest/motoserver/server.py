@@ -5,7 +5,7 @@ It is what moto_server runs, and besides:
 - it ends when its standard input does, so that no test leaves one behind;
 - it answers one request at a time, since what is atomic in AWS is not in moto;
 - it refuses credentials in the words and form of AWS's JSON services, where moto
-  speaks as IAM does;
+  speaks as IAM does, and in the form of its query services, where moto has its own;
 - it keeps a journal of the requests that changed something and repeats them when it
   starts, so that it may be killed at any moment and still be as durable as AWS.
 """
@@ -22,6 +22,7 @@ import threading
 from werkzeug.serving import make_server
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from moto.iam import access_control
 from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -74,6 +75,8 @@ class Durable:
         environ["wsgi.input"] = io.BytesIO(body)
         if environ["PATH_INFO"] == "/end-sessions":
             return end_sessions()
+        if environ["PATH_INFO"] == "/refuse-inactive":
+            return refuse_inactive()
         answer, status, headers = run_wsgi_app(self.app, environ, buffered=True)
         return refusal(environ, b"".join(answer)) or (status, list(headers), b"".join(answer))
 
@@ -99,10 +102,18 @@ class Durable:
 
 
 def refusal(environ, answer):
-    """Returns what a JSON service says where moto has answered in XML, else None."""
-    code = re.search(rb"<Code>(\w+)</Code>", answer) if environ.get("HTTP_X_AMZ_TARGET") else None
+    """Returns what AWS says where moto has refused credentials in another form, else None.
+
+    A JSON service says it in JSON, a query service (IAM, STS) without moto's list around the error.
+    """
+    code = re.search(rb"<Code>(\w+)</Code>", answer)
     if not code:
         return None
+    if not environ.get("HTTP_X_AMZ_TARGET"):
+        if b"<ErrorResponse><Errors><Error>" not in answer:
+            return None
+        body = answer.replace(b"<Errors><Error>", b"<Error>").replace(b"</Error></Errors>", b"</Error>")
+        return "403 Forbidden", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))], body
     text = re.search(rb"<Message>(.*?)</Message>", answer, re.DOTALL)
     body = json.dumps({
         "__type": REFUSALS.get(code[1].decode(), code[1].decode()),
@@ -125,6 +136,21 @@ def end_sessions():
     for account in sts_backends.values():
         for backend in account.values():
             backend.assumed_roles.clear()
+    return "200 OK", [("Content-Length", "0")], b""
+
+
+def refuse_inactive():
+    """Makes access keys that are inactive be refused, as in AWS: moto takes them."""
+    key = access_control.IAMUserAccessKey
+    take = key.__init__
+
+    def take_active(self, account_id, partition, access_key_id, headers):
+        take(self, account_id, partition, access_key_id, headers)
+        of = self.backend.get_user(self._owner_user_name)
+        if of.get_access_key_by_id(access_key_id).status != "Active":
+            raise access_control.CreateAccessKeyFailure(reason="InvalidId")
+
+    key.__init__ = take_active
     return "200 OK", [("Content-Length", "0")], b""
 
 

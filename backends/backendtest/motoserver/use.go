@@ -115,6 +115,13 @@ func (s *Server) EndSessions(t testing.TB) {
 	s.post(t, "/end-sessions", "")
 }
 
+// RefuseInactive makes access keys that are inactive be refused from now on, in the
+// words for those that were deleted.
+func (s *Server) RefuseInactive(t testing.TB) {
+	t.Helper()
+	s.post(t, "/refuse-inactive", "")
+}
+
 // KMSKey makes a symmetric key in a region and returns its id.
 func (s *Server) KMSKey(t testing.TB, region string) string {
 	t.Helper()

@@ -32,7 +32,13 @@ const startTimeout = 60 * time.Second
 type Server struct {
 	URL      string // postgres://postgres:<Password>@/<Database>?host=<SocketDir>
 	Database string
-	Socket   string // directory of the server's Unix socket; there is no TCP port
+	Socket   string // directory of the server's Unix socket
+
+	// Of StartTCP only: Start's server has no TCP port.
+	Address string // "127.0.0.1:PORT"
+	CAFile  string // PEM of who signed the certificate that it shows there, which is of 127.0.0.1, not of localhost
+
+	cluster *cluster
 }
 
 // Start returns a fresh, empty database, which is dropped when t ends. The
@@ -56,7 +62,7 @@ func start(t testing.TB, cluster func() (*cluster, error)) *Server {
 	if err != nil {
 		t.Fatalf("starting PostgreSQL: %v", err)
 	}
-	s := &Server{Database: fmt.Sprintf("test_%d", c.databases.Add(1)), Socket: c.dir}
+	s := &Server{Database: fmt.Sprintf("test_%d", c.names.Add(1)), Socket: c.dir, Address: c.address, CAFile: c.caFile, cluster: c}
 	s.URL = c.url(s.Database)
 	c.admin(t, "CREATE DATABASE "+s.Database)
 	t.Cleanup(func() { c.admin(t, "DROP DATABASE IF EXISTS "+s.Database+" WITH (FORCE)") })
@@ -64,24 +70,31 @@ func start(t testing.TB, cluster func() (*cluster, error)) *Server {
 }
 
 var (
-	shared        = sync.OnceValues(func() (*cluster, error) { return startCluster(quick) })
-	sharedDurable = sync.OnceValues(func() (*cluster, error) { return startCluster("") })
+	shared        = sync.OnceValues(func() (*cluster, error) { return startCluster(quick, false) })
+	sharedDurable = sync.OnceValues(func() (*cluster, error) { return startCluster("", false) })
+	sharedTCP     = sync.OnceValues(func() (*cluster, error) { return startCluster(quick, true) })
 )
 
 // quick are settings under which a crash may lose everything.
 const quick = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 
 type cluster struct {
-	dir       string // holds socket, data and log
-	stop      *os.File
-	databases atomic.Int64
+	dir     string // holds socket, data and log
+	address string // of its TCP port; empty: it has none
+	caFile  string
+	stop    *os.File
+	names   atomic.Int64
 }
 
 func (c *cluster) url(database string) string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", Password), Path: "/" + database,
-		RawQuery: url.Values{"host": {c.dir}, "sslmode": {"disable"}}.Encode(),
 	}
+	query := url.Values{"host": {c.dir}, "sslmode": {"disable"}}
+	if c.address != "" {
+		query.Set("port", c.port())
+	}
+	u.RawQuery = query.Encode()
 	return u.String()
 }
 
@@ -110,7 +123,7 @@ wait $server
 rm -rf "$2"
 `
 
-func startCluster(settings string) (*cluster, error) {
+func startCluster(settings string, tcp bool) (*cluster, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -120,7 +133,7 @@ func startCluster(settings string) (*cluster, error) {
 		return nil, err
 	}
 	c := &cluster{dir: dir}
-	if err := c.start(bin, settings); err != nil {
+	if err := c.start(bin, settings, tcp); err != nil {
 		if c.stop == nil { // nobody else removes it
 			err = errors.Join(err, os.RemoveAll(dir))
 		} else {
@@ -131,13 +144,20 @@ func startCluster(settings string) (*cluster, error) {
 	return c, nil
 }
 
-func (c *cluster) start(bin, settings string) error {
+func (c *cluster) start(bin, settings string, tcp bool) error {
 	attr, err := unprivileged(c.dir)
 	if err != nil {
 		return err
 	}
 	if err := c.initialise(bin, attr); err != nil {
 		return err
+	}
+	if tcp {
+		more, err := c.listen(attr)
+		if err != nil {
+			return fmt.Errorf("preparing a TCP port: %w", err)
+		}
+		settings += more
 	}
 
 	log, err := os.Create(filepath.Join(c.dir, "log"))

@@ -72,3 +72,24 @@ func TestServerGoesWithItsTestBinary(t *testing.T) {
 		}
 	}
 }
+
+func TestPasswordsOverTCP(t *testing.T) {
+	s := postgresserver.StartTCP(t)
+	role, password := s.Role(t, "app", "LOGIN")
+	if err := s.Login(t.Context(), role, password); err != nil {
+		t.Errorf("with its password: %v", err)
+	}
+	if err := s.Login(t.Context(), role, "another"); err == nil || !strings.Contains(err.Error(), "28P01") {
+		t.Errorf("with another: %v", err)
+	}
+	conn, err := pgx.Connect(t.Context(), strings.Replace(s.TCPURL(role, password), "sslmode=disable", "sslmode=verify-full&sslrootcert="+s.CAFile, 1))
+	if err != nil {
+		t.Fatalf("over TLS: %v", err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := s.Texts(t, "SELECT rolname::text FROM pg_roles WHERE rolname = $1", role); len(got) != 1 {
+		t.Errorf("the server has the roles %q", got)
+	}
+}

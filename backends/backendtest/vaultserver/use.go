@@ -1,6 +1,7 @@
 package vaultserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -85,11 +86,37 @@ func (s *Server) mount(t testing.TB, engine, kind string) string {
 	return path
 }
 
+// Database mounts a fresh database engine, such as "database-1", for a PostgreSQL at
+// address ("127.0.0.1:5432") where Vault logs in with username and password. Its
+// connection is named "db". It is unmounted when the test ends, and what it leased
+// revoked by that.
+func (s *Server) Database(t testing.TB, address, database, username, password string) (mount string) {
+	t.Helper()
+	mount = s.mount(t, "database", "database")
+	s.Write(t, mount+"/config/db", map[string]any{
+		"plugin_name": "postgresql-database-plugin", "allowed_roles": "*",
+		"connection_url": "postgresql://{{username}}:{{password}}@" + address + "/" + database + "?sslmode=disable",
+		"username":       username, "password": password,
+	})
+	return mount
+}
+
+// Write writes to any path as root.
+func (s *Server) Write(t testing.TB, path string, body map[string]any) *api.Secret {
+	t.Helper()
+	answer, err := s.Client(t).Logical().WriteWithContext(context.Background(), path, body)
+	if err != nil {
+		t.Fatalf("writing to %s: %v", path, err)
+	}
+	return answer
+}
+
 // AppRole describes a role that may log in.
 type AppRole struct {
 	Policy      string        // rules in HCL; the role also has Vault's "default" policy
 	TokenTTL    time.Duration // 0: the server's default, weeks
 	TokenMaxTTL time.Duration // 0: likewise; otherwise renewals end there
+	TokenType   string        // "service", or "batch"; "": service
 }
 
 // Everything is a Policy for an AppRole that may do all.
@@ -108,6 +135,7 @@ func (s *Server) AppRole(t testing.TB, role AppRole) (roleID, secretID string) {
 		"token_policies": []string{name},
 		"token_ttl":      role.TokenTTL.String(),
 		"token_max_ttl":  role.TokenMaxTTL.String(),
+		"token_type":     cmp.Or(role.TokenType, "service"),
 	})
 	if err != nil {
 		t.Fatalf("creating an AppRole: %v", err)

@@ -28,6 +28,7 @@ issuer "http" "pairs" {
   revocation_budget = "1m"
   fields            = ["password", "username"]
 }
+issuer "exec" "program" {}
 issuer "http" "silent" {
   revocation_budget = "1m"
 }
@@ -138,12 +139,22 @@ secret "m" {
 secret "n" {
   backend = "object"
   proof   = "none"
+  issuer "program" {}
+  rotation {
+    key {
+      length = 60           # ERROR: A key of 60 characters does not fit into the backend "object", which takes values of 64 bytes, 7 of them around the key
+    }
+  }
+}
+secret "o" {
+  backend = "object"
+  proof   = "none"
   issuer "silent" {
     scopes = []
   }
   rotation {
-    key {
-      length = 60           # ERROR: A key of 60 characters does not fit into the backend "object", which takes values of 64 bytes, 7 of them around the key
+    key {                   # WARNING: The key settings are without effect: the issuer "silent" says itself what its credentials are like
+      length = 60
     }
   }
 }

@@ -49,7 +49,20 @@ secret "long/d" {
     overlap = "0s"
   }
 }
-secret "other" {             # ERROR: The issuer "user" cannot give an overlap: its old credential ends
+secret "turns" {
+  backend = "b"
+  probe   = "p"
+  issuer "user" { roles = ["a", "b"] }
+}
+secret "one" {
+  backend = "b"
+  probe   = "p"
+  issuer "user" { roles = ["c"] }
+  rotation {
+    overlap = "1m"           # ERROR: or give the secret a second account to take turns with
+  }
+}
+secret "other" {             # ERROR: The issuer "user" cannot give an overlap: it has one account for the secret, whose old credential ends
   backend = "b"
   probe   = "p"
   issuer "user" {}

@@ -30,11 +30,11 @@ backend "local" "b" {}
 issuer "set" "s" {}
 secret "a" {                   # ERROR: rotates without a probe
   backend = "b"
-  issuer "s" {}
+  issuer "s" { roles = ["a"] }
 }
 secret "b" {                   # ERROR: rotates without a probe
   backend = "c"                # ERROR: There is no backend "c"
-  issuer "s" {}
+  issuer "s" { roles = ["b"] }
   rotation {
     overlap   = "2h"           # ERROR: cannot give an overlap # ERROR: is longer than max_overlap
     time_zone = "x"            # ERROR: is no time zone
@@ -44,7 +44,7 @@ secret "b" {                   # ERROR: rotates without a probe
 secret "c" {
   backend = "b"
   prob    = "p"                # ERROR: Did you mean "probe"?
-  issuer "s" {}
+  issuer "s" { roles = ["c"] }
 }
 policy "x" {
   path "a" {

@@ -51,9 +51,13 @@ rotation_policy "monthly" {
   schedule     = "0 3 1 * *"
   time_zone    = "Europe/Berlin"
   jitter       = "30m"
+  window       = "Mon-Fri 02:00-05:00"
+  max_age      = "35d"
   overlap      = "24h"
   min_interval = "1h"
   approval     = true
+
+  max_concurrent = 10
   acknowledgement {
     require    = "applied"
     timeout    = "12h"
@@ -73,6 +77,7 @@ rotation_policy "monthly" {
     alphabet = "base62"
     prefix   = "pk"
     checksum = true
+    classes  = ["lower", "digit"]
   }
   emergency {
     contain        = "revoke_first"
@@ -80,6 +85,8 @@ rotation_policy "monthly" {
   }
   limits {
     max_overlap = "36h"
+    max_age     = "40d"
+    min_length  = 32
   }
 }
 policy "reader" {
@@ -102,6 +109,7 @@ secret "mail/sender" {
   probe     = "mailer"
   consumers = ["newsletter"]
   labels    = { risk = "high", environment = "production" }
+  pair      = "mail" # WARNING: The pair "mail" has one secret alone
   issuer "mailer" {
     scopes = ["send"]
     limits = { daily = 5 }

@@ -41,6 +41,8 @@ CREATE TABLE secrets (
     backend     TEXT NOT NULL,
     issuer      TEXT NOT NULL,
     probe       TEXT NOT NULL,
+    policy      TEXT NOT NULL,     -- rotation policy, pair: as in its definition
+    pair        TEXT NOT NULL,
     definition  TEXT NOT NULL,
     current     BIGINT NOT NULL,
     generation  BIGINT NOT NULL,
@@ -54,6 +56,7 @@ CREATE TABLE secrets (
 );
 CREATE INDEX secrets_due ON secrets (next_due_at, id) WHERE next_due_at IS NOT NULL AND state = 'active';
 CREATE INDEX secrets_of_name ON secrets (name);
+CREATE INDEX secrets_of_pair ON secrets (tenant, pair) WHERE pair <> '';
 
 CREATE TABLE versions (
     secret_id       TEXT NOT NULL REFERENCES secrets (id),
@@ -68,6 +71,8 @@ CREATE TABLE versions (
     issuer          TEXT NOT NULL,
     probe           TEXT NOT NULL,
     settings        TEXT NOT NULL,
+    slot            TEXT NOT NULL, -- the account that holds it, at issuers that have slots
+    seen            TEXT NOT NULL, -- handles that the issuer held before the mint, where it knows no tags
     handle          TEXT NOT NULL,
     backend_version TEXT NOT NULL,
     sealed          BYTEA,
@@ -103,6 +108,7 @@ CREATE TABLE rotations (
     trigger_kind TEXT NOT NULL,
     state       TEXT NOT NULL,
     occupies    BIGINT NOT NULL,
+    waiting_for TEXT,              -- while it has not ended
     record      TEXT NOT NULL,
     started_at  BIGINT NOT NULL,
     ended_at    BIGINT,
@@ -117,6 +123,8 @@ CREATE INDEX rotations_by_start ON rotations (started_at, id);
 CREATE INDEX rotations_failed ON rotations (started_at, id) WHERE state = 'failed';
 CREATE INDEX rotations_live ON rotations (secret_id, started_at, id) WHERE ended_at IS NULL;
 CREATE INDEX rotations_live_by_start ON rotations (started_at, id) WHERE ended_at IS NULL;
+CREATE INDEX rotations_waiting ON rotations (waiting_for, id) WHERE waiting_for IS NOT NULL;
+CREATE INDEX rotations_making ON rotations (secret_id, id) WHERE state IN ('minting', 'staging', 'verifying', 'publishing');
 
 CREATE TABLE rotation_steps (
     rotation_id TEXT NOT NULL REFERENCES rotations (id),
@@ -141,9 +149,11 @@ CREATE TABLE retirements (
     requested_at BIGINT NOT NULL,
     next_at     BIGINT,
     lease_until BIGINT,
+    soaking     BIGINT NOT NULL, -- 1: disabled at its issuer, and still to be removed there
     revision    BIGINT NOT NULL,
     UNIQUE (secret_id, version)
 );
+CREATE INDEX retirements_soaking ON retirements (secret_id, version) WHERE soaking = 1;
 CREATE INDEX retirements_due ON retirements (next_at, id) WHERE next_at IS NOT NULL;
 CREATE INDEX retirements_open ON retirements (secret_id, version)
     WHERE state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL;

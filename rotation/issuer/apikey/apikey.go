@@ -26,6 +26,8 @@ const (
 // DefaultPrefix begins a key unless its secret asks for another.
 const DefaultPrefix = "kb"
 
+const alphabet = "base62"
+
 // Issuer mints API keys.
 type Issuer struct {
 	keys   keys.Keys
@@ -34,9 +36,11 @@ type Issuer struct {
 }
 
 var (
-	_ issuer.Issuer   = (*Issuer)(nil)
-	_ issuer.Preparer = (*Issuer)(nil)
-	_ issuer.Finder   = (*Issuer)(nil)
+	_ issuer.Issuer     = (*Issuer)(nil)
+	_ issuer.Preparer   = (*Issuer)(nil)
+	_ issuer.Finder     = (*Issuer)(nil)
+	_ issuer.KeyChecker = (*Issuer)(nil)
+	_ issuer.Checker    = (*Issuer)(nil)
 )
 
 // New returns an issuer that keeps its records in records.
@@ -50,24 +54,30 @@ func (i *Issuer) Traits() issuer.Traits {
 	return issuer.Traits{Kind: issuer.Mint, Fields: []string{Field}, Handle: []string{IDName}, SelfAttested: true}
 }
 
+// CheckKey implements issuer.KeyChecker. A checksum is always part of a key.
+func (i *Issuer) CheckKey(spec issuer.KeySpec) (issuer.KeySpec, error) {
+	wrong := keys.CheckFormat(cmp.Or(spec.Prefix, DefaultPrefix), cmp.Or(spec.Length, keys.MinLength))
+	if spec.Alphabet != "" && spec.Alphabet != alphabet {
+		wrong = errors.Join(wrong, fmt.Errorf("%w: key.alphabet: the alphabet of an API key is %s, not %q: leave it out", backends.ErrInvalid, alphabet, spec.Alphabet))
+	}
+	// What is wrong with prefix and length has been said.
+	_, err := keys.Check(keys.Spec{Alphabet: alphabet, Classes: spec.Classes, Checksum: true})
+	if wrong = errors.Join(wrong, err); wrong != nil {
+		return spec, wrong
+	}
+	spec.Prefix, spec.Length = cmp.Or(spec.Prefix, DefaultPrefix), cmp.Or(spec.Length, keys.MinLength)
+	spec.Alphabet, spec.Checksum = alphabet, true
+	return spec, nil
+}
+
 // Prepare implements issuer.Preparer. ErrInvalid if the key asked for cannot be
-// an API key; a checksum is always part of it.
+// an API key.
 func (i *Issuer) Prepare(req issuer.Request) (backends.Value, error) {
-	prefix, length, err := checkSpec(req.Key)
+	spec, err := i.CheckKey(req.Key)
 	if err != nil {
 		return backends.Value{}, fmt.Errorf("preparing an API key: %w", err)
 	}
-	return backends.NewValue(map[string]string{Field: keys.Generate(prefix, length)}), nil
-}
-
-// checkSpec returns the prefix and length asked for; ErrInvalid if a key cannot
-// be made so.
-func checkSpec(spec issuer.KeySpec) (prefix string, length int, err error) {
-	if spec.Alphabet != "" && spec.Alphabet != "base62" {
-		return "", 0, fmt.Errorf("%w: the alphabet of an API key is base62, not %q", backends.ErrInvalid, spec.Alphabet)
-	}
-	prefix, length = cmp.Or(spec.Prefix, DefaultPrefix), cmp.Or(spec.Length, keys.MinLength)
-	return prefix, length, keys.CheckFormat(prefix, length)
+	return backends.NewValue(map[string]string{Field: keys.NewAPIKey(spec.Prefix, spec.Length, spec.Classes...)}), nil
 }
 
 // Issue implements issuer.Issuer: it makes the prepared key valid. The same
@@ -132,6 +142,15 @@ func (i *Issuer) Find(ctx context.Context, sub issuer.Subject, tag string) ([]is
 		}
 	}
 	return found, nil
+}
+
+// Check implements issuer.Checker: all that a rotation needs is the broker's own store.
+func (i *Issuer) Check(ctx context.Context, sub issuer.Subject) []issuer.Finding {
+	f := issuer.Finding{What: "the store answers, in which the records of API keys are"}
+	if _, err := i.keys.FindByTag(ctx, publicID(sub.Ref.Tenant, "check")); err != nil {
+		f.Problem, f.Mend = err.Error(), "see to the broker's storage"
+	}
+	return []issuer.Finding{f}
 }
 
 // publicID names the key that a tag stands for. It is the same for every attempt

@@ -52,13 +52,20 @@ func TestConformance(t *testing.T) {
 		m := &memory{}
 		h := hasher(t, newPepper)
 		checker := keys.NewChecker(m, h)
+		other := subject
+		other.Ref.Tenant = "globex"
 		return issuertest.Harness{
 			Issuer:  apikey.New(m, h, clock),
 			Subject: subject,
+			Others:  []issuer.Subject{other},
 			Live:    m.live,
 			Works: func(v backends.Value) bool {
 				_, err := checker.Check(t.Context(), v.Reveal()["key"])
 				return err == nil
+			},
+			Cut: func(n int) (issuer.Issuer, func() bool) {
+				c := &cut{Keys: m, left: n}
+				return apikey.New(c, h, clock), c.reached
 			},
 			LoseAnswer: func() { m.set(func() { m.lose = true }) },
 			Outage: func(on bool) {
@@ -67,6 +74,10 @@ func TestConformance(t *testing.T) {
 						m.down = fmt.Errorf("%w: disk", backends.ErrUnavailable)
 					}
 				})
+			},
+			Refused: func(req issuer.Request) issuer.Request {
+				req.Key.Alphabet = "hex"
+				return req
 			},
 			Secrets: []string{string(newPepper.Key)},
 		}
@@ -130,6 +141,9 @@ func TestKeySpec(t *testing.T) {
 		{issuer.KeySpec{}, "kb_", 30},
 		{issuer.KeySpec{Length: 40, Prefix: "pk", Alphabet: "base62", Checksum: true}, "pk_", 40},
 		{issuer.KeySpec{Prefix: "acme_live", Length: 128}, "acme_live_", 128},
+		{issuer.KeySpec{Classes: []string{"digit", "upper"}}, "kb_", 30},
+		{issuer.KeySpec{Classes: []string{"symbol"}}, "", 0},
+		{issuer.KeySpec{Length: 29}, "", 0},
 		{issuer.KeySpec{Length: 129}, "", 0},
 		{issuer.KeySpec{Alphabet: "hex"}, "", 0},
 		{issuer.KeySpec{Prefix: "ghp"}, "", 0},
@@ -145,6 +159,21 @@ func TestKeySpec(t *testing.T) {
 		key := v.Reveal()["key"]
 		if err != nil || !strings.HasPrefix(key, tt.prefix) || len(key) != len(tt.prefix)+tt.random+6 || !keys.Valid(key) {
 			t.Errorf("%+v: %v, length %d", tt.spec, err, len(key))
+		}
+	}
+}
+
+// CheckKey fills in what Prepare makes, and tells every mistake with its attribute.
+func TestCheckKey(t *testing.T) {
+	i := new(apikey.Issuer) // as it is when it is only described
+	got, err := i.CheckKey(issuer.KeySpec{Classes: []string{"digit"}})
+	if err != nil || got.Length != 30 || got.Prefix != "kb" || got.Alphabet != "base62" || !got.Checksum || len(got.Classes) != 1 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	_, err = i.CheckKey(issuer.KeySpec{Length: 12, Prefix: "ghp", Alphabet: "hex", Classes: []string{"symbol"}})
+	for _, attribute := range []string{"length", "prefix", "alphabet", "classes"} {
+		if !errors.Is(err, backends.ErrInvalid) || !strings.Contains(err.Error(), "invalid: key."+attribute+": ") {
+			t.Errorf("%s is not in %v", attribute, err)
 		}
 	}
 }

@@ -113,3 +113,55 @@ func (m *memory) set(change func()) {
 	defer m.mu.Unlock()
 	change()
 }
+
+// cut are records whose answers end for good once so many points have passed, of which
+// each call has two: before it and after it.
+type cut struct {
+	keys.Keys
+	mu   sync.Mutex
+	left int
+	dead bool
+}
+
+var errCut = fmt.Errorf("%w: cut off", backends.ErrUnavailable)
+
+func (c *cut) passes() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead = c.dead || c.left == 0
+	c.left--
+	return !c.dead
+}
+
+func (c *cut) reached() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead
+}
+
+func (c *cut) around(call func() error) error {
+	if !c.passes() {
+		return errCut
+	}
+	err := call()
+	if !c.passes() {
+		return errCut
+	}
+	return err
+}
+
+func (c *cut) Create(ctx context.Context, r keys.Record) error {
+	return c.around(func() error { return c.Keys.Create(ctx, r) })
+}
+
+func (c *cut) Revoke(ctx context.Context, id string) error {
+	return c.around(func() error { return c.Keys.Revoke(ctx, id) })
+}
+
+func (c *cut) FindByTag(ctx context.Context, tag string) (found []keys.Record, err error) {
+	err = c.around(func() error {
+		found, err = c.Keys.FindByTag(ctx, tag)
+		return err
+	})
+	return found, err
+}

@@ -23,6 +23,7 @@ type Config struct {
 	Create  Create          `hcl:"create,block"`
 	Find    *Find           `hcl:"find,block"`
 	Revoke  Revoke          `hcl:"revoke,block"`
+	Check   *Check          `hcl:"check,block"`
 
 	MaxLive             int            `hcl:"max_live,optional"`          // 0: no limit known
 	ShowOnce            bool           `hcl:"show_once,optional"`         // the value is in the answer to create only
@@ -50,18 +51,20 @@ type Create struct {
 	DefRange hcl.Range      `hcl:",def_range"`
 }
 
-// Find looks credentials up by their tag, on the first page of what the API
-// answers: give the path a filter by tag or a large enough page.
+// Find looks credentials up by their tag: on all pages if a pages block says how they
+// follow each other, else on the one that the API answers with; give the path a filter
+// by tag then, or a large enough page.
 type Find struct {
-	Method   string         `hcl:"method,optional"` // default GET
-	Path     *hcl.Attribute `hcl:"path"`
-	Headers  *hcl.Attribute `hcl:"headers,optional"`
-	Body     *hcl.Attribute `hcl:"body,optional"`
-	Items    string         `hcl:"items"`
-	Tag      string         `hcl:"tag"`
-	Handle   *hcl.Attribute `hcl:"handle"`
-	Success  []int          `hcl:"success,optional"` // default 200
-	DefRange hcl.Range      `hcl:",def_range"`
+	Method   string          `hcl:"method,optional"` // default GET
+	Path     *hcl.Attribute  `hcl:"path"`
+	Headers  *hcl.Attribute  `hcl:"headers,optional"`
+	Body     *hcl.Attribute  `hcl:"body,optional"`
+	Items    string          `hcl:"items"`
+	Tag      string          `hcl:"tag"`
+	Handle   *hcl.Attribute  `hcl:"handle"`
+	Success  []int           `hcl:"success,optional"` // default 200
+	Pages    *httpcall.Pages `hcl:"pages,block"`
+	DefRange hcl.Range       `hcl:",def_range"`
 
 	ItemsRange hcl.Range `hcl:"items,attr_value_range"`
 	TagRange   hcl.Range `hcl:"tag,attr_value_range"`
@@ -74,6 +77,15 @@ type Revoke struct {
 	Headers  *hcl.Attribute `hcl:"headers,optional"`
 	Body     *hcl.Attribute `hcl:"body,optional"`
 	Success  []int          `hcl:"success,optional"` // default 200, 202 and 204
+	DefRange hcl.Range      `hcl:",def_range"`
+}
+
+// Check is a request without any effect that succeeds only where the others are allowed.
+type Check struct {
+	Method   string         `hcl:"method,optional"` // GET, the default, or HEAD
+	Path     *hcl.Attribute `hcl:"path"`
+	Headers  *hcl.Attribute `hcl:"headers,optional"`
+	Success  []int          `hcl:"success,optional"` // default 200 and 204
 	DefRange hcl.Range      `hcl:",def_range"`
 }
 
@@ -99,6 +111,7 @@ func New(cfg Config) (issuer.Issuer, hcl.Diagnostics) {
 	c.base = base
 	c.create()
 	c.revoke()
+	c.check()
 	if cfg.Find == nil {
 		return c.i, c.diags
 	}
@@ -128,8 +141,6 @@ func (c *compiler) settings() {
 	if c.cfg.MaxLive < 0 {
 		c.mistake(c.cfg.MaxLiveRange, "Invalid limit", "max_live is the number of credentials that can be live at once; leave it out if there is no limit.")
 	}
-	c.i.auth, diags = httpcall.CompileAuth(c.cfg.Auth)
-	c.diags = append(c.diags, diags...)
 	// Calls are rare and nobody would close what is kept, so each has its own connection.
 	client, err := outbound.New(outbound.Options{
 		AllowPrivate: c.cfg.AllowPrivateNetwork, CAFile: c.cfg.CAFile, Timeout: timeout, FreshConnections: true,
@@ -138,6 +149,8 @@ func (c *compiler) settings() {
 		c.mistake(c.cfg.CAFileRange, "Unusable ca_file", err.Error()+".")
 	}
 	c.i.client = client
+	c.i.auth, diags = httpcall.CompileAuth(c.cfg.Auth, httpcall.AuthOptions{Client: client, AllowPlain: c.cfg.AllowPrivateNetwork})
+	c.diags = append(c.diags, diags...)
 }
 
 // request compiles and tells whether there was no mistake in it.
@@ -174,7 +187,7 @@ func (c *compiler) create() {
 
 func (c *compiler) revoke() {
 	b := c.cfg.Revoke
-	c.i.revoke = operation{name: "revoking a credential", success: orDefault(b.Success, 200, 202, 204)}
+	c.i.revoke = operation{name: "revoking a credential", success: orDefault(b.Success, 200, 202, 204), repeatable: true}
 	handle := cty.DynamicPseudoType
 	if c.handled {
 		handle = httpcall.HandleType(slices.Sorted(maps.Keys(c.i.handle)))
@@ -188,14 +201,34 @@ func (c *compiler) revoke() {
 	}
 }
 
+func (c *compiler) check() {
+	b := c.cfg.Check
+	if b == nil {
+		return
+	}
+	if b.Method != "" && b.Method != "GET" && b.Method != "HEAD" {
+		c.mistake(b.DefRange, "Check with an effect", "check is sent whenever somebody asks, so its method is GET or HEAD.")
+	}
+	c.i.check = operation{name: "checking", success: orDefault(b.Success, 200, 204), repeatable: true}
+	c.i.check.request, _ = c.request(httpcall.Spec{
+		Method: b.Method, Default: "GET", URL: b.Path, Headers: b.Headers, At: b.DefRange,
+	}, httpcall.Scope{"secret": httpcall.SecretType})
+	c.i.others = append(c.i.others, c.i.check.request)
+}
+
 func (c *compiler) find() *FindingIssuer {
 	b := c.cfg.Find
-	f := &FindingIssuer{Issuer: c.i, find: operation{name: "finding a credential", success: orDefault(b.Success, 200)}}
+	f := &FindingIssuer{Issuer: c.i, find: operation{name: "finding a credential", success: orDefault(b.Success, 200), repeatable: true}}
 	f.find.request, _ = c.request(httpcall.Spec{
 		Method: b.Method, Default: "GET", URL: b.Path, Headers: b.Headers, Body: b.Body, At: b.DefRange,
 	}, httpcall.Scope{"secret": httpcall.SecretType, "rotation": httpcall.TagType})
 	c.i.others = append(c.i.others, f.find.request)
 	var diags hcl.Diagnostics
+	f.pages, diags = httpcall.CompilePages(b.Pages, c.base)
+	c.diags = append(c.diags, diags...)
+	if b.Pages != nil && b.Method != "" && b.Method != "GET" {
+		c.mistake(b.DefRange, "Pages of a request with a body", "Pages follow each other by their URLs, so find must be a GET.")
+	}
 	f.items, diags = httpcall.CompilePath(b.Items, b.ItemsRange)
 	c.diags = append(c.diags, diags...)
 	if !diags.HasErrors() && !f.items.Single() {

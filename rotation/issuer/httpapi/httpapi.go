@@ -23,6 +23,7 @@ type Issuer struct {
 	auth           httpcall.Authenticator
 	create, revoke operation
 	handle, fields map[string]httpcall.Path
+	check          operation           // without a request: none
 	others         []*httpcall.Request // besides create and revoke
 }
 
@@ -30,6 +31,7 @@ type Issuer struct {
 type FindingIssuer struct {
 	*Issuer
 	find       operation
+	pages      httpcall.Pager
 	items, tag httpcall.Path
 	handle     map[string]httpcall.Path
 }
@@ -37,6 +39,8 @@ type FindingIssuer struct {
 var (
 	_ issuer.Issuer          = (*Issuer)(nil)
 	_ issuer.SettingsChecker = (*Issuer)(nil)
+	_ issuer.Checker         = (*Issuer)(nil)
+	_ issuer.Checker         = (*FindingIssuer)(nil)
 	_ issuer.Finder          = (*FindingIssuer)(nil)
 )
 
@@ -44,6 +48,8 @@ type operation struct {
 	name    string
 	request *httpcall.Request
 	success []int
+	// repeatable: doing it twice is as good as once.
+	repeatable bool
 }
 
 // Close closes the connections kept.
@@ -109,35 +115,40 @@ func (i *Issuer) CheckSettings(settings json.RawMessage) []string {
 	return problems
 }
 
-// Find implements issuer.Finder. It reads the one page that the API answers
-// with; give the path a filter by tag, or a page size above max_live.
+// Find implements issuer.Finder. It reads all pages, or fails: what it did not see
+// must not count as "not there".
 func (f *FindingIssuer) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
 	values := subjectValues(sub)
 	values.Tag = tag
-	resp, err := f.call(ctx, f.find, values)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := httpcall.Decode(resp.Body)
+	req, err := f.find.request.Build(ctx, values)
 	if err != nil {
 		return nil, f.find.fail(err)
 	}
-	found, err := f.matching(doc, tag)
+	var found []issuer.Found
+	send := func(req *http.Request) (outbound.Response, error) { return f.send(f.find, req) }
+	err = f.pages.Walk(req, send, func(resp outbound.Response) (any, int, error) {
+		doc, err := httpcall.Decode(resp.Body)
+		if err != nil {
+			return nil, 0, err
+		}
+		here, items, err := f.matching(doc, tag)
+		found = append(found, here...)
+		return doc, items, err
+	})
 	if err != nil {
 		return nil, f.find.fail(err)
 	}
 	return found, nil
 }
 
-// matching picks the items whose tag is exactly tag. An answer of another shape
+// matching picks the items whose tag is exactly tag, and counts all. An answer of another shape
 // than described is an error: taken for "none", it would leave an orphan behind.
-func (f *FindingIssuer) matching(doc any, tag string) ([]issuer.Found, error) {
+func (f *FindingIssuer) matching(doc any, tag string) (found []issuer.Found, count int, err error) {
 	at, ok := f.items.One(doc)
 	items, isList := at.([]any)
 	if !ok || !isList && at != nil { // {"data": null} is how some APIs write an empty list
-		return nil, fmt.Errorf("%w: the answer has no list at %s", backends.ErrUnavailable, f.items)
+		return nil, 0, fmt.Errorf("%w: the answer has no list at %s", backends.ErrUnavailable, f.items)
 	}
-	var found []issuer.Found
 	tagged := 0
 	for _, item := range items {
 		text, ok := f.tag.Text(item)
@@ -149,58 +160,48 @@ func (f *FindingIssuer) matching(doc any, tag string) ([]issuer.Found, error) {
 		}
 		handle, err := httpcall.Texts(f.handle, item)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		found = append(found, issuer.Found{Handle: handle, Tag: text})
 	}
 	if len(items) > 0 && tagged == 0 {
-		return nil, fmt.Errorf("%w: none of the %d items in the answer has a text at %s", backends.ErrUnavailable, len(items), f.tag)
+		return nil, 0, fmt.Errorf("%w: none of the %d items in the answer has a text at %s", backends.ErrUnavailable, len(items), f.tag)
 	}
-	return found, nil
+	return found, len(items), nil
 }
 
 func subjectValues(sub issuer.Subject) httpcall.Values {
 	return httpcall.Values{Ref: sub.Ref, Labels: sub.Labels, Settings: sub.Settings}
 }
 
-// call sends one request and gives its status a class.
+// call builds one request and sends it.
 func (i *Issuer) call(ctx context.Context, op operation, values httpcall.Values) (outbound.Response, error) {
 	req, err := op.request.Build(ctx, values)
 	if err != nil {
 		return outbound.Response{}, op.fail(err)
 	}
-	i.auth.Apply(req)
-	resp, err := i.client.Do(req)
-	switch {
-	case err != nil && !resp.Sent:
-		return outbound.Response{}, op.fail(fmt.Errorf("%w (%w)", err, issuer.ErrNotSent))
-	case err != nil:
+	resp, err := i.send(op, req)
+	if err != nil {
 		return outbound.Response{}, op.fail(err)
 	}
-	if slices.Contains(op.success, resp.Status) {
+	return resp, nil
+}
+
+// send sends one request and gives its status a class.
+func (i *Issuer) send(op operation, req *http.Request) (outbound.Response, error) {
+	resp, err := i.auth.Send(i.client, req, op.repeatable)
+	switch {
+	case err != nil && !resp.Sent:
+		return outbound.Response{}, fmt.Errorf("%w (%w)", err, issuer.ErrNotSent)
+	case err != nil:
+		return outbound.Response{}, err
+	case slices.Contains(op.success, resp.Status):
 		return resp, nil
 	}
-	return outbound.Response{}, op.fail(fmt.Errorf("%w: status %d", class(resp.Status), resp.Status))
+	return outbound.Response{}, fmt.Errorf("%w: status %d", httpcall.StatusClass(resp.Status), resp.Status)
 }
 
 func (op operation) fail(err error) error {
 	host, port := op.request.Endpoint()
 	return fmt.Errorf("%s at %s:%s: %w", op.name, host, port, err)
-}
-
-// class maps a status that is no success. What cannot be told for sure to have
-// had no effect (another 2xx, 303 See Other) is ErrUnavailable.
-func class(status int) error {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
-		return backends.ErrDenied
-	case http.StatusConflict, http.StatusPreconditionFailed:
-		return backends.ErrConflict
-	case http.StatusSeeOther, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return backends.ErrUnavailable
-	}
-	if status >= 300 && status < 500 {
-		return backends.ErrInvalid
-	}
-	return backends.ErrUnavailable
 }

@@ -23,7 +23,6 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/issuer/httpapi"
-	"github.com/keybroker/keybroker/rotation/issuer/issuertest"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
 )
 
@@ -105,38 +104,6 @@ func mustLoad(t *testing.T, src, token string) issuer.Issuer {
 		t.Fatal(text)
 	}
 	return i
-}
-
-func harness(t *testing.T, src string) issuertest.Harness {
-	s := keyserver.Start(t)
-	src = strings.ReplaceAll(src, "BASE", s.URL)
-	wrong := "wrong-" + canary
-	routes := []string{"POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{id}"}
-	return issuertest.Harness{
-		Issuer:      mustLoad(t, src, s.AdminToken),
-		Denied:      mustLoad(t, src, wrong),
-		Unreachable: mustLoad(t, strings.ReplaceAll(src, s.URL, nobody(t)), s.AdminToken),
-		Subject:     subject,
-		Live: func() []string {
-			var tags []string
-			for _, k := range s.Live() {
-				tags = append(tags, k.Name)
-			}
-			return tags
-		},
-		Works:      func(v backends.Value) bool { return s.Works(v.Reveal()["key"]) },
-		LoseAnswer: func() { s.DropCreates(1) },
-		Outage: func(on bool) {
-			for _, r := range routes {
-				s.Override(r, http.StatusServiceUnavailable, map[bool]int{true: -1}[on])
-			}
-		},
-		Secrets: []string{s.AdminToken, wrong},
-	}
-}
-
-func TestConformance(t *testing.T) {
-	issuertest.Run(t, func(t *testing.T) issuertest.Harness { return harness(t, mailer) })
 }
 
 // nobody is the address of a server that is gone.
@@ -304,6 +271,22 @@ func TestFindAnswers(t *testing.T) {
 	}
 }
 
+// Wherever an API sends us, our credentials stay.
+func TestFollowsNoRedirection(t *testing.T) {
+	elsewhere := keyserver.Start(t)
+	redirecting := httptest.NewServer(http.RedirectHandler(elsewhere.URL+"/v1/keys?"+canary, http.StatusTemporaryRedirect))
+	defer redirecting.Close()
+	i := mustLoad(t, strings.ReplaceAll(mailer, "BASE", redirecting.URL), "admin-"+canary)
+	_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+	sameClass(t, "create", 307, err, backends.ErrInvalid)
+	_, err = i.(issuer.Finder).Find(t.Context(), subject, "rot-1")
+	sameClass(t, "find", 307, err, backends.ErrInvalid)
+	sameClass(t, "revoke", 307, i.Revoke(t.Context(), subject, issuer.Handle{"id": "k1"}), backends.ErrInvalid)
+	if elsewhere.Connections() != 0 {
+		t.Error("a redirection was followed")
+	}
+}
+
 func TestRefusesPrivateNetworks(t *testing.T) {
 	s := keyserver.Start(t)
 	src := strings.ReplaceAll(mailer, "BASE", strings.Replace(s.URL, "http:", "https:", 1))
@@ -354,6 +337,10 @@ func TestMistakes(t *testing.T) {
 		{`method = "DELETE"`, `method = "DELET"`, `Did you mean "DELETE"?`},
 		{`max_live          = 5`, `ca_file = "/nonexistent/ca.pem"`, `ca_file`},
 		{`revoke {`, `revok {`, `Did you mean "revoke"?`},
+		{`max_live          = 5`, "check {\n method = \"POST\"\n path = \"/x\"\n}", `GET or HEAD`},
+		{`max_live          = 5`, "check { path = \"/${handle.id}\" }", `no variable "handle"`},
+		{`method = "GET"`, "method = \"POST\"\n  pages \"link\" {}", `must be a GET`},
+		{`items  = "$.data"`, "items  = \"$.data\"\n  pages \"link\" { path = \"$.x\" }", `takes no path`},
 	} {
 		src := strings.Replace(mailer, tt.old, tt.new, 1)
 		src = strings.ReplaceAll(src, "BASE", "http://127.0.0.1:1")

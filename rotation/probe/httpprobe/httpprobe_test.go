@@ -2,10 +2,13 @@ package httpprobe_test
 
 import (
 	"bytes"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +21,7 @@ import (
 	"github.com/zclconf/go-cty/cty/function"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/backends/backendtest/faultproxy"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
 	"github.com/keybroker/keybroker/rotation/outbound/outboundtest"
 	"github.com/keybroker/keybroker/rotation/probe"
@@ -128,6 +132,10 @@ func harness(t *testing.T, src string) probetest.Harness {
 		Probe:        mustLoad(t, strings.NewReplacer("BASE", s.URL, "CANARY", s.Canary()).Replace(src)),
 		Good:         key(secret),
 		Bad:          key("ks-" + canary),
+		Rejected:     map[string]backends.Value{"cut off": key(secret[:len(secret)-1]), "another case": key(strings.ToLower(secret))},
+		Undecided:    map[string]backends.Value{"no header": key("ks\n" + canary), "another field": backends.NewValue(map[string]string{"token": secret})},
+		Broken:       broken(t, src, s),
+		Addresses:    s.Addresses,
 		Canary:       control,
 		LockoutAfter: 5,
 		Revoke:       func() { revoke(t, s, id) },
@@ -136,6 +144,55 @@ func harness(t *testing.T, src string) probetest.Harness {
 		Attempts:     func() int { return s.Requests("GET /v1/me") },
 		Marked:       s.Probes,
 	}
+}
+
+// broken are probes that get no answer from the server.
+func broken(t *testing.T, src string, s *keyserver.Server) map[string]probe.Probe {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	untrusted := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("a credential was sent to a server that is not trusted")
+	}))
+	t.Cleanup(untrusted.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: untrusted.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	outboundtest.Names(t, map[string][]string{"keys.test": {"127.0.0.1"}})
+	at := func(url, more string) probe.Probe {
+		return mustLoad(t, strings.NewReplacer("BASE", url, "CANARY", s.Canary()).Replace(src)+more)
+	}
+	return map[string]probe.Probe{
+		"nobody listens":        at(gone.URL, ""),
+		"no TLS":                at(strings.Replace(s.URL, "http:", "https:", 1), ""),
+		"untrusted certificate": at(untrusted.URL, ""),
+		"another's certificate": at(strings.Replace(untrusted.URL, "127.0.0.1", "keys.test", 1), fmt.Sprintf("ca_file = %q\n", ca)),
+		"no such host":          at("http://no-such.invalid", ""),
+	}
+}
+
+// The same server behind what spoils its answers, in more ways than it does itself.
+func TestConformanceOfSpoiltAnswers(t *testing.T) {
+	probetest.Run(t, func(t *testing.T) probetest.Harness {
+		s := keyserver.Start(t)
+		p := faultproxy.New(t, s.URL)
+		id, secret := create(t, s)
+		return probetest.Harness{
+			Probe:        mustLoad(t, strings.ReplaceAll(mailer, "BASE", p.URL)),
+			Good:         key(secret),
+			Bad:          key("ks-" + canary),
+			LockoutAfter: 5,
+			Revoke:       func() { revoke(t, s, id) },
+			Faults:       probetest.HTTPFaults(p),
+			Hang: func(on bool) {
+				if p.Set(); on {
+					p.Set(faultproxy.Rule{Fault: faultproxy.Latency(time.Hour)})
+				}
+			},
+			Attempts: func() int { return s.Requests("GET /v1/me") },
+			Marked:   s.Probes,
+		}
+	})
 }
 
 func TestConformance(t *testing.T) {

@@ -14,42 +14,21 @@ import (
 	"github.com/keybroker/keybroker/rotation/probe"
 )
 
-// Harness is one probe with a real endpoint behind it. Functions that may be nil
-// switch their tests off.
-type Harness struct {
-	Probe   probe.Probe
-	Subject probe.Subject
-
-	Good backends.Value // accepted by the endpoint
-	Bad  backends.Value // rejected by it
-
-	Canary       backends.Value // as configured; zero: none
-	LockoutAfter int            // as configured
-
-	// Revoke makes Good be rejected.
-	Revoke func()
-	// Faults are ways in which the endpoint can be out of order; each function
-	// switches its fault on or off.
-	Faults      map[string]func(on bool)
-	Connections func() int // accepted by the endpoint so far
-	Attempts    func() int // credentials tried at the endpoint so far, whatever came of it
-	Marked      func() int // requests so far that said they were probing
-}
-
-// Factory makes a harness.
-type Factory func(t *testing.T) Harness
-
 const timeout = 30 * time.Second
 
-// Run runs the suite.
+// Run runs the suite. In the end it says what was not tested, and why.
 func Run(t *testing.T, factory Factory) {
+	var untested []string
 	for _, tt := range []struct {
 		name string
 		test func(*suite)
 	}{
 		{"Verdicts", (*suite).verdicts},
 		{"Revocation", (*suite).revocation},
+		{"OtherVerdicts", (*suite).otherVerdicts},
 		{"Faults", (*suite).faults},
+		{"Hanging", (*suite).hanging},
+		{"NoAnswer", (*suite).noAnswer},
 		{"MissingField", (*suite).missingField},
 		{"Cancelled", (*suite).cancelled},
 		{"FreshConnections", (*suite).freshConnections},
@@ -62,15 +41,26 @@ func Run(t *testing.T, factory Factory) {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
-			tt.test(&suite{T: t, Harness: factory(t), ctx: ctx})
+			tt.test(&suite{T: t, Harness: factory(t), ctx: ctx, untested: &untested})
 		})
+	}
+	for _, what := range untested {
+		t.Log("not tested: " + what)
 	}
 }
 
 type suite struct {
 	*testing.T
 	Harness
-	ctx context.Context
+	ctx      context.Context
+	untested *[]string
+}
+
+// cannot ends a test that the harness gives no way to make.
+func (s *suite) cannot(why string) {
+	s.Helper()
+	*s.untested = append(*s.untested, s.Name()+": "+why)
+	s.Skip("not tested: " + why)
 }
 
 // try tries a value and fails the test if the result holds a part of it.
@@ -78,10 +68,19 @@ func (s *suite) try(ctx context.Context, v backends.Value, address string) probe
 	s.Helper()
 	r := s.Probe.Try(ctx, probe.Try{Subject: s.Subject, Value: v, Address: address})
 	text := fmt.Sprintf("%+v %#v", r, r)
-	for secret := range maps.Values(v.Reveal()) {
-		if secret != "" && strings.Contains(text, secret) {
-			s.Fatal("the result holds the credential")
+	secrets := slices.Clone(s.Secrets)
+	for field, part := range v.Reveal() {
+		if !slices.Contains(s.Public, field) {
+			secrets = append(secrets, part)
 		}
+	}
+	for _, secret := range secrets {
+		if secret != "" && strings.Contains(text, secret) {
+			s.Fatal("the result holds a secret")
+		}
+	}
+	if v := r.Verdict; v != probe.Accepted && v != probe.Rejected && v != probe.Inconclusive {
+		s.Errorf("the verdict is %q", v)
 	}
 	return r
 }
@@ -107,15 +106,84 @@ func (s *suite) verdicts() {
 }
 
 func (s *suite) revocation() {
+	if s.Revoke == nil {
+		s.cannot("the harness cannot revoke")
+	}
 	s.wants(s.Good, probe.Accepted)
 	s.Revoke()
 	s.wants(s.Good, probe.Rejected)
 }
 
+// Verdicts are given as declared, whatever else may be wrong with a credential.
+func (s *suite) otherVerdicts() {
+	if len(s.Harness.Rejected)+len(s.Undecided) == 0 {
+		s.cannot("the harness has no other credentials")
+	}
+	for want, values := range map[probe.Verdict]map[string]backends.Value{probe.Rejected: s.Harness.Rejected, probe.Inconclusive: s.Undecided} {
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			if r := s.try(s.ctx, values[name], ""); r.Verdict != want || r.Detail == "" {
+				s.Errorf("%s: the verdict is %s (%s), want %s", name, r.Verdict, r.Detail, want)
+			}
+		}
+	}
+	s.wants(s.Good, probe.Accepted)
+}
+
+// patience is how long a test waits for an endpoint that hangs.
+const patience = 200 * time.Millisecond
+
+// An endpoint that answers nothing is given up at the deadline, at every address.
+func (s *suite) hanging() {
+	if s.Hang == nil {
+		s.cannot("the harness cannot make the endpoint hang")
+	}
+	s.Hang(true)
+	for _, v := range []backends.Value{s.Good, s.Bad} {
+		ctx, cancel := context.WithTimeout(s.ctx, patience)
+		if r := s.try(ctx, v, ""); r.Verdict != probe.Inconclusive || r.Detail == "" || r.Latency <= 0 {
+			s.Errorf("it hangs, and the result is %+v", r)
+		}
+		cancel()
+	}
+	if s.ctx.Err() != nil {
+		s.Error("the deadline of a try is not kept")
+	}
+	s.Hang(false)
+	s.wants(s.Good, probe.Accepted)
+	s.wants(s.Bad, probe.Rejected)
+}
+
+// noAnswer tries probes that cannot get an answer. Where the endpoint is not known
+// to be the right one, no credential is sent to it.
+func (s *suite) noAnswer() {
+	if len(s.Broken) == 0 {
+		s.cannot("the harness has no probe that gets no answer")
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Broken)) {
+		before := 0
+		if s.Attempts != nil {
+			before = s.Attempts()
+		}
+		broken := &suite{T: s.T, Harness: s.Harness, ctx: s.ctx}
+		broken.Probe = s.Broken[name]
+		for _, v := range []backends.Value{s.Good, s.Bad} {
+			if r := broken.try(s.ctx, v, ""); r.Verdict != probe.Inconclusive || r.Detail == "" {
+				s.Errorf("%s: the result is %+v, want inconclusive", name, r)
+			}
+		}
+		if s.Attempts != nil && s.Attempts() != before {
+			s.Errorf("%s: a credential was tried", name)
+		}
+	}
+}
+
 func (s *suite) faults() {
+	if len(s.Harness.Faults) == 0 {
+		s.cannot("the harness has no faults")
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Harness.Faults)) {
 		s.Run(name, func(t *testing.T) {
-			sub := &suite{T: t, Harness: s.Harness, ctx: s.ctx}
+			sub := &suite{T: t, Harness: s.Harness, ctx: s.ctx, untested: s.untested}
 			set := s.Harness.Faults[name]
 			set(true)
 			for _, v := range []backends.Value{s.Good, s.Bad} {
@@ -147,18 +215,21 @@ func (s *suite) cancelled() {
 
 func (s *suite) freshConnections() {
 	if s.Connections == nil {
-		s.Skip("the harness counts no connections")
+		s.cannot("the harness counts no connections")
 	}
 	const tries = 4
-	before := s.Connections()
+	before, marked := s.Connections(), 0
+	if s.Marked != nil {
+		marked = s.Marked()
+	}
 	for range tries {
 		s.wants(s.Good, probe.Accepted)
 	}
 	if got := s.Connections() - before; got < tries {
 		s.Errorf("%d tries used %d connections", tries, got)
 	}
-	if s.Marked != nil && s.Marked() < tries {
-		s.Errorf("%d of %d tries said they were probing", s.Marked(), tries)
+	if s.Marked != nil && s.Marked()-marked < tries {
+		s.Errorf("%d of %d tries said they were probing", s.Marked()-marked, tries)
 	}
 }
 
@@ -166,6 +237,9 @@ func (s *suite) everyAddress() {
 	addresses, err := s.Probe.Addresses(s.ctx)
 	if err != nil || len(addresses) == 0 {
 		s.Fatalf("addresses: %v, %v", addresses, err)
+	}
+	if s.Harness.Addresses != nil && !slices.Equal(slices.Sorted(slices.Values(addresses)), s.Harness.Addresses) {
+		s.Errorf("the addresses are %v, want %v", addresses, s.Harness.Addresses)
 	}
 	reached := 0
 	for _, a := range addresses {
@@ -204,7 +278,7 @@ func (s *suite) concurrent() {
 // Whoever counts rejections against a lockout counts tries.
 func (s *suite) oneAttemptPerTry() {
 	if s.Attempts == nil {
-		s.Skip("the harness counts no attempts")
+		s.cannot("the harness counts no attempts")
 	}
 	for name, v := range map[string]backends.Value{"good": s.Good, "bad": s.Bad} {
 		before := s.Attempts()
@@ -247,7 +321,7 @@ func (s *suite) canary() {
 	}
 	text := fmt.Sprintf("%+v %#v %s", s.Probe, s.Probe, s.Probe.Scope())
 	for secret := range maps.Values(got.Reveal()) {
-		if strings.Contains(text, secret) {
+		if secret != "" && strings.Contains(text, secret) {
 			s.Error("printing the probe shows the canary")
 		}
 	}

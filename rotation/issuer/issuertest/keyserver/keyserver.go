@@ -4,7 +4,6 @@ package keyserver
 
 import (
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -22,6 +21,7 @@ import (
 //	GET    /v1/keys?name=   → 200 {"data": [{"id", "name"}]}, live ones         (admin)
 //	DELETE /v1/keys/{id}    → 204, 404 if not live                             (admin)
 //	GET    /v1/me           → 200 with a live key as bearer token, else 401
+//	POST   /oauth/token     client credentials, scope "keys", audience "keyserver" → 200 {"access_token", …}
 //
 // on loopback. A key is of the account "" unless its maker names another. Its
 // methods may be called at any time.
@@ -29,6 +29,9 @@ type Server struct {
 	URL        string   // of the first address
 	Addresses  []string // "ip:port" of every server behind the API
 	AdminToken string
+	// Or, instead of AdminToken, as func admin says:
+	ClientID, ClientSecret string
+	SigningKey             string
 
 	mu          sync.Mutex
 	now         func() time.Time
@@ -46,6 +49,11 @@ type Server struct {
 	lockout     Lockout
 	accounts    map[string]*account
 	lockouts    int
+	tokens      map[string]access
+	everyToken  []string
+	tokenLife   time.Duration
+	pageSize    int
+	next        string
 }
 
 // Key is a key that the server holds, without its secret.
@@ -81,17 +89,20 @@ func StartAt(t testing.TB, ips ...string) *Server {
 	t.Helper()
 	s := &Server{
 		AdminToken: "admin-" + rand.Text(),
-		now:        time.Now,
-		counts:     map[string]int{},
-		overrides:  map[string]*override{},
-		standings:  map[string]Standing{},
-		accounts:   map[string]*account{},
+		ClientID:   "keybroker", ClientSecret: "client-" + rand.Text(), SigningKey: "signing-" + rand.Text(),
+		tokens: map[string]access{}, tokenLife: time.Hour,
+		now:       time.Now,
+		counts:    map[string]int{},
+		overrides: map[string]*override{},
+		standings: map[string]Standing{},
+		accounts:  map[string]*account{},
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/keys", s.admin(s.create))
 	mux.HandleFunc("GET /v1/keys", s.admin(s.list))
 	mux.HandleFunc("DELETE /v1/keys/{id}", s.admin(s.revoke))
 	mux.HandleFunc("GET /v1/me", s.me)
+	mux.HandleFunc("POST /oauth/token", s.token)
 	handler := s.count(mux)
 	for _, l := range listen(t, ips) {
 		server := httptest.NewUnstartedServer(handler)
@@ -161,17 +172,6 @@ func (s *Server) count(mux *http.ServeMux) http.Handler {
 	})
 }
 
-func (s *Server) admin(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		token := r.Header.Get("Authorization")
-		if subtle.ConstantTimeCompare([]byte(token), []byte("Bearer "+s.AdminToken)) != 1 {
-			answer(w, http.StatusUnauthorized, map[string]any{"error": "wrong token " + token})
-			return
-		}
-		next(w, r)
-	}
-}
-
 func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Name    string   `json:"name"`
@@ -200,18 +200,6 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // closes the connection without an answer
 	}
 	answer(w, http.StatusCreated, map[string]any{"id": k.ID, "name": k.Name, "secret": k.secret})
-}
-
-func (s *Server) list(w http.ResponseWriter, r *http.Request) {
-	name := r.URL.Query().Get("name")
-	data := []map[string]any{}
-	for _, k := range s.Live() {
-		// A search by prefix, as many APIs have it: more than what was asked for.
-		if strings.HasPrefix(k.Name, name) {
-			data = append(data, map[string]any{"id": k.ID, "name": k.Name})
-		}
-	}
-	answer(w, http.StatusOK, map[string]any{"data": data})
 }
 
 func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
@@ -281,7 +269,7 @@ func (s *Server) Secrets() []string {
 }
 
 // Requests counts the requests of a route so far: "POST /v1/keys",
-// "GET /v1/keys", "DELETE /v1/keys/{id}" or "GET /v1/me".
+// "GET /v1/keys", "DELETE /v1/keys/{id}", "GET /v1/me" or "POST /oauth/token".
 func (s *Server) Requests(route string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

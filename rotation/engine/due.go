@@ -1,0 +1,76 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// SetDue works out when s, whose row the caller saves, is due next: by its schedule, the
+// age of its current version, or that one's end. ErrInvalid if its definition cannot be read.
+func (e *Engine) SetDue(ctx context.Context, tx Tx, s *rotation.Secret) error {
+	current, err := currentOf(ctx, tx, *s)
+	if err != nil {
+		return err
+	}
+	return e.setDue(s, current, rotation.NextDue)
+}
+
+// currentOf returns the current version of a secret, or one of number 0.
+func currentOf(ctx context.Context, tx Tx, s rotation.Secret) (rotation.Version, error) {
+	if s.Current == 0 {
+		return rotation.Version{SecretID: s.ID}, nil
+	}
+	return tx.Version(ctx, s.ID, s.Current)
+}
+
+// setDue notes what next says: rotation.NextDue, or DueAgain.
+func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, next func(rotation.Definition, rotation.Version, time.Time) (rotation.Due, error)) error {
+	s.NextDueAt = zeroTime
+	if s.State == rotation.SecretUnmanaged || s.Definition.Issuer == "" {
+		return nil
+	}
+	due, err := next(s.Definition, current, e.Now())
+	if err != nil {
+		return fmt.Errorf("scheduling %s: %w", s.Ref, err)
+	}
+	s.NextDueAt = due.At
+	return nil
+}
+
+// dueWith works out when a secret is due next whose current version becomes v. A
+// definition that cannot be read holds up nothing that has happened.
+func (e *Engine) dueWith(s *rotation.Secret, v rotation.Version) {
+	if err := e.setDue(s, v, rotation.NextDue); err != nil {
+		e.Logger.Error("a secret is not rotated by itself any more", "secret", s.Ref, "error", err)
+	}
+}
+
+// dueAfterFailure lets a secret whose scheduled rotation has failed be due again, before
+// long if something forces it.
+func (e *Engine) dueAfterFailure(ctx context.Context, tx Tx, r rotation.Rotation) error {
+	if r.Trigger != rotation.TriggerSchedule {
+		return nil
+	}
+	s, err := tx.Secret(ctx, r.SecretID)
+	if err != nil {
+		return err
+	}
+	current, err := currentOf(ctx, tx, s)
+	if err != nil {
+		return err
+	}
+	before := s.NextDueAt
+	if err := e.setDue(&s, current, rotation.DueAgain); err != nil {
+		e.Logger.Error("a secret is not rotated by itself any more", "secret", s.Ref, "error", err)
+	}
+	if s.NextDueAt.Equal(before) {
+		return nil
+	}
+	if err := tx.SaveSecret(ctx, &s); err != nil && !isConflict(err) { // else it stays due as it was when the rotation began
+		return err
+	}
+	return nil
+}
