@@ -126,6 +126,17 @@ func (e *Engine) asking(issuer string, urgent bool) (func(error), error) {
 	return nil, fmt.Errorf("%w: %s", backends.ErrUnavailable, e.leftAlone(issuer).text(issuer))
 }
 
+// noteFailure counts a request of another kind, which nothing holds back, if the issuer
+// failed it.
+func (e *Engine) noteFailure(issuer string, err error) {
+	if works(err) {
+		return
+	}
+	if answered, refused := e.asking(issuer, false); refused == nil {
+		answered(err)
+	}
+}
+
 // IssuersDown returns the issuers of the configuration that keep failing, by name; nil:
 // it works. Each is down until a request of it succeeds, or it is configured anew.
 func (e *Engine) IssuersDown() map[string]*IssuerDown {

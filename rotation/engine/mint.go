@@ -411,6 +411,7 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	found, err := e.findMint(cctx, is, e.subject(x.secret, *v), *v)
+	e.noteFailure(v.Issuer, err)
 	if errors.Is(err, errNoHandle) {
 		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 			x.r.Fail(fmt.Sprintf("the answer to a mint was lost: %v", err), e.Now())

@@ -143,6 +143,9 @@ func (w *world) definition(window time.Duration) rotation.Definition {
 		d.Plan.WaitForMirrors = w.intn(2) == 0
 	}
 	d.Plan.Approval = w.intn(12) == 0
+	if w.seed%2 == 0 { // of a pair and a policy of its own: the gates open for it
+		d.Pair, d.Policy, d.MaxConcurrent = "alone", "alone", 1
+	}
 	if d.Issuer == "single" {
 		d.Plan.Overlap = 0
 	}

@@ -14,12 +14,12 @@ import (
 	"github.com/keybroker/keybroker/rotation/postgresconn"
 )
 
-// session is one transaction.
-type session struct{ pgx.Tx }
+// session is one transaction, the only one of its connection.
+type session struct{ *pgx.Conn }
 
-// prelude makes names mean the server's own, whatever the database's settings say,
-// and bounds how long one worker waits for another.
-const prelude = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '10s'"
+// begin makes names mean the server's own, whatever the database's settings say, and
+// bounds how long one worker waits for another.
+const begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '10s'"
 
 // within connects, runs fn in a transaction, and commits it. Errors name the server;
 // with ErrNotSent nothing was asked of it.
@@ -34,26 +34,31 @@ func (i *Issuer) within(ctx context.Context, fn func(context.Context, session) e
 	case err != nil:
 		return at(err)
 	}
-	defer postgresconn.Close(ctx, conn)
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	defer postgresconn.Close(ctx, conn) // and with it what is not committed
+	tx := session{conn}
+	if err = tx.run(ctx, begin); err == nil {
+		err = fn(ctx, tx)
+	}
+	if err == nil {
+		err = tx.commit(ctx)
+	}
 	if err != nil {
-		return at(postgresconn.Explain(err))
+		return at(err)
 	}
-	if _, err = tx.Exec(ctx, prelude, pgx.QueryExecModeSimpleProtocol); err == nil {
-		err = fn(ctx, session{tx})
+	return nil
+}
+
+// commit is an error, too, where the server rolled back instead: it does that, and
+// says so, once any statement has failed.
+func (s session) commit(ctx context.Context) error {
+	done, err := s.Exec(ctx, "COMMIT", pgx.QueryExecModeSimpleProtocol)
+	switch {
+	case err != nil:
+		return postgresconn.Explain(err)
+	case done.String() != "COMMIT":
+		return fmt.Errorf("%w: the server rolled the change back", backends.ErrUnavailable)
 	}
-	if err == nil {
-		err = tx.Commit(ctx)
-	}
-	if err == nil {
-		return nil
-	}
-	// What the connection's end would undo anyway is not worth another error.
-	_ = tx.Rollback(ctx)
-	if backends.Class(err) == nil {
-		err = postgresconn.Explain(err)
-	}
-	return at(err)
+	return nil
 }
 
 // account is a role as it is now.
@@ -149,15 +154,7 @@ func (i *Issuer) change(ctx context.Context, role string, decide func(account) (
 
 // lock reads a role once nobody else of ours is about to change it.
 func (s session) lock(ctx context.Context, role string) (account, error) {
-	var oid int64
-	err := s.QueryRow(ctx, "SELECT oid::bigint FROM pg_roles WHERE rolname = $1", role).Scan(&oid)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return account{}, nil
-	}
-	if err != nil {
-		return account{}, postgresconn.Explain(err)
-	}
-	if _, err := s.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", locks|oid); err != nil {
+	if _, err := s.Exec(ctx, "SELECT pg_advisory_xact_lock($2::bigint | oid::bigint) FROM pg_roles WHERE rolname = $1", role, locks); err != nil {
 		return account{}, postgresconn.Explain(err)
 	}
 	return s.account(ctx, role)
