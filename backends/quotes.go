@@ -19,15 +19,43 @@ const (
 )
 
 // Quotes tells whether said, which somebody answered to a request with this text in
-// it, quotes the text or a part of it: as it is, in base64, or escaped as JSON and
-// programming languages do, several times over. Vaults and what stands before them
+// it, quotes the text or a part of it: as it is, in base64, escaped as JSON and
+// programming languages do, several times over, or as URLs do. Vaults and what stands before them
 // quote requests in their errors; such an answer must be in no log.
 //
 // It may tell so of what only looks like it, and cannot tell of texts of less than
 // four characters.
 func Quotes(said, text string) bool {
+	if quotes(said, text) {
+		return true
+	}
+	decoded := percentDecoded(said)
+	return decoded != said && quotes(decoded, text)
+}
+
+func quotes(said, text string) bool {
 	said = plain(said)
 	return holdsPart(said, plain(text)) || holdsPart(said, base64.StdEncoding.EncodeToString([]byte(text)))
+}
+
+// percentDecoded undoes the escapes of URLs (RFC 3986, section 2.1), and leaves what is
+// none as it is.
+func percentDecoded(s string) string {
+	var b strings.Builder
+	for {
+		before, after, found := strings.Cut(s, "%")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		if code, err := strconv.ParseUint(after[:min(2, len(after))], 16, 8); err == nil && len(after) >= 2 {
+			b.WriteByte(byte(code))
+			after = after[2:]
+		} else {
+			b.WriteByte('%')
+		}
+		s = after
+	}
 }
 
 // holdsPart tells whether said holds text, if that is short, or else eight bytes in a

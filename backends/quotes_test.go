@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +23,8 @@ var written = map[string]func(string) string{
 	"as ASCII":   strconv.QuoteToASCII,
 	"as Go":      func(s string) string { return fmt.Sprintf("%q", s) },
 	"in base64":  func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+	"in a URL":   url.QueryEscape,
+	"in a path":  url.PathEscape,
 	"in one line": func(s string) string {
 		return strings.Join(strings.Fields(asJSON(s)), " ")
 	},

@@ -14,11 +14,12 @@ import (
 
 // Supply hands in the credential that a rotation waits for, which a person has made.
 // It is a write of the secret's value: update, on its path. The audit log has keyed
-// hashes of the fields, by which it can be told who handed in what.
+// hashes of the fields, by which it can be told who handed in what, and of the handle how
+// many parts it has: what it says stands with the mint, once it was looked at.
 func (b *Broker) Supply(ctx context.Context, p authn.Principal, id string, r client.SupplyRequest) (out client.Rotation, err error) {
 	of, may, emergency, missing := b.targeted(ctx, p, onRotation(id))
 	req := request{action: "rotation.supply", path: recordPath["rotation"] + id,
-		detail: map[string]string{"rotation": id, "reason": r.Reason, "fields": strconv.Itoa(len(r.Fields)), "handle": handleText(r.Handle)}}
+		detail: map[string]string{"rotation": id, "reason": r.Reason, "fields": strconv.Itoa(len(r.Fields)), "handle": strconv.Itoa(len(r.Handle))}}
 	if missing != nil { // nobody needs a permission to be told
 		return out, b.refuse(ctx, p, req, itemwise, missing)
 	}
@@ -34,7 +35,7 @@ func (b *Broker) Supply(ctx context.Context, p authn.Principal, id string, r cli
 		if len(r.Fields) == 0 {
 			return fmt.Errorf("%w: the credential is missing: which fields does it have?", backends.ErrInvalid)
 		}
-		rot, err := b.Engine.Supply(ctx, id, backends.NewValue(r.Fields), r.Handle, asked(p, r.Reason))
+		rot, err := b.Engine.Supply(ctx, id, backends.NewValue(r.Fields), r.Handle, r.NotAfter, asked(p, r.Reason))
 		out = viewRotation(store.RotationOf{Rotation: rot, Ref: of.Ref}, nil)
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -112,14 +114,17 @@ const maxChecked = 20
 
 // CheckIssuer has an issuer try its permissions, without any effect: for one secret,
 // or for those that it mints for. It uses the issuer's own credential, so it takes
-// update; no policy on the secrets is asked, since nothing of them is told but names
-// within p's walls. ErrUnsupported if that issuer cannot tell.
+// update; no policy on the secrets is asked. What is told of them, within p's walls, is
+// what the issuer is asked for: their names and the settings in their issuer blocks.
+// ErrUnsupported if that issuer cannot tell.
 func (b *Broker) CheckIssuer(ctx context.Context, p authn.Principal, name string, r client.CheckIssuerRequest) (out client.IssuerCheck, err error) {
 	req := request{action: "issuer.check", path: issuersPath, detail: map[string]string{"issuer": name}}
 	var found rotation.Secret
 	var missing error
 	if r.Secret != "" {
-		found, req, missing = b.resolve(ctx, p, r.Secret, req)
+		if found, req, missing = b.resolve(ctx, p, r.Secret, req); missing == nil && !b.seesSecret(ctx, p, found) {
+			missing = notThere("secret", r.Secret)
+		}
 	}
 	err = b.do(ctx, p, policy.Update, req, func() error {
 		c, err := component(b.Components.Issuers(), p, "issuer", name)
@@ -137,7 +142,10 @@ func (b *Broker) CheckIssuer(ctx context.Context, p authn.Principal, name string
 		if r.Secret == "" {
 			secrets, err = b.mintedBy(ctx, p, name)
 		} else if found.Definition.Issuer != name {
-			err = fmt.Errorf("%w: %s is not minted by issuer %q, but by %q", backends.ErrInvalid, r.Secret, name, found.Definition.Issuer)
+			err = fmt.Errorf("%w: %s is not minted by issuer %q", backends.ErrInvalid, r.Secret, name)
+		}
+		if err == nil {
+			checker, err = b.alsoHolding(ctx, c.Works, checker, secrets)
 		}
 		if err == nil {
 			out = check(ctx, checker, secrets)
@@ -148,7 +156,17 @@ func (b *Broker) CheckIssuer(ctx context.Context, p authn.Principal, name string
 	return out, err
 }
 
-// mintedBy are the first secrets that an issuer mints for, of those that p reaches.
+// seesSecret tells whether p sees a secret; who cannot be told sees it not.
+func (b *Broker) seesSecret(ctx context.Context, p authn.Principal, s rotation.Secret) bool {
+	var may sight
+	err := b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		may, err = b.sight(ctx, tx, p, s)
+		return err
+	})
+	return err == nil && may.sees
+}
+
+// mintedBy are the first secrets that an issuer mints for, of those that p sees.
 func (b *Broker) mintedBy(ctx context.Context, p authn.Principal, name string) (found []rotation.Secret, err error) {
 	err = b.Store.View(ctx, func(tx *store.Tx) error {
 		found = nil
@@ -157,59 +175,112 @@ func (b *Broker) mintedBy(ctx context.Context, p authn.Principal, name string) (
 			if err != nil {
 				return err
 			}
-			some = slices.DeleteFunc(some, func(s rotation.Secret) bool {
-				return s.Definition.Issuer != name || s.State == rotation.SecretUnmanaged
-			})
-			if some, err = b.within(ctx, tx, p, some); err != nil {
-				return err
+			for _, s := range some {
+				if s.Definition.Issuer != name || s.State == rotation.SecretUnmanaged {
+					continue
+				}
+				may, err := b.sight(ctx, tx, p, s)
+				if err != nil {
+					return err
+				}
+				if may.sees {
+					found = append(found, s)
+				}
+				if len(found) == maxChecked {
+					return nil
+				}
 			}
-			if found = append(found, some...); next == "" || len(found) >= maxChecked {
-				found = found[:min(len(found), maxChecked)]
+			if at.After = next; next == "" {
 				return nil
 			}
-			at.After = next
 		}
 	})
 	return found, err
+}
+
+// A check ends before a client leaves (client.DefaultTimeout): what keeps an issuer from
+// answering is just what is to be found out.
+const (
+	checkTimeout = 25 * time.Second
+	checksAtOnce = 4
+)
+
+// checkEach asks for every secret, several at once, until the time is over. What was
+// not begun by then is nil.
+func checkEach(ctx context.Context, checker issuer.Checker, secrets []rotation.Secret) [][]issuer.Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	found := make([][]issuer.Finding, len(secrets))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(checksAtOnce, len(secrets)) {
+		workers.Go(func() {
+			for i := range next {
+				s := secrets[i]
+				if ctx.Err() == nil {
+					found[i] = append([]issuer.Finding{}, checker.Check(ctx, issuer.Subject{Ref: s.Ref, Labels: s.Definition.Labels, Settings: s.Definition.Settings})...)
+				}
+			}
+		})
+	}
+	for i := range secrets {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	return found
 }
 
 // check asks for every secret; where there is none, as for one that says nothing.
 // What is found of all of them is there once.
 func check(ctx context.Context, checker issuer.Checker, secrets []rotation.Secret) client.IssuerCheck {
 	out := client.IssuerCheck{OK: true, Checked: []string{}, Findings: []client.IssuerFinding{}}
-	add := func(of string, all []issuer.Finding) {
-		for _, f := range all {
-			v := client.IssuerFinding{What: f.What, Problem: f.Problem, Mend: f.Mend, Unknown: f.Unknown}
-			same := func(w client.IssuerFinding) bool {
-				return w.What == v.What && w.Problem == v.Problem && w.Mend == v.Mend && w.Unknown == v.Unknown
-			}
-			i := slices.IndexFunc(out.Findings, same)
-			if i < 0 {
-				i, out.Findings = len(out.Findings), append(out.Findings, v)
-			}
-			if at := &out.Findings[i]; of != "" && !slices.Contains(at.Secrets, of) {
-				at.Secrets = append(at.Secrets, of)
-			}
-			out.OK = out.OK && !v.Bad()
-		}
-	}
 	if len(secrets) == 0 {
-		add("", checker.Check(ctx, issuer.Subject{}))
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		addFindings(&out, "", checker.Check(ctx, issuer.Subject{}))
 	}
-	for _, s := range secrets {
-		of := s.Ref.String()
+	var late []string
+	for i, found := range checkEach(ctx, checker, secrets) {
+		of := secrets[i].Ref.String()
+		if found == nil {
+			late = append(late, of)
+			continue
+		}
 		out.Checked = append(out.Checked, of)
-		add(of, checker.Check(ctx, issuer.Subject{Ref: s.Ref, Labels: s.Definition.Labels, Settings: s.Definition.Settings}))
+		addFindings(&out, of, found)
 	}
 	for i, f := range out.Findings {
 		if len(f.Secrets) == len(out.Checked) {
 			out.Findings[i].Secrets = nil
 		}
 	}
+	for _, of := range late {
+		addFindings(&out, of, []issuer.Finding{{What: "may do what a rotation needs", Unknown: true,
+			Problem: fmt.Sprintf("no time was left to ask for it: a check ends after %s", checkTimeout), Mend: "check again once the other findings are mended, or for one secret at a time"}})
+	}
 	slices.SortStableFunc(out.Findings, func(a, b client.IssuerFinding) int {
 		return strings.Compare(severity(a), severity(b))
 	})
 	return out
+}
+
+// addFindings adds what was found of a secret to what was found of others.
+func addFindings(out *client.IssuerCheck, of string, all []issuer.Finding) {
+	for _, f := range all {
+		v := client.IssuerFinding{What: f.What, Problem: f.Problem, Mend: f.Mend, Unknown: f.Unknown}
+		same := func(w client.IssuerFinding) bool {
+			return w.What == v.What && w.Problem == v.Problem && w.Mend == v.Mend && w.Unknown == v.Unknown
+		}
+		i := slices.IndexFunc(out.Findings, same)
+		if i < 0 {
+			i, out.Findings = len(out.Findings), append(out.Findings, v)
+		}
+		if at := &out.Findings[i]; of != "" && !slices.Contains(at.Secrets, of) {
+			at.Secrets = append(at.Secrets, of)
+		}
+		out.OK = out.OK && !v.Bad()
+	}
 }
 
 // severity puts problems first.

@@ -101,7 +101,7 @@ func (b *Broker) effective(ctx context.Context, tx *store.Tx, p authn.Principal,
 func declared(all []client.Setting, d rotation.Definition) {
 	for i := range all {
 		s := &all[i]
-		byIssuer := s.Name == "confirm.window" && d.Plan.Confirm.Budget > 0 || strings.HasPrefix(s.Name, "key.") && s.Value != "" && s.Value != "false"
+		byIssuer := s.Name == "confirm.budget" || s.Name == "confirm.window" && d.Plan.Confirm.Budget > 0 || strings.HasPrefix(s.Name, "key.") && s.Value != "" && s.Value != "false"
 		if byIssuer && s.From == client.FromDefault {
 			s.From = client.FromIssuer
 		}

@@ -57,13 +57,21 @@ func viewWhole(ctx context.Context, tx *store.Tx, s rotation.Secret) (client.Sec
 	if err != nil {
 		return client.Secret{}, err
 	}
-	_, err = tx.Occupying(ctx, s.ID)
-	if err != nil && !errors.Is(err, backends.ErrNotFound) {
+	occupying, err := occupyingOf(ctx, tx, s.ID)
+	if err != nil {
 		return client.Secret{}, err
 	}
-	occupied := err == nil
 	placements, err := tx.Placements(ctx, s.ID)
-	return viewSecret(s, versions, retirements, placements, occupied), err
+	return viewSecret(s, versions, retirements, placements, occupying), err
+}
+
+// occupyingOf reads the rotation that occupies a secret; nil: there is none.
+func occupyingOf(ctx context.Context, tx *store.Tx, secretID string) (*rotation.Rotation, error) {
+	r, err := tx.Occupying(ctx, secretID)
+	if errors.Is(err, backends.ErrNotFound) {
+		return nil, nil
+	}
+	return &r, err
 }
 
 // shownVersions is how many of a secret's versions are shown besides those that

@@ -80,6 +80,7 @@ func (l *listing) plan(p rotation.Plan) {
 	l.add("confirm.rejections", strconv.Itoa(p.Confirm.Rejections))
 	l.add("confirm.window", needed(p.Confirm.Window))
 	l.add("confirm.recheck", spans(p.Confirm.Recheck))
+	l.add("confirm.budget", needed(p.Confirm.Budget))
 	l.add("acknowledgement.require", string(p.Acknowledgement.Require))
 	l.add("acknowledgement.timeout", needed(p.Acknowledgement.Timeout))
 	onTimeout := "proceed"

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -22,6 +23,7 @@ type held struct {
 	secret      rotation.Secret
 	versions    []rotation.Version
 	retirements []rotation.Retirement
+	replacing   *rotation.Rotation // what occupies it, while its current version is being turned off
 }
 
 func (h *held) version(n int) *rotation.Version {
@@ -42,6 +44,31 @@ func (h *held) revoked(n int) bool {
 		}
 	}
 	return false
+}
+
+// withoutCurrent is that the current version is being turned off and nothing is in its
+// place yet, with what that waits for: it may be a person, for days.
+type withoutCurrent struct {
+	error
+	hint string
+}
+
+func (e withoutCurrent) Unwrap() error { return e.error }
+func (e withoutCurrent) Hint() string  { return e.hint }
+
+func (h *held) withoutCurrent(name string) error {
+	why, hint := "nothing is replacing it", fmt.Sprintf("`keybroker secret plan %s` tells what comes next; `keybroker rotation list --secret %s` what came to nothing", name, name)
+	switch r := h.replacing; {
+	case r == nil:
+	case r.AwaitsValue():
+		why = "a person is to make its replacement by " + utc(r.ValueBy).Format(time.RFC3339)
+		hint = "once somebody has, `keybroker rotation supply " + r.ID + "` hands it in"
+	case r.WaitingFor != "":
+		why, hint = "its replacement waits for: "+r.WaitingFor, "`keybroker rotation show "+r.ID+"` tells what ends that"
+	default:
+		why, hint = "its replacement is being made", ""
+	}
+	return withoutCurrent{fmt.Errorf("%w: version %d of %s is being revoked, and %s", backends.ErrUnavailable, h.secret.Current, name, why), hint}
 }
 
 var capabilityOf = map[rotation.VersionStage]policy.Capability{
@@ -122,8 +149,16 @@ func (b *Broker) hold(ctx context.Context, p authn.Principal, name string, numbe
 		if h.versions, err = tx.Versions(ctx, h.secret.ID); err != nil {
 			return err
 		}
-		if h.retirements, err = tx.Retirements(ctx, h.secret.ID); err != nil || number == 0 || h.version(number) != nil {
+		if h.retirements, err = tx.Retirements(ctx, h.secret.ID); err != nil {
 			return err
+		}
+		if h.revoked(h.secret.Current) {
+			if h.replacing, err = occupyingOf(ctx, tx, h.secret.ID); err != nil {
+				return err
+			}
+		}
+		if number == 0 || h.version(number) != nil {
+			return nil
 		}
 		closed, err := tx.Version(ctx, h.secret.ID, number)
 		if err == nil {
@@ -158,8 +193,10 @@ func wanted(h *held, notThere error, name string, number int) (v *rotation.Versi
 	switch {
 	case !readable:
 		return v, policy.Read, fmt.Errorf("%w: version %d of %s is retired", backends.ErrNotFound, n, name)
+	case h.revoked(n) && n == h.secret.Current:
+		return v, c, h.withoutCurrent(name)
 	case h.revoked(n):
-		return v, c, fmt.Errorf("%w: version %d of %s is being revoked, and there is no replacement yet", backends.ErrUnavailable, n, name)
+		return v, c, fmt.Errorf("%w: version %d of %s is being revoked", backends.ErrUnavailable, n, name)
 	}
 	return v, c, nil
 }

@@ -11,7 +11,7 @@ import (
 
 // The wire forms of what the store holds. Nothing here reveals a value.
 
-func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, placements []rotation.Placement, occupied bool) client.Secret {
+func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []rotation.Retirement, placements []rotation.Placement, occupying *rotation.Rotation) client.Secret {
 	d := s.Definition
 	out := client.Secret{Name: s.Ref.Name, Tenant: s.Ref.Tenant, Backend: d.Backend, Labels: maps.Clone(d.Labels), Issuer: d.Issuer,
 		Probe: d.Probe, Consumers: d.Consumers, Schedule: d.Schedule, Policy: d.Policy, Pair: d.Pair, State: string(s.State), Generation: s.Generation,
@@ -21,12 +21,9 @@ func viewSecret(s rotation.Secret, versions []rotation.Version, retirements []ro
 		out.Labels = map[string]string{}
 	}
 	if s.State == rotation.SecretActive {
-		out.NextRotationAt = s.NextDueAt.UTC()
-		if s.NextDueAt.IsZero() {
-			out.NextRotationAt = time.Time{}
-		}
+		out.NextRotationAt = utc(rotation.NextByItself(s, occupying))
 	}
-	if occupied && s.State == rotation.SecretActive {
+	if occupying != nil && s.State == rotation.SecretActive {
 		out.State = client.SecretRotating
 	}
 	for _, v := range versions {

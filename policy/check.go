@@ -105,6 +105,14 @@ func (c *checker) age(r Rotation) {
 		c.report("max_age", fmt.Sprintf("a max_age of %s is shorter than min_interval, %s: it could not be kept", r.MaxAge, r.MinInterval),
 			"lower min_interval or raise max_age")
 	}
+	times, wrong, _ := parseWindows(r.Window)
+	if r.Window == "" || wrong != "" {
+		return
+	}
+	if closed := times.longestClosed(); closed+r.Verify.Timeout > r.MaxAge {
+		c.report("max_age", fmt.Sprintf("a max_age of %s could not be kept: the window %q stays closed for up to %s, and verification may take %s", r.MaxAge, r.Window, closed, r.Verify.Timeout),
+			fmt.Sprintf("write %q or more, or open the window more often", closed+r.Verify.Timeout))
+	}
 }
 
 func (c *checker) limits(l Limits) {

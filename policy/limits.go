@@ -80,6 +80,16 @@ func (s *strictest) list() []Bound {
 	return found
 }
 
+// Least returns the strictest min_length that holds; 0: none.
+func (r Resolved) Least() int {
+	for _, b := range r.Bounds {
+		if b.Limit == LimitLength {
+			return b.Least
+		}
+	}
+	return 0
+}
+
 // Excess is a setting that goes beyond a limit. The problem is about the setting.
 type Excess struct {
 	Problem

@@ -201,6 +201,12 @@ func TestCheck(t *testing.T) {
 		{func(r *policy.Rotation) { r.MaxAge = -1 }, "max_age", "negative"},
 		{func(r *policy.Rotation) { r.MaxAge = 24 * time.Hour }, "max_age", "not longer than the overlap, 24h0m0s"},
 		{func(r *policy.Rotation) { r.MaxAge, r.MinInterval = 48*time.Hour, 49*time.Hour }, "max_age", "shorter than min_interval, 49h0m0s"},
+		{func(r *policy.Rotation) { r.MaxAge, r.Window = 48*time.Hour, "Sun 03:00-04:00" }, "max_age", "stays closed for up to 167h0m0s"},
+		{func(r *policy.Rotation) { r.MaxAge, r.Window = 167*time.Hour, "Sun 03:00-04:00" }, "max_age", `"167h5m0s" or more`},
+		{func(r *policy.Rotation) {
+			r.MaxAge, r.Window = 40*time.Hour, "Mon-Fri 22:00-02:00, Mon-Thu 01:00-03:00"
+		}, "max_age", "for up to 47h0m0s"},
+		{func(r *policy.Rotation) { r.MaxAge, r.Window = 48*time.Hour, "Mon 02:00" }, "window", "no time of the week"},
 		{func(r *policy.Rotation) { r.Window = "Mon 02:00" }, "window", "no time of the week"},
 		{func(r *policy.Rotation) { r.MaxConcurrent = -1 }, "max_concurrent", "negative"},
 		{func(r *policy.Rotation) { r.Key.Classes = []string{"lowr"} }, "key.classes", `did you mean "lower"?`},
@@ -224,6 +230,22 @@ func TestCheck(t *testing.T) {
 		problems := policy.Check(r)
 		if len(problems) != 1 || problems[0].Attribute != c.attribute || !strings.Contains(problems[0].String(), c.within) {
 			t.Errorf("%s %q: got %+v", c.attribute, c.within, problems)
+		}
+	}
+}
+
+// TestAMaxAgeThatItsWindowKeeps: some opening is always early enough.
+func TestAMaxAgeThatItsWindowKeeps(t *testing.T) {
+	for window, age := range map[string]time.Duration{
+		"Sun 03:00-04:00":                  167*time.Hour + 5*time.Minute,
+		"00:00-24:00":                      25 * time.Hour,
+		"Sat 22:00-02:00, Wed 12:00-13:00": 48 * time.Hour * 2,
+		"02:00-05:00":                      25 * time.Hour,
+	} {
+		r := policy.Default()
+		r.Window, r.MaxAge = window, age
+		if problems := policy.Check(r); len(problems) > 0 {
+			t.Errorf("%s and %s: %v", window, age, problems)
 		}
 	}
 }

@@ -63,6 +63,25 @@ func (w Window) Next(at time.Time) time.Time {
 	}
 }
 
+// Last returns the last instant up to at at which the window opened, or was open as the
+// clock on the wall was put forward or back: at itself if it is always open.
+func (w Window) Last(at time.Time) time.Time {
+	if len(w.times) == 0 {
+		return at
+	}
+	for last := at.In(w.zone); ; {
+		opened := last.Add(-w.times.since(last))
+		change, _ := last.ZoneBounds()
+		switch {
+		case change.IsZero() || !opened.Before(change):
+			return opened.In(at.Location())
+		case w.Open(change):
+			return change.In(at.Location())
+		}
+		last = change.Add(-1) // the clock showed another time
+	}
+}
+
 // windows are times of the week by the clock on the wall.
 type windows []window
 
@@ -84,10 +103,7 @@ func (w windows) contain(local time.Time) bool {
 // wait is how long it takes from local until one of them is open, by a clock that is
 // not put forward or back meanwhile; 0 if one is.
 func (w windows) wait(local time.Time) time.Duration {
-	const week = minutesPerWeek * time.Minute
-	now := time.Duration(int(local.Weekday())*minutesPerDay+local.Hour()*60+local.Minute())*time.Minute +
-		time.Duration(local.Second())*time.Second + time.Duration(local.Nanosecond())
-	shortest := week
+	now, shortest := sinceSunday(local), week
 	for _, one := range w {
 		from, to := time.Duration(one.from)*time.Minute, time.Duration(one.to)*time.Minute
 		switch {
@@ -100,6 +116,39 @@ func (w windows) wait(local time.Time) time.Duration {
 		}
 	}
 	return shortest
+}
+
+// since is how long ago, at local, one of them opened, by a clock that was not put
+// forward or back meanwhile.
+func (w windows) since(local time.Time) time.Duration {
+	now, shortest := sinceSunday(local), week
+	for _, one := range w {
+		from := time.Duration(one.from) * time.Minute
+		shortest = min(shortest, (now-from+week)%week)
+	}
+	return shortest
+}
+
+const week = minutesPerWeek * time.Minute
+
+// sinceSunday is how far the clock on the wall is into its week.
+func sinceSunday(local time.Time) time.Duration {
+	return time.Duration(int(local.Weekday())*minutesPerDay+local.Hour()*60+local.Minute())*time.Minute +
+		time.Duration(local.Second())*time.Second + time.Duration(local.Nanosecond())
+}
+
+// longestClosed is the longest time that none of them is open, by a clock that is not
+// put forward or back.
+func (w windows) longestClosed() time.Duration {
+	sorted := slices.SortedFunc(slices.Values(w), func(a, b window) int { return a.from - b.from })
+	longest, open := 0, 0 // until then the week is judged
+	for _, one := range sorted {
+		longest, open = max(longest, one.from-open), max(open, one.to)
+	}
+	if len(sorted) > 0 {
+		longest = max(longest, minutesPerWeek-open+sorted[0].from) // over the end of the week
+	}
+	return time.Duration(longest) * time.Minute
 }
 
 // add notes length minutes from that minute of the week, which may go on into the

@@ -88,6 +88,44 @@ func TestWindowAgreesWithEveryMinute(t *testing.T) {
 			if got := w.Open(at); got != want.Equal(at) {
 				t.Errorf("%q in %q: open at %s: %t", text, zone, at.In(loc), got)
 			}
+			if last := w.Last(at); !opened(text, loc, last, at) {
+				t.Errorf("%q in %q: before %s it opened at %s", text, zone, at.In(loc), last.In(loc))
+			}
+		}
+	}
+}
+
+// opened tells whether a window is open at last, and has not opened again until at.
+func opened(text string, loc *time.Location, last, at time.Time) bool {
+	open := referenceWindows(text, last.In(loc))
+	if last.After(at) || !open {
+		return false
+	}
+	for m := last; !m.After(at); m = m.Add(time.Minute) {
+		was := open
+		if open = referenceWindows(text, m.In(loc)); open && !was {
+			return false
+		}
+	}
+	return true
+}
+
+func TestWindowOpenedLast(t *testing.T) {
+	const berlin = "Europe/Berlin"
+	for _, c := range []struct{ name, window, zone, at, last string }{
+		{"none is always open", "", berlin, "2026-11-22 12:00 +0000", "2026-11-22 12:00 +0000"},
+		{"just opened", "Mon-Fri 02:00-05:00", berlin, "2026-11-23 02:00 +0100", "2026-11-23 02:00 +0100"},
+		{"still open", "Mon-Fri 02:00-05:00", berlin, "2026-11-23 04:59 +0100", "2026-11-23 02:00 +0100"},
+		{"over the weekend", "Mon-Fri 02:00-05:00", berlin, "2026-11-30 01:59 +0100", "2026-11-27 02:00 +0100"},
+		{"ten minutes a week", "Sun 02:00-02:10", "", "2026-11-28 23:59 +0000", "2026-11-22 02:00 +0000"},
+		{"the nearest of several", "Sat 22:00-23:00, Wed 01:00-02:00", "", "2026-11-26 00:00 +0000", "2026-11-25 01:00 +0000"},
+		{"the hour that is missing is left out", "Sun 02:15-02:45", berlin, "2026-03-31 00:00 +0200", "2026-03-22 02:15 +0100"},
+		{"what begins in the missing hour begins after it", "Sun 02:30-04:00", berlin, "2026-03-31 00:00 +0200", "2026-03-29 03:00 +0200"},
+		{"the hour that comes twice: the second", "Sun 02:15-02:45", berlin, "2026-10-26 00:00 +0100", "2026-10-25 02:15 +0100"},
+		{"and between both, the first", "Sun 02:15-02:45", berlin, "2026-10-25 02:00 +0100", "2026-10-25 02:15 +0200"},
+	} {
+		if last := window(t, c.window, c.zone).Last(instant(t, c.at)); !last.Equal(instant(t, c.last)) {
+			t.Errorf("%s: before %s it opened at %s, want %s", c.name, c.at, last, c.last)
 		}
 	}
 }

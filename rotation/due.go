@@ -24,7 +24,7 @@ const (
 // Due is when a secret is rotated by itself; the zero Due is never.
 type Due struct {
 	At     time.Time `json:"at"`
-	Begins time.Time `json:"begins"` // when its window is open, from At on
+	Begins time.Time `json:"begins"` // when its window is open, from At on, or is not waited for (see MayBegin)
 	Why    Why       `json:"why"`
 }
 
@@ -75,7 +75,7 @@ func due(def Definition, current Version, now time.Time, again bool) (Due, error
 	if next.At.IsZero() {
 		return Due{}, nil
 	}
-	next.Begins = window.Next(latest(next.At, now))
+	next.Begins, _ = mayBegin(def, window, current, latest(next.At, now))
 	return next, nil
 }
 
@@ -118,15 +118,26 @@ func forced(def Definition, current Version, window policy.Window, now time.Time
 		return []Due{{At: now, Why: DueFirst}} // at once, not months from now
 	}
 	var out []Due
-	if end := current.NotAfter; !end.IsZero() {
+	if !current.NotAfter.IsZero() {
 		at, earliest := beforeEnd(current, def.Plan.Overlap)
-		out = append(out, Due{At: inWindow(window, at, earliest, end), Why: DueNotAfter})
+		out = append(out, Due{At: inWindow(window, at, earliest), Why: DueNotAfter})
 	}
-	if def.MaxAge > 0 {
-		at := current.PublishedAt.Add(def.MaxAge)
-		out = append(out, Due{At: inWindow(window, at, current.PublishedAt.Add(def.MaxAge/2), at), Why: DueMaxAge})
+	if def.MaxAge > 0 { // by then another one is to be current, which is verified first
+		earliest := current.PublishedAt.Add(def.MaxAge / 2)
+		at := latest(current.PublishedAt.Add(def.MaxAge-def.Plan.Verify.Timeout), earliest)
+		out = append(out, Due{At: inWindow(window, at, earliest), Why: DueMaxAge})
 	}
 	return out
+}
+
+// ReplaceBy is when a version that ends by itself is due to be replaced; zero: it does not end.
+func ReplaceBy(def Definition, v Version) time.Time {
+	if v.NotAfter.IsZero() {
+		return time.Time{}
+	}
+	window, _ := policy.ParseWindow(def.Window, def.TimeZone)
+	at, earliest := beforeEnd(v, def.Plan.Overlap)
+	return inWindow(window, at, earliest)
 }
 
 // beforeEnd is when a version that ends by itself is replaced: after two thirds of its
@@ -142,20 +153,70 @@ func beforeEnd(v Version, overlap time.Duration) (at, earliest time.Time) {
 	return at, earliest
 }
 
-// inWindow is at, or, where the window does not open again before limit, the last time
-// before at, not before earliest, at which it is open. Where there is none, it stays at:
-// the window is waited for.
-func inWindow(w policy.Window, at, earliest, limit time.Time) time.Time {
-	const grain, week = 15 * time.Minute, 7 * 24 * time.Hour
-	if !w.Next(at).After(limit) {
+// Expiring tells whether a current version that ends by itself should have been replaced:
+// two thirds of its life are over, and the time that a rotation which is due then takes.
+func (v Version) Expiring(now time.Time) bool {
+	if v.NotAfter.IsZero() {
+		return false
+	}
+	life := v.NotAfter.Sub(v.CreatedAt)
+	return !now.Before(v.CreatedAt.Add(life*2/3 + min(life/12, 15*time.Minute)))
+}
+
+// Late tells whether a rotation that began by itself waits for more than an hour for what
+// is out of order, and nobody has decided that it should.
+func (r *Rotation) Late(now time.Time) bool {
+	switch r.WaitingFor {
+	case WaitIssuer, WaitBackend, WaitSeal, WaitRepair, WaitProbe:
+		return r.Trigger == TriggerSchedule && r.PublishedAt.IsZero() && r.State.Occupies() && now.Sub(r.StepSince) >= time.Hour
+	}
+	return false
+}
+
+// inWindow is at, if the window is open then, or the last time before at when it opened,
+// not before earliest. Where there is none, it stays at: the window is waited for.
+func inWindow(w policy.Window, at, earliest time.Time) time.Time {
+	if w.Open(at) {
 		return at
 	}
-	for t := at; !t.Before(latest(earliest, at.Add(-week))); t = t.Add(-grain) {
-		if w.Open(t) {
-			return t
-		}
+	if opened := latest(w.Last(at), earliest); w.Open(opened) && opened.Before(at) {
+		return opened
 	}
 	return at
+}
+
+// MayBegin is when a rotation of a secret with this definition and current version may begin,
+// from now on: when its window is open. What ends by itself does not wait for a window that
+// comes too late to replace it in time: then it begins when the version is due to be
+// replaced, in spite of the window. ErrInvalid: the window cannot be read.
+func MayBegin(def Definition, current Version, now time.Time) (at time.Time, inSpite bool, err error) {
+	window, problems := policy.ParseWindow(def.Window, def.TimeZone)
+	if len(problems) > 0 {
+		return now, false, fmt.Errorf("reading its window: %w: %s", backends.ErrInvalid, problems[0])
+	}
+	at, inSpite = mayBegin(def, window, current, now)
+	return at, inSpite, nil
+}
+
+func mayBegin(def Definition, window policy.Window, current Version, now time.Time) (at time.Time, inSpite bool) {
+	at = window.Next(now)
+	if !at.After(now) || current.NotAfter.IsZero() || !at.After(lastStart(current, def.Plan)) {
+		return at, false
+	}
+	due, _ := beforeEnd(current, def.Plan.Overlap)
+	return latest(now, due), true
+}
+
+// lastStart is by when the replacement of a version that ends by itself has to begin:
+// there is time left then to verify it, and for the overlap, or where its life is too
+// short for that, a tenth of it.
+func lastStart(v Version, plan Plan) time.Time {
+	due, earliest := beforeEnd(v, plan.Overlap)
+	last := v.NotAfter.Add(-plan.Verify.Timeout - plan.Overlap)
+	if last.Before(earliest) {
+		last = v.NotAfter.Add(-max(plan.Verify.Timeout, v.NotAfter.Sub(v.CreatedAt)/10))
+	}
+	return latest(last, due)
 }
 
 // retry is how long after it came to nothing a forced rotation is tried again.
@@ -180,7 +241,7 @@ func Forecast(def Definition, current Version, now time.Time, n int) []Due {
 		if err != nil || d.At.IsZero() {
 			break
 		}
-		d.Begins = window.Next(latest(d.Begins, free))
+		d.Begins, _ = mayBegin(def, window, current, latest(d.Begins, free))
 		out = append(out, d)
 		now, free = d.Begins, d.Begins
 		if current.Number > 0 {

@@ -59,10 +59,17 @@ func TestNextDueIsTheEarliestOfScheduleAgeAndEnd(t *testing.T) {
 		"an overlap before its end, not in the first 3": {with(monthly, func(d *rotation.Definition) { d.Plan.Overlap = 8 * day }), versionOf(t, "2026-06-01T00:00:00Z", 9*day), "2026-06-02T00:00:00Z", "2026-06-04T00:00:00Z not_after"},
 		"min_interval does not hold up its end":         {with(monthly, func(d *rotation.Definition) { d.MinInterval = 30 * day }), versionOf(t, "2026-06-01T00:00:00Z", 9*day), "2026-06-02T00:00:00Z", "2026-06-07T00:00:00Z not_after"},
 		"a run outside of the window waits":             {with(monthly, func(d *rotation.Definition) { d.Window = "Sat 02:00-05:00" }), v, "2026-06-02T00:00:00Z", "2026-07-01T01:00:00Z schedule begins 2026-07-04T00:00:00Z"},
-		"its age is kept by the window before":          {rotation.Definition{MaxAge: 20 * day, Window: "Sat 02:00-05:00", TimeZone: "Europe/Berlin"}, v, "2026-06-02T00:00:00Z", "2026-06-20T02:45:00Z max_age"},
-		"no window before its end: it waits":            {rotation.Definition{Window: "Tue 02:00-05:00"}, versionOf(t, "2026-06-01T00:00:00Z", 8*day), "2026-06-01T00:00:00Z", "2026-06-06T08:00:00Z not_after begins 2026-06-09T02:00:00Z"},
+		"its age is kept by the window before":          {rotation.Definition{MaxAge: 20 * day, Window: "Sat 02:00-05:00", TimeZone: "Europe/Berlin"}, v, "2026-06-02T00:00:00Z", "2026-06-20T00:00:00Z max_age"},
+		"no window before its end: it does not wait":    {rotation.Definition{Window: "Tue 02:00-05:00"}, versionOf(t, "2026-06-01T00:00:00Z", 8*day), "2026-06-01T00:00:00Z", "2026-06-06T08:00:00Z not_after"},
+		"a window a minute before its end is too late":  {rotation.Definition{Window: "Tue 02:00-05:00", Plan: rotation.Plan{Verify: rotation.Verify{Timeout: 5 * time.Minute}}}, versionOf(t, "2026-06-01T02:01:00Z", 8*day), "2026-06-02T05:00:00Z", "2026-06-06T10:01:00Z not_after"},
+		"nor does one leave time for the overlap":       {rotation.Definition{Window: "Sun 02:00-05:00", Plan: rotation.Plan{Overlap: 3 * day}}, versionOf(t, "2026-06-01T00:00:00Z", 9*day), "2026-06-02T05:00:00Z", "2026-06-07T00:00:00Z not_after"},
+		"its end is met by a window of ten minutes":     {rotation.Definition{Window: "Fri 02:00-02:10"}, versionOf(t, "2026-06-01T00:07:00Z", 9*day), "2026-06-01T00:07:00Z", "2026-06-05T02:00:00Z not_after"},
+		"its end is met by what is left of a window":    {rotation.Definition{Window: "Wed 02:00-05:00"}, versionOf(t, "2026-05-31T04:00:00Z", 9*day-3*time.Hour), "2026-06-01T00:07:00Z", "2026-06-03T03:00:00Z not_after"},
+		"its age, a verify timeout earlier":             {rotation.Definition{MaxAge: 20 * day, Plan: rotation.Plan{Verify: rotation.Verify{Timeout: time.Hour}}}, v, "2026-06-02T00:00:00Z", "2026-06-21T00:00:00Z max_age"},
+		"its age, of which half is left at least":       {rotation.Definition{MaxAge: time.Hour, Plan: rotation.Plan{Verify: rotation.Verify{Timeout: time.Hour}}}, v, "2026-06-01T01:00:00Z", "2026-06-01T01:30:00Z max_age"},
+		"a schedule whose window comes too late":        {rotation.Definition{Schedule: "0 3 * * *", Window: "Sat 02:00-05:00"}, versionOf(t, "2026-06-01T00:00:00Z", day), "2026-06-01T01:00:00Z", "2026-06-01T03:00:00Z schedule begins 2026-06-01T16:00:00Z"},
 		"its end is met by a window in the last third":  {rotation.Definition{Window: "Sun 02:00-05:00"}, versionOf(t, "2026-06-01T00:00:00Z", 9*day), "2026-06-01T00:00:00Z", "2026-06-07T00:00:00Z not_after begins 2026-06-07T02:00:00Z"},
-		"its end is met by a window in the middle":      {rotation.Definition{Window: "Fri 02:00-05:00"}, versionOf(t, "2026-06-01T00:00:00Z", 9*day), "2026-06-01T00:00:00Z", "2026-06-05T04:45:00Z not_after"},
+		"its end is met by a window in the middle":      {rotation.Definition{Window: "Fri 02:00-05:00"}, versionOf(t, "2026-06-01T00:00:00Z", 9*day), "2026-06-01T00:00:00Z", "2026-06-05T02:00:00Z not_after"},
 	} {
 		due, err := rotation.NextDue(c.def, c.current, at(t, c.now))
 		if err != nil {

@@ -18,6 +18,7 @@ type InPlace struct {
 	// Back is how the rotation ends once the old credential is set again; nil: it goes on.
 	Back *Ending `json:"back,omitempty"`
 	Done bool    `json:"done,omitempty"` // the old one is set again
+	Lost bool    `json:"lost,omitempty"` // it could not be set again: no version may work
 }
 
 // Ending is an end that a rotation is on the way to.
@@ -27,9 +28,14 @@ type Ending struct {
 }
 
 // TriedOld records a try of the old credential before the new one is set. One
-// rejection is not believed (rule 12), and what cannot be told delays the rotation
-// only for as long as it takes to verify a new one.
-func (r *Rotation) TriedOld(v Verdict, by, detail string, now time.Time) {
+// rejection is not believed (rule 12), but no more are made than its account bears
+// where it is locked after limit of them (0: never): the new one is tried there, too.
+// What cannot be told delays the rotation only for as long as it takes to verify a new one.
+func (r *Rotation) TriedOld(v Verdict, by, detail string, limit int, now time.Time) {
+	most := max(r.Plan.Confirm.Rejections, 1)
+	if limit > 0 {
+		most = min(most, max(limit/2, 1))
+	}
 	p := InPlace{}
 	if r.InPlace != nil {
 		p = *r.InPlace
@@ -42,7 +48,7 @@ func (r *Rotation) TriedOld(v Verdict, by, detail string, now time.Time) {
 	case v == Accepted:
 		p.Before = v
 	case v == Rejected:
-		if p.Rejections++; p.Rejections >= max(r.Plan.Confirm.Rejections, 1) {
+		if p.Rejections++; p.Rejections >= most {
 			p.Before = v
 		}
 	}
@@ -82,6 +88,19 @@ func (r *Rotation) EndsOld() bool {
 // rotation ends.
 func (r *Rotation) PuttingBack() bool { return r.InPlace != nil && r.InPlace.Back != nil }
 
+// putBackTries is how often a refusal to set the old value again is not believed: the
+// broker may have been given another login meanwhile.
+const putBackTries = 10
+
+// GivesUpPuttingBack tells whether a refusal is final (rule 3).
+func (r *Rotation) GivesUpPuttingBack(invalid, denied bool) bool {
+	return invalid && r.Failures+1 >= MaxMints || denied && r.Failures+1 >= putBackTries
+}
+
+// putBack tells whether the new credential has ended again, since the old one was set:
+// a rollback can only go on.
+func (r *Rotation) putBack() bool { return r.InPlace != nil && r.InPlace.Done }
+
 func (r *Rotation) giveUp(as State, why string, now time.Time) {
 	p := *r.InPlace
 	p.Back = &Ending{As: as, Why: why}
@@ -111,7 +130,7 @@ func (r *Rotation) WasPutBack(now time.Time) {
 func (r *Rotation) NotPutBack(why string, now time.Time) {
 	p := *r.InPlace
 	back := p.Back
-	p.Back, p.Done = nil, true
+	p.Back, p.Done, p.Lost = nil, true, true
 	r.InPlace = &p
 	r.enter(back.As, now)
 	r.Error = back.Why + "; and the old value was not set again: " + why
@@ -120,6 +139,9 @@ func (r *Rotation) NotPutBack(why string, now time.Time) {
 // Displaced records that the credential ended when another value was set in its
 // place: what was seen of it before that is all there is.
 func (t *Retirement) Displaced(p InPlace) {
+	if p.Rejections > 0 {
+		t.Tries, t.TriedAt = p.Rejections, p.BeforeAt
+	}
 	t.Before, t.BeforeBy = p.Before, p.BeforeBy
 	switch p.Before {
 	case Accepted:

@@ -11,7 +11,7 @@ import (
 func inPlace(at time.Time) rotation.Rotation {
 	r := rotation.Rotation{ID: "r", State: rotation.Queued, From: 1, StepSince: at, NextAt: at,
 		Plan: rotation.Plan{Verify: rotation.Verify{Successes: 1, Interval: time.Second, Timeout: time.Minute}, Confirm: rotation.Confirm{Rejections: 3}}}
-	r.TriedOld(rotation.Accepted, "here", "", at)
+	r.TriedOld(rotation.Accepted, "here", "", 0, at)
 	r.Begin(rotation.Mint, 2, "me", time.Minute, at)
 	r.SetsInPlace()
 	return r
@@ -72,7 +72,7 @@ func TestWhatIsNotPutBack(t *testing.T) {
 	})
 	t.Run("before anything was set", func(t *testing.T) {
 		r := rotation.Rotation{State: rotation.Queued, From: 1, Plan: inPlace(at).Plan}
-		r.TriedOld(rotation.Accepted, "here", "", at)
+		r.TriedOld(rotation.Accepted, "here", "", 0, at)
 		if r.Fail("no good", at); r.State != rotation.Failed {
 			t.Errorf("nothing was ended, and it is %s", r.State)
 		}
@@ -101,7 +101,7 @@ func TestTriesOfTheOldOneBeforeItEnds(t *testing.T) {
 	t.Run("one rejection is not believed", func(t *testing.T) {
 		r := fresh()
 		for n, want := range []rotation.Verdict{"", "", rotation.Rejected} {
-			if r.TriedOld(rotation.Rejected, "here", "401", at.Add(time.Duration(n)*time.Second)); r.InPlace.Before != want {
+			if r.TriedOld(rotation.Rejected, "here", "401", 0, at.Add(time.Duration(n)*time.Second)); r.InPlace.Before != want {
 				t.Fatalf("after %d it counts as %q", n+1, r.InPlace.Before)
 			}
 			if want == "" && r.NextAt.IsZero() {
@@ -115,10 +115,10 @@ func TestTriesOfTheOldOneBeforeItEnds(t *testing.T) {
 	})
 	t.Run("what cannot be told delays it for a while", func(t *testing.T) {
 		r := fresh()
-		if r.TriedOld(rotation.Inconclusive, "here", "down", at); r.InPlace.Before != "" {
+		if r.TriedOld(rotation.Inconclusive, "here", "down", 0, at); r.InPlace.Before != "" {
 			t.Fatal("it is given up at once")
 		}
-		if r.TriedOld(rotation.Inconclusive, "here", "down", at.Add(time.Minute)); r.InPlace.Before != rotation.Inconclusive {
+		if r.TriedOld(rotation.Inconclusive, "here", "down", 0, at.Add(time.Minute)); r.InPlace.Before != rotation.Inconclusive {
 			t.Error("it waits for ever")
 		}
 	})
@@ -130,4 +130,40 @@ func TestTriesOfTheOldOneBeforeItEnds(t *testing.T) {
 			t.Errorf("%+v", dead)
 		}
 	})
+}
+
+func TestAPersonIsWaitedFor(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := rotation.Rotation{ID: "r", State: rotation.Queued, StepSince: at, NextAt: at}
+	until := at.Add(72 * time.Hour)
+	r.AwaitValue(1, until, at)
+	if _, err := r.Retry(at.Add(time.Minute)); err == nil {
+		t.Error("a retry that can only fail it is taken")
+	}
+	r.NextAt = at // whatever wakes it
+	if act := r.Next(rotation.Facts{}, "me", at.Add(time.Minute)); act.Effect != rotation.NoEffect || !act.Until.Equal(until) {
+		t.Errorf("due is %+v", act)
+	}
+	if act := r.Next(rotation.Facts{}, "me", until); act.Effect != rotation.Mint {
+		t.Errorf("after its time due is %+v", act)
+	}
+}
+
+func TestWhatNeverWorkedIsNotProvenByHand(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, word := range map[string]bool{"silently": false, "and somebody says so": true} {
+		t.Run(name, func(t *testing.T) {
+			r := rotation.Retirement{State: rotation.Requested, HasProbe: true, AlreadyRejected: true, Before: rotation.Rejected, Confirm: rotation.Confirm{Rejections: 2}}
+			r.ByHandOnly("turn it off", at)
+			if word {
+				r.TurnedOff(at)
+			}
+			for n := range 4 {
+				r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", at.Add(time.Duration(n)*time.Minute))
+			}
+			if r.State != rotation.Unprovable {
+				t.Errorf("it is %s", r.State)
+			}
+		})
+	}
 }

@@ -58,6 +58,10 @@ func (r *Rotation) Cancel(by string, now time.Time) ([]string, error) {
 	case Queued:
 		will = append(will, "the rotation ends; nothing was minted")
 	case Minting, Staging, Verifying:
+		if r.AwaitsValue() {
+			will = append(will, "the rotation ends; "+r.IfMade())
+			break
+		}
 		will = append(will, fmt.Sprintf("the rotation ends; version %d, if its issuer made it, is revoked and its death proven", r.To))
 	case Publishing:
 		if r.mayHold() {
@@ -65,7 +69,7 @@ func (r *Rotation) Cancel(by string, now time.Time) ([]string, error) {
 		}
 		will = append(will, fmt.Sprintf("the rotation ends before it publishes; version %d is revoked and its death proven", r.To))
 	case Overlap:
-		if r.RollBackBy != "" && !r.mayHold() {
+		if r.RollBackBy != "" && !r.mayHold() && !r.putBack() {
 			r.RollBackRefused("the rollback was withdrawn by "+by, now)
 			return []string{fmt.Sprintf("the rollback, which has written nothing, is withdrawn; version %d stays the current one and the overlap goes on", r.To)}, nil
 		}
@@ -100,6 +104,8 @@ func (r *Rotation) Retry(now time.Time) ([]string, error) {
 		return nil, fmt.Errorf("%w: rotation %s is in its overlap until %s: `keybroker secret revoke --version %d` ends it", backends.ErrConflict, r.ID, stamp(r.OverlapUntil), r.From)
 	case r.State == Queued && r.Plan.Approval && r.ApprovedBy == "" && !r.Emergency():
 		return nil, fmt.Errorf("%w: rotation %s waits for an approval: `keybroker rotation approve %s`", backends.ErrConflict, r.ID, r.ID)
+	case r.AwaitsValue():
+		return nil, fmt.Errorf("%w: rotation %s waits until %s for a person to hand its value in: `keybroker rotation supply %s`", backends.ErrConflict, r.ID, stamp(r.ValueBy), r.ID)
 	}
 	if i := r.Intent; i != nil && !i.Unheard && now.Before(i.Lease) {
 		return nil, fmt.Errorf("%w: rotation %s is being worked on (%s since %s): wait for the answer, at most until %s", backends.ErrConflict, r.ID, i.Effect, stamp(i.At), stamp(i.Lease))
@@ -184,7 +190,7 @@ func (t *Retirement) ProbeNow(now time.Time) ([]string, error) {
 	case t.WaitingFor == WaitLockout && t.NextAt.After(now):
 		return nil, fmt.Errorf("%w: one more rejected try of version %d before %s would lock its account", backends.ErrConflict, t.Version, stamp(t.NextAt))
 	}
-	t.NextAt, t.Failures = now, 0
+	t.NextAt, t.RoundAt, t.Failures = now, now, 0
 	if t.State == ProvenDead {
 		t.Asked = true
 		return []string{fmt.Sprintf("version %d, which is proven dead, is tried once more at every address; if it is accepted anywhere it is revoked again and alarm is raised", t.Version)}, nil
@@ -194,6 +200,10 @@ func (t *Retirement) ProbeNow(now time.Time) ([]string, error) {
 
 // Retry lets a revocation that failed, or waits for something, be tried now.
 func (t *Retirement) Retry(now time.Time) ([]string, error) {
+	if t.refused() {
+		t.NextAt, t.AskAgainAt, t.RevokeFailures = now, now, 0
+		return []string{fmt.Sprintf("its issuer is asked once more to revoke version %d", t.Version)}, nil
+	}
 	if t.State != Requested || t.WaitingFor == WaitOverlap || t.WaitingFor == WaitReplacement {
 		return nil, fmt.Errorf("%w: the retirement of version %d waits for its time, %s", backends.ErrConflict, t.Version, stamp(t.NextAt))
 	}

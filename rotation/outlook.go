@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keybroker/keybroker/policy"
 )
 
 // Outlook is what would happen to a secret, when, and why not.
@@ -62,7 +64,7 @@ type Seen struct {
 
 // Foresee computes what is going to happen to a secret.
 func Foresee(seen Seen, now time.Time) Outlook {
-	o := Outlook{WhyNot: slices.Clone(seen.Blockers), NextAt: seen.Secret.NextDueAt}
+	o := Outlook{WhyNot: slices.Clone(seen.Blockers), NextAt: NextByItself(seen.Secret, seen.Rotation)}
 	if !o.NextAt.IsZero() {
 		o.Trigger = TriggerSchedule
 	}
@@ -79,6 +81,20 @@ func Foresee(seen Seen, now time.Time) Outlook {
 	}
 	o.Ready = (seen.Rotation == nil || !seen.Rotation.State.Occupies()) && len(o.WhyNot) == 0
 	return o
+}
+
+// NextByItself is when a rotation of s begins by itself, as far as is known while r (nil:
+// none) is under way: one that waits for the window is the next; and what has no schedule
+// is due again by what r brings.
+func NextByItself(s Secret, r *Rotation) time.Time {
+	switch {
+	case r == nil || !r.State.Occupies() || !r.PublishedAt.IsZero():
+	case r.State == Queued && r.WaitingFor == WaitWindow:
+		return r.NextAt
+	case s.Current == 0 || s.Definition.Schedule == "":
+		return time.Time{}
+	}
+	return s.NextDueAt
 }
 
 // expect lists the steps of a rotation by plan that has come to state.
@@ -227,13 +243,18 @@ func foreseeRetirement(t Retirement) (Expected, bool) {
 	return e, true
 }
 
-// Opens says for people when the secret's window opens next.
+// Opens says for people until when the secret's window is waited for: it opens then, or
+// comes too late (see MayBegin).
 func (d Definition) Opens(at time.Time) string {
 	zone, err := time.LoadLocation(d.TimeZone)
 	if err != nil {
 		zone = time.UTC
 	}
-	return fmt.Sprintf("its window (%s) opens %s %s", d.Window, at.In(zone).Format("Mon 2006-01-02 15:04"), zone)
+	when := at.In(zone).Format("Mon 2006-01-02 15:04")
+	if window, _ := policy.ParseWindow(d.Window, d.TimeZone); !window.Open(at) {
+		return fmt.Sprintf("its window (%s) opens too late for what ends by itself: it is waited for until %s %s", d.Window, when, zone)
+	}
+	return fmt.Sprintf("its window (%s) opens %s %s", d.Window, when, zone)
 }
 
 // Finding is one thing that is out of order with a secret, and what mends it.

@@ -13,6 +13,9 @@ type Plan struct {
 	Acknowledgement Acknowledgement `json:"acknowledgement"`
 	Emergency       Emergency       `json:"emergency"`
 	Key             KeySpec         `json:"key"`
+	// MinLength is how many characters a value at least has that a person makes; 0: any
+	// number.
+	MinLength int `json:"min_length,omitempty"`
 	// WaitForMirrors: after the overlap the old version is not revoked while a mirror
 	// is behind, at most until MaxOverlap.
 	WaitForMirrors bool `json:"wait_for_mirrors,omitempty"`

@@ -58,16 +58,32 @@ func (t *Retirement) untilRemoval(a Action, now time.Time) Action {
 // Removed records that the issuer has it no more. What was seen of it while it was
 // disabled still counts.
 func (t *Retirement) Removed(now time.Time) {
-	t.Intent, t.RemovedAt, t.NextAt, t.Failures, t.Error = nil, now, now, 0, ""
+	t.Intent, t.RemovedAt, t.NextAt, t.RemoveFailures, t.Error = nil, now, now, 0, ""
 }
 
 // RemoveFailed records that the issuer did not remove it; it is asked again.
 func (t *Retirement) RemoveFailed(why string, now time.Time) {
 	t.Intent = nil
-	t.Failures++
+	t.RemoveFailures++
 	t.Error = why
-	t.RemoveAt = now.Add(Backoff(t.Failures, 5*time.Minute))
+	t.RemoveAt = now.Add(Backoff(t.RemoveFailures, 5*time.Minute))
 	if t.NextAt.After(t.RemoveAt) || !t.NextAt.After(now) {
 		t.NextAt = t.RemoveAt
 	}
+}
+
+// NotRemovable records that the issuer removes nothing (any more): the credential stays
+// disabled there, and its place is not waited for.
+func (t *Retirement) NotRemovable(why string, now time.Time) {
+	t.Intent, t.RemoveAt, t.NextAt = nil, time.Time{}, now
+	t.Error = why
+}
+
+// removalPatience is how many removals fail, over eight minutes, before people are
+// told: a rotation may wait for the place.
+const removalPatience = 10
+
+// StuckRemoval tells whether the issuer keeps failing to remove the credential.
+func (t *Retirement) StuckRemoval() bool {
+	return t.removalPending() && t.RemoveFailures >= removalPatience
 }

@@ -45,6 +45,9 @@ const (
 	// outside an emergency.
 	patienceBefore = time.Hour
 	patienceUnused = time.Minute // of a version that nobody was given
+	// refusedInEmergency is how long an issuer may refuse to revoke what is compromised
+	// before people are told that they have to.
+	refusedInEmergency = 15 * time.Second
 	// slack is allowed on top of budget and window before a retirement counts as
 	// unconfirmed: rounds themselves take time.
 	slack = time.Minute
@@ -105,11 +108,18 @@ type Retirement struct {
 	Tries   int       `json:"tries,omitzero"`
 	TriedAt time.Time `json:"tried_at,omitzero"`
 
-	ByHand bool `json:"by_hand,omitempty"` // a person has to turn it off
+	ByHand bool `json:"by_hand,omitempty"` // a person has to turn it off, or says to have done so
+	// Refusals of its issuer in a row, when it is asked again, and when the next round is
+	// due beside that, once the credential is probed on although nobody has revoked it.
+	RevokeFailures int       `json:"revoke_failures,omitzero"`
+	AskAgainAt     time.Time `json:"ask_again_at,omitzero"`
+	RoundAt        time.Time `json:"round_at,omitzero"`
 	// RemoveAt is when the issuer is to delete for good what it has disabled, RemovedAt
 	// when it did; zero: revoking does all.
 	RemoveAt  time.Time `json:"remove_at,omitzero"`
 	RemovedAt time.Time `json:"removed_at,omitzero"`
+	// RemoveFailures are those of deleting it, in a row.
+	RemoveFailures int `json:"remove_failures,omitzero"`
 
 	Sessions        Sessions  `json:"sessions,omitempty"`
 	SessionsEndedAt time.Time `json:"sessions_ended_at,omitzero"`
@@ -180,8 +190,12 @@ func (t *Retirement) due(f RetirementFacts, now time.Time) Action {
 		switch {
 		case t.NeverMade:
 			return t.nextLook(t.NothingAt, Revoke, now)
+		case t.refused() && !now.Before(t.AskAgainAt):
+			return Action{Effect: Revoke}
+		case t.refused() && (!t.HasProbe || now.Before(t.RoundAt)):
+			return wait(t.nextTurn(), WaitIssuer)
 		case t.ByHand && !t.HasProbe && t.AcknowledgedAt.IsZero():
-			return wait(time.Time{}, WaitHandle)
+			return wait(now.Add(byHandEvery), WaitByHand)
 		case t.Confirm.None && !t.HasProbe:
 			return Action{Effect: Purge}
 		case t.wantsRevokeAgain(now):
@@ -222,7 +236,7 @@ func (t *Retirement) enough() bool {
 // has passed since it was asked, and the credential is accepted all the same.
 func (t *Retirement) wantsRevokeAgain(now time.Time) bool {
 	asked := latest(t.AcknowledgedAt, t.RevokedAgainAt)
-	return t.State == Unconfirmed && t.LastAcceptedAt.After(asked) && now.Sub(asked) >= t.Confirm.Budget+slack
+	return t.State == Unconfirmed && !t.refused() && t.LastAcceptedAt.After(asked) && now.Sub(asked) >= t.Confirm.Budget+slack
 }
 
 func (t *Retirement) wantsProbeBefore(now time.Time) bool {
@@ -238,6 +252,9 @@ func (t *Retirement) wantsProbeBefore(now time.Time) bool {
 // has begun goes on now.
 func (t *Retirement) Escalate(at, now time.Time) {
 	t.Cause, t.Failures = CauseEmergency, 0
+	if t.refused() {
+		t.AskAgainAt = now
+	}
 	if t.State != Requested || !at.After(now) {
 		t.NextAt, t.WaitingFor = now, ""
 		return
@@ -316,7 +333,8 @@ func (t *Retirement) Revoked(now time.Time) {
 	t.Intent, t.Failures, t.Error, t.WaitingFor = nil, 0, "", ""
 	t.NextAt = now
 	t.resetSeries()
-	if t.State == Unconfirmed { // the first acknowledgement is what the latency is measured from
+	t.RevokeFailures, t.AskAgainAt, t.RoundAt = 0, time.Time{}, time.Time{}
+	if t.State == Unconfirmed && !t.AcknowledgedAt.IsZero() { // the first acknowledgement is what the latency is measured from
 		t.RevokedAgainAt = now
 		return
 	}
@@ -326,59 +344,6 @@ func (t *Retirement) Revoked(now time.Time) {
 	}
 	if t.AlreadyRejected || (!t.HasProbe && !t.Confirm.None) {
 		t.State = Unprovable
-	}
-}
-
-// RevokeFailed records that the issuer did not acknowledge. It is asked again
-// for as long as it takes: giving up would leave the credential alive.
-func (t *Retirement) RevokeFailed(why string, now time.Time) {
-	t.Intent = nil
-	t.Failures++
-	t.Error, t.WaitingFor = why, WaitIssuer
-	if t.State == Unconfirmed { // it is probed on meanwhile
-		t.RevokedAgainAt, t.NextAt = now, now.Add(unconfirmedEvery)
-		return
-	}
-	limit := 5 * time.Minute
-	if t.Emergency() {
-		limit = 15 * time.Second
-	}
-	t.NextAt = now.Add(Backoff(t.Failures, limit))
-}
-
-// HeldUp records that the revocation has to wait for something else than its issuer.
-func (t *Retirement) HeldUp(waitingFor, why string, now time.Time) {
-	t.Failures++
-	t.Error, t.WaitingFor = why, waitingFor
-	t.NextAt = now.Add(Backoff(t.Failures, 5*time.Minute))
-}
-
-// CannotRevoke records that the credential, if it exists, cannot be revoked from
-// here: nobody knows its handle and its issuer cannot look it up.
-func (t *Retirement) CannotRevoke(why string, now time.Time) {
-	t.Intent, t.State, t.HasProbe = nil, Unprovable, false
-	t.Error, t.NextAt, t.WaitingFor = why, now, ""
-}
-
-// NotRevocable records that the issuer cannot be asked to revoke: the credential is
-// another's, and nobody has given its handle. It is probed on, so that turning it
-// off by hand is proven like any other death.
-func (t *Retirement) NotRevocable(why string, now time.Time) {
-	t.Intent, t.Error, t.WaitingFor = nil, why, WaitHandle
-	t.Failures++
-	if !t.HasProbe {
-		t.State, t.NextAt = Unprovable, now
-		return
-	}
-	t.State, t.RevokedAgainAt, t.NextAt = Unconfirmed, now, now.Add(minRoundGap)
-}
-
-// HandleGiven lets the issuer be asked now that somebody has said what it calls the
-// credential.
-func (t *Retirement) HandleGiven(now time.Time) {
-	t.Error, t.Failures, t.WaitingFor, t.NextAt = "", 0, "", now
-	if t.State == Unconfirmed || t.State == Unprovable {
-		t.State, t.PurgedAt = Requested, time.Time{}
 	}
 }
 
@@ -398,36 +363,6 @@ func (t *Retirement) FoundNothing(now time.Time) bool {
 	}
 	t.NextAt = now
 	return true
-}
-
-// LockoutPeriod is how long rejected tries count towards the lockout that a probe
-// declares: what accounts usually take to forgive them.
-const LockoutPeriod = time.Hour
-
-// Bears tells whether the account bears n more rejected tries where it is locked
-// at limit (0: never), and if not, from when on.
-func (t *Retirement) Bears(n, limit int, now time.Time) (until time.Time, ok bool) {
-	until = t.TriedAt.Add(LockoutPeriod)
-	if limit == 0 || t.Tries == 0 || !now.Before(until) || t.Tries+n < limit {
-		return time.Time{}, true
-	}
-	return until, false
-}
-
-// Tried counts tries of the credential that are going to be made and may be rejected.
-func (t *Retirement) Tried(n int, now time.Time) {
-	if !now.Before(t.TriedAt.Add(LockoutPeriod)) {
-		t.Tries = 0
-	}
-	t.Tries, t.TriedAt = t.Tries+n, now
-}
-
-// Forgiven ends the count of tries: one was accepted.
-func (t *Retirement) Forgiven() { t.Tries = 0 }
-
-// PutOff records that a round has to wait for an account to forgive the tries before.
-func (t *Retirement) PutOff(until time.Time) {
-	t.Intent, t.NextAt, t.WaitingFor = nil, until, WaitLockout
 }
 
 // Restart begins the series of rounds anew: what it covers has changed.
@@ -450,6 +385,8 @@ func (t *Retirement) RoundMade(v Verdict, c Control, detail string, now time.Tim
 	switch {
 	case v == Accepted:
 		t.accepted(now)
+	case t.refused(): // nobody has turned it off: a rejection now is a server's mood, and proves nothing
+		t.NextAt = now.Add(t.unconfirmedEvery(now))
 	case v == Rejected:
 		t.contained(now)
 		if c == ControlNone {
@@ -464,6 +401,10 @@ func (t *Retirement) RoundMade(v Verdict, c Control, detail string, now time.Tim
 		t.inconclusive(detail, now)
 	}
 	t.judgeDeadline(now)
+	if t.refused() {
+		t.RoundAt = t.NextAt
+		t.NextAt = t.nextTurn()
+	}
 }
 
 func (t *Retirement) inconclusive(detail string, now time.Time) {
@@ -480,7 +421,13 @@ func (t *Retirement) accepted(now time.Time) {
 	t.LastAcceptedAt = now
 	t.resetSeries()
 	t.Failures++
-	if t.WaitingFor != WaitHandle { // of one that nobody was asked to revoke
+	if t.ByHand && !t.AcknowledgedAt.IsZero() { // whoever said so was wrong, or too early
+		t.Error, t.WaitingFor = "somebody said at "+stamp(t.AcknowledgedAt)+" that it is turned off, and it is still accepted", WaitByHand
+		t.State, t.AcknowledgedAt = Unconfirmed, time.Time{}
+		if t.RevokeFailures > 0 { // its issuer, which had refused, is asked again
+			t.AskAgainAt = now
+		}
+	} else if t.WaitingFor != WaitHandle && t.WaitingFor != WaitByHand && !t.refused() { // of one that nobody was asked to revoke
 		t.Error, t.WaitingFor = "the revoked credential is still accepted", WaitProof
 	}
 	if t.State == Rejecting || t.State == Unprovable { // it works: whatever it looked like before
@@ -488,7 +435,7 @@ func (t *Retirement) accepted(now time.Time) {
 	}
 	t.NextAt = now.Add(Backoff(t.Failures, slowestFirstRound))
 	if t.State == Unconfirmed {
-		t.NextAt = now.Add(unconfirmedEvery)
+		t.NextAt = now.Add(t.unconfirmedEvery(now))
 	}
 }
 
@@ -515,8 +462,8 @@ func (t *Retirement) rejected(c Control, now time.Time) {
 	switch {
 	case !t.enough():
 		t.NextAt = now.Add(t.roundGap(now))
-	case t.State == Unprovable: // it is refused now as before, which proves nothing
-		t.NextAt = now
+	case t.State == Unprovable || t.AlreadyRejected: // it is refused now as before, which proves nothing
+		t.State, t.NextAt = Unprovable, now
 	default:
 		t.prove(now)
 	}

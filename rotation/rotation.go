@@ -68,6 +68,7 @@ const (
 	WaitProof          = "proof"          // the retirement of what it replaced
 	WaitSeal           = "seal"           // the key that seals values cannot be used
 	WaitHandle         = "handle"         // somebody has to say what its issuer calls it, or turn it off there
+	WaitByHand         = "by_hand"        // a person, who turns the credential off
 	WaitSoak           = "soak"           // its issuer is to delete for good what is disabled
 	WaitReplacement    = "replacement"    // an emergency's new version, at most replace_within
 )
@@ -266,7 +267,9 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 		switch {
 		case r.Intent != nil:
 			return Action{Effect: RecoverMint}
-		case f.Frozen && !r.Emergency(): // what was asked for is recovered; nothing new is
+		case r.AwaitsValue() && now.Before(r.ValueBy):
+			return wait(r.ValueBy, WaitValue)
+		case f.Frozen && !r.Emergency() && !r.EndsOld(): // what was asked for is recovered; nothing new is
 			return wait(now.Add(frozenEvery), WaitFreeze)
 		}
 		return Action{Effect: Mint}
@@ -287,7 +290,7 @@ func (r *Rotation) Next(f Facts, owner string, now time.Time) Action {
 }
 
 func (r *Rotation) nextInPublishing(f Facts, now time.Time) Action {
-	if f.Frozen && !r.Emergency() && !r.mayHold() {
+	if f.Frozen && !r.Emergency() && !r.mayHold() && !r.EndsOld() {
 		return wait(now.Add(frozenEvery), WaitFreeze)
 	}
 	return Action{Effect: Publish}
@@ -452,7 +455,13 @@ func (r *Rotation) MintLost(why string, invalid bool, now time.Time) {
 }
 
 // Staged records that the pending value is safe.
-func (r *Rotation) Staged(now time.Time) { r.enter(Verifying, now); r.Successes, r.Refusals = 0, 0 }
+func (r *Rotation) Staged(now time.Time) {
+	r.enter(Verifying, now)
+	r.Successes, r.Refusals = 0, 0
+	if r.InPlace != nil { // it is the same account
+		r.Refusals = r.InPlace.Rejections
+	}
+}
 
 // Verified records one try of the new credential.
 func (r *Rotation) Verified(v Verdict, detail string, now time.Time) {
@@ -570,6 +579,10 @@ func (r *Rotation) Fail(why string, now time.Time) {
 
 // Supersede ends the rotation because an emergency took over.
 func (r *Rotation) Supersede(now time.Time) {
+	why := "an emergency took over"
+	if r.AwaitsValue() {
+		why += "; " + r.IfMade()
+	}
 	r.enter(Superseded, now)
-	r.Error = "an emergency took over"
+	r.Error = why
 }

@@ -40,7 +40,8 @@ type Conn struct {
 	end     context.CancelFunc
 	running sync.WaitGroup // logins, renewals, and the ends of logins
 
-	credential *credential // for the login under way, but for its file's state
+	credential *credential   // safe for concurrent use
+	own        chan struct{} // holds an element while somebody makes a Login
 
 	mu       sync.Mutex
 	underWay *attempt // at a login, nil: none
@@ -65,6 +66,7 @@ func Dial(_ context.Context, cfg Config, logger hclog.Logger) (*Conn, error) {
 		transport:  transport,
 		now:        time.Now,
 		credential: newCredential(cfg, logger),
+		own:        make(chan struct{}, 1),
 	}
 	// On a connection that was kept, a GET without an answer is sent again by net/http.
 	c.single = transport.Clone()

@@ -147,18 +147,23 @@ func (c *Conn) failed(of state, err error) (*session, error) {
 	if c.session == nil && !errors.Is(err, backends.ErrDenied) {
 		return nil, err
 	}
-	next := &failure{err: err, of: of, pause: firstPause}
-	if last := c.failure; last != nil && last.of.is(of) {
-		next.pause = min(2*last.pause, lastPause)
-	}
-	next.until = c.now().Add(next.pause)
-	c.failure = next
+	c.pause(of, err)
 	if c.session == nil {
 		return nil, err
 	}
 	c.logger.Warn("the credential changed but does not log in, so the login from before is used on",
 		"auth", c.credential.Method, "file", c.credential.file, "error", err)
 	return c.session, nil
+}
+
+// pause has the next attempt wait, longer after each failure. c.mu is held.
+func (c *Conn) pause(of state, err error) {
+	next := &failure{err: err, of: of, pause: firstPause}
+	if last := c.failure; last != nil && last.of.is(of) {
+		next.pause = min(2*last.pause, lastPause)
+	}
+	next.until = c.now().Add(next.pause)
+	c.failure = next
 }
 
 // leave ends a session that is no longer used, and Vault's side of it if it is our

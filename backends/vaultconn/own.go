@@ -38,8 +38,7 @@ type Token struct {
 // Errors are as of other calls, and ErrDenied also where the token may not look itself
 // up, as Vault's "default" policy lets it: nobody could tell when its leases end.
 func (c *Conn) LogIn(ctx context.Context) (*Login, error) {
-	// The shared login comes first: it unwraps a wrapped secret id for both, and paces
-	// the attempts where the credential is refused.
+	// The shared login comes first: it unwraps a wrapped secret id for both.
 	if _, err := c.login(ctx); err != nil {
 		return nil, fmt.Errorf("logging in: %w", err)
 	}
@@ -47,10 +46,9 @@ func (c *Conn) LogIn(ctx context.Context) (*Login, error) {
 	if err != nil {
 		return nil, err
 	}
-	var said notice
-	auth, err := c.credential.login(ctx, client.WithResponseCallbacks(said.hear))
+	auth, err := c.logInAgain(ctx, client)
 	if err != nil {
-		return nil, fmt.Errorf("logging in: %w", said.on(err))
+		return nil, fmt.Errorf("logging in: %w", err)
 	}
 	client.SetToken(auth.ClientToken)
 	l := &Login{client: client}
@@ -62,9 +60,43 @@ func (c *Conn) LogIn(ctx context.Context) (*Login, error) {
 		err = fmt.Errorf("%w (its policies must allow read on auth/token/lookup-self, as the policy \"default\" does)", err)
 	}
 	if err != nil {
+		if c.credential.Method != methodToken {
+			c.revoke(&session{auth: auth}) // nothing was leased to it yet, and nobody will use it
+		}
 		return nil, fmt.Errorf("asking what the login's token is: %w", err)
 	}
 	return l, nil
+}
+
+// logInAgain logs in by a client of its own, one caller after the other. A refused
+// attempt is paced together with those of the shared login: Vault locks a role for
+// everybody after a few.
+func (c *Conn) logInAgain(ctx context.Context, client *api.Client) (*api.SecretAuth, error) {
+	select {
+	case c.own <- struct{}{}:
+		defer func() { <-c.own }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", backends.ErrUnavailable, context.Cause(ctx))
+	}
+	of := c.credential.state()
+	c.mu.Lock()
+	last := c.failure
+	c.mu.Unlock()
+	if last != nil && last.of.is(of) && c.now().Before(last.until) {
+		return nil, last.err
+	}
+	var said notice
+	auth, err := c.credential.login(ctx, client.WithResponseCallbacks(said.hear))
+	err = said.on(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case errors.Is(err, backends.ErrDenied):
+		c.pause(of, err)
+	case err == nil && c.failure != nil && c.failure.of.is(of):
+		c.failure = nil
+	}
+	return auth, err
 }
 
 // Read is Conn.Read by this login. It is sent once, whatever becomes of the

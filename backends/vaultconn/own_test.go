@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -133,5 +134,68 @@ func TestOwnLoginByAWrappedSecretID(t *testing.T) {
 		if _, err := c.LogIn(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A login of one's own that is refused is not tried again at once: Vault would lock the
+// role for everybody.
+func TestRefusedOwnLoginsArePaced(t *testing.T) {
+	s := vaultserver.Shared(t)
+	var logins atomic.Int32
+	address := before(t, s, func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/login") || logins.Add(1) == 1 {
+			return true
+		}
+		w.WriteHeader(http.StatusBadRequest) // as when the secret id has been used up
+		_, _ = w.Write([]byte(`{"errors":["invalid role or secret ID"]}`))
+		return false
+	})
+	cfg := appRoleConfig(t, s, vaultserver.AppRole{Policy: vaultserver.Everything})
+	cfg.Address = address
+	c, _ := dial(t, cfg)
+	if err := c.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var callers sync.WaitGroup
+	for range 5 {
+		callers.Go(func() {
+			_, err := c.LogIn(t.Context())
+			wantClass(t, err, backends.ErrDenied)
+		})
+	}
+	callers.Wait()
+	if n := logins.Load(); n != 2 {
+		t.Errorf("%d logins were tried, want the shared one and one more", n)
+	}
+	if err := c.Check(t.Context()); err != nil {
+		t.Errorf("the shared login: %v", err)
+	}
+}
+
+// What cannot be told when it ends is ended at once.
+func TestOwnLoginThatIsNotToldIsEnded(t *testing.T) {
+	s := vaultserver.Shared(t)
+	var ended atomic.Pointer[string]
+	address := before(t, s, func(w http.ResponseWriter, r *http.Request) bool {
+		if token := r.Header.Get("X-Vault-Token"); strings.HasSuffix(r.URL.Path, "/revoke-self") {
+			ended.Store(&token)
+		}
+		if !strings.HasSuffix(r.URL.Path, "/lookup-self") {
+			return true
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return false
+	})
+	cfg := appRoleConfig(t, s, vaultserver.AppRole{Policy: vaultserver.Everything, TokenTTL: time.Hour})
+	cfg.Address = address
+	c, _ := dial(t, cfg)
+	_, err := c.LogIn(t.Context())
+	wantClass(t, err, backends.ErrUnavailable)
+	token := ended.Load()
+	if token == nil {
+		t.Fatal("the login was left behind")
+	}
+	if _, err := s.Client(t).Auth().Token().Lookup(*token); err == nil {
+		t.Error("it still works")
 	}
 }

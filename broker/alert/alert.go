@@ -28,6 +28,8 @@ const (
 	MissingAcknowledgement = engine.AlertMissingAcknowledgement
 	Drift                  = "drift"
 	RotationFailed         = "rotation_failed"
+	DeadCurrent            = engine.AlertDeadCurrent
+	Expiring               = "expiring"
 	IssuerDown             = engine.AlertIssuerDown
 	ValueWanted            = engine.AlertValueWanted
 	RevokeByHand           = engine.AlertRevokeByHand
@@ -62,9 +64,9 @@ const (
 // SeverityOf is that of a kind.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case Unconfirmed, Resurrected, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged:
+	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged:
 		return Critical
-	case CertificateExpiring, Unprovable, MissingAcknowledgement, ValueWanted:
+	case CertificateExpiring, Expiring, Unprovable, MissingAcknowledgement, ValueWanted:
 		return Warning
 	}
 	return Error

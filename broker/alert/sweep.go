@@ -142,7 +142,7 @@ func (r *Runner) look(ctx context.Context) (f *finding, err error) {
 			return err
 		}
 		f = newFinding(slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() }))
-		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, r.deliveries, overlaps, valuesWanted, r.placements, failures} {
+		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, overlaps, valuesWanted, dead, r.endings, r.placements, failures} {
 			if err := look(ctx, tx, f); err != nil {
 				return err
 			}
@@ -189,6 +189,61 @@ func retirements(ctx context.Context, tx *store.Tx, f *finding) error {
 		}
 	}
 	return err
+}
+
+// removals looks at what people have to delete since its issuer refuses the broker.
+func removals(ctx context.Context, tx *store.Tx, f *finding) error {
+	return tx.StuckRemovals(ctx, func(t store.RetirementOf) {
+		text, next := engine.StuckRemoval(t.Retirement, t.Ref)
+		f.add(about(RevokeByHand, t.Ref, t.ID, next, "%s", text))
+	})
+}
+
+// endings looks at the current versions that end by themselves, or are to be replaced,
+// and are not in time, whatever it is that a rotation waits for.
+func (r *Runner) endings(ctx context.Context, tx *store.Tx, f *finding) error {
+	var ending []rotation.Version
+	err := tx.EndingVersions(ctx, r.Now(), func(v rotation.Version) {
+		if v.Expiring(r.Now()) {
+			ending = append(ending, v)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	told := map[string]bool{}
+	for _, v := range ending {
+		why, next := "no rotation of it is under way", "keybroker secret plan "+v.Ref.String()
+		switch rot, err := tx.Occupying(ctx, v.SecretID); {
+		case err == nil:
+			why, next = underWay(rot), "keybroker rotation show "+rot.ID
+		case !errors.Is(err, backends.ErrNotFound):
+			return err
+		}
+		f.add(about(Expiring, v.Ref, v.Ref.Name, next, "version %d of %s ends by itself at %s, and nothing has replaced it yet: %s", v.Number, v.Ref, stamp(v.NotAfter), why))
+		told[v.SecretID] = true
+	}
+	for _, waitingFor := range []string{rotation.WaitIssuer, rotation.WaitBackend, rotation.WaitSeal, rotation.WaitRepair, rotation.WaitProbe} {
+		err := tx.WaitingRotations(ctx, waitingFor, func(o store.RotationOf) {
+			if !told[o.SecretID] && o.Late(r.Now()) {
+				f.add(about(Expiring, o.Ref, o.Ref.Name, "keybroker rotation show "+o.ID, "%s was to be rotated at %s (%s), and is not yet: %s",
+					o.Ref, stamp(o.CreatedAt), o.Reason, underWay(o.Rotation)))
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// underWay says where a rotation stands.
+func underWay(r rotation.Rotation) string {
+	text := fmt.Sprintf("its rotation is %s", r.State)
+	if r.WaitingFor != "" {
+		text += " and waits for " + r.WaitingFor
+	}
+	return text + because(r.Error)
 }
 
 func (r *Runner) deliveries(ctx context.Context, tx *store.Tx, f *finding) error {
@@ -244,6 +299,30 @@ func valuesWanted(ctx context.Context, tx *store.Tx, f *finding) error {
 	return nil
 }
 
+// dead looks whether a secret of which no version worked has one by now.
+func dead(ctx context.Context, tx *store.Tx, f *finding) error {
+	for _, a := range f.open {
+		if a.Kind != DeadCurrent {
+			continue
+		}
+		rot, err := tx.Rotation(ctx, a.Subject)
+		if errors.Is(err, backends.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s, err := tx.Secret(ctx, rot.SecretID)
+		if err != nil {
+			return err
+		}
+		if text := engine.DeadCurrent(rot, s.Ref); text != "" && s.Current == rot.From {
+			f.add(a.Raise)
+		}
+	}
+	return nil
+}
+
 // unacknowledged tells whether a consumer that is still told has not acknowledged what
 // a rotation has published, and nothing newer.
 func unacknowledged(ctx context.Context, tx *store.Tx, rotationID string) (bool, error) {
@@ -278,7 +357,11 @@ func (r *Runner) placements(ctx context.Context, tx *store.Tx, f *finding) error
 func failures(ctx context.Context, tx *store.Tx, f *finding) error {
 	return tx.FailedRotations(ctx, func(o store.RotationOf) {
 		raise := about(RotationFailed, o.Ref, o.Ref.Name, "keybroker rotation show "+o.ID, "the last rotation of %s failed%s", o.Ref, because(o.Error))
-		if o.From > 0 {
+		if text := engine.DeadCurrent(o.Rotation, o.Ref); text != "" {
+			raise.Text += "; " + text
+		} else if o.Emergency() {
+			raise.Text += fmt.Sprintf("; nothing replaces the compromised versions %v, which are being revoked, until `keybroker rotation retry %s`", o.Compromised, o.ID)
+		} else if o.From > 0 {
 			raise.Text += fmt.Sprintf("; version %d stays in use", o.From)
 		}
 		f.add(raise)

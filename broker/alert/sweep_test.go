@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +150,66 @@ func TestSweepFindsAndEnds(t *testing.T) {
 		if len(kinds) != 8 {
 			t.Errorf("raised of %v", kinds)
 		}
+	})
+}
+
+// TestWhatIsNotReplacedInTime is told of while there is time left, and so is what
+// nobody can remove.
+func TestWhatIsNotReplacedInTime(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		ctx := t.Context()
+		s := addSecret(t, db)
+		n := newNode(t, db, "a", c, alert.Rules{})
+		must := func(kinds ...string) {
+			t.Helper()
+			n.tick(t)
+			if got := open(t, db); !slices.Equal(got, kinds) {
+				t.Errorf("open %q, want %q", got, kinds)
+			}
+		}
+		text := func() string { return alerts(t, db)[0].Text + " | " + alerts(t, db)[0].Next }
+		v := rotation.Version{SecretID: s.ID, Ref: s.Ref, Number: 1, Stage: rotation.StageCurrent, Tag: "kb-1", CreatedAt: start, PublishedAt: start, NotAfter: start.Add(24 * time.Hour)}
+		save(t, db, func(tx *store.Tx) error { return tx.AddVersion(ctx, &v) })
+		c.pass(16 * time.Hour)
+		must() // it is being replaced just now
+		c.pass(15 * time.Minute)
+		must(alert.Expiring)
+		if got, want := text(), "version 1 of acme:mail/sender ends by itself at 2031-03-10"; !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "no rotation of it is under way | keybroker secret plan acme:mail/sender") {
+			t.Errorf("%q", got)
+		}
+		r := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerSchedule, Reason: "@daily", State: rotation.Queued, WaitingFor: rotation.WaitIssuer, Error: why, CreatedAt: c.Now(), StepSince: c.Now()}
+		save(t, db, func(tx *store.Tx) error { return tx.AddRotation(ctx, &r) })
+		c.pass(time.Hour)
+		must(alert.Expiring)
+		v.NotAfter = time.Time{}
+		save(t, db, func(tx *store.Tx) error { return tx.SaveVersion(ctx, &v) })
+		must(alert.Expiring) // since its rotation is late
+		r.WaitingFor = rotation.WaitWindow
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &r) })
+		must()
+		r.WaitingFor = rotation.WaitIssuer
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &r) })
+		must(alert.Expiring)
+		if got := text(); !strings.HasSuffix(got, "its rotation is queued and waits for issuer (it answered 500) | keybroker rotation show rot_1") {
+			t.Errorf("%q", got)
+		}
+		r.State, r.WaitingFor, r.EndedAt = rotation.Done, "", c.Now()
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &r) })
+		must()
+
+		old := rotation.Retirement{ID: "ret_1", SecretID: s.ID, Version: 1, Cause: rotation.CauseRotated, State: rotation.ProvenDead, RequestedAt: start, RemoveAt: c.Now()}
+		save(t, db, func(tx *store.Tx) error { return tx.AddRetirement(ctx, &old) })
+		for range 9 {
+			old.RemoveFailed(why, c.Now())
+		}
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &old) })
+		must()
+		old.RemoveFailed(why, c.Now())
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &old) })
+		must(alert.RevokeByHand)
+		old.Removed(c.Now())
+		save(t, db, func(tx *store.Tx) error { return tx.SaveRetirement(ctx, &old) })
+		must()
 	})
 }
 

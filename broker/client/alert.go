@@ -22,6 +22,8 @@ var AlertKinds = []string{
 	"missing_acknowledgement", // a consumer did not say that it uses the new version
 	"drift",                   // a vault holds something else than it was given
 	"rotation_failed",
+	"dead_current",   // no version of a secret may work
+	"expiring",       // a credential ends, or is to be replaced, and nothing has replaced it
 	"issuer_down",    // an issuer keeps failing and is left alone for a while
 	"value_wanted",   // a person is to make a credential and hand it in
 	"revoke_by_hand", // a person is to turn a credential off

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
 
 // SupplyRequest hands in the credential that a rotation waits for, which a person has
@@ -14,7 +15,9 @@ type SupplyRequest struct {
 	// Handle is what its issuer calls the credential, e.g. {"id": "key_123"}; it may be
 	// missing.
 	Handle map[string]string `json:"handle,omitempty"`
-	Reason string            `json:"reason,omitempty"`
+	// NotAfter is when it ends by itself; it is rotated in time before that.
+	NotAfter time.Time `json:"not_after,omitzero"`
+	Reason   string    `json:"reason,omitempty"`
 }
 
 // MarshalJSON writes fields that are no UTF-8 text in base64, and says so.

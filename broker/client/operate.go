@@ -65,7 +65,7 @@ type Plan struct {
 	Effective
 	Ready       bool       `json:"ready"`                 // a rotation asked for now would begin at once
 	WhyNot      []Blocker  `json:"why_not"`               // what keeps one from beginning, or the one under way from going on
-	NextAt      time.Time  `json:"next_at,omitzero"`      // by schedule
+	NextAt      time.Time  `json:"next_at,omitzero"`      // when one begins by itself
 	Trigger     string     `json:"trigger,omitempty"`     // of the rotation under way, or of the next one
 	RotationID  string     `json:"rotation_id,omitempty"` // the one under way
 	Steps       []Expected `json:"steps"`                 // of the rotation under way, else of the next one

@@ -85,5 +85,5 @@ type Health struct {
 type Readiness struct {
 	Ready    bool     `json:"ready"`
 	Problems []string `json:"problems"`          // what keeps the node from doing all of its work
-	Notices  []string `json:"notices,omitempty"` // what it does not do yet, and is no reason to send requests elsewhere
+	Notices  []string `json:"notices,omitempty"` // what does not work of what some secrets need: no reason to send requests elsewhere
 }

@@ -207,6 +207,7 @@ type Issuer struct {
 	Tenant string        // whose secrets it may serve; empty: those of all
 	Traits issuer.Traits // see For
 
+	place    string                 // that it leads to; empty: nobody can tell
 	settings issuer.SettingsChecker // nil: it takes none
 	shaper   issuer.Shaper          // nil: its traits are the same for all secrets
 	keys     issuer.KeyChecker      // nil: key settings are nothing to it

@@ -125,6 +125,7 @@ func TestDefinition(t *testing.T) {
 			Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied, Timeout: 12 * time.Hour, Hold: true},
 			Emergency:       rotation.Emergency{RevokeFirst: true, ReplaceWithin: 30 * time.Second},
 			Key:             rotation.KeySpec{Length: 40, Alphabet: "base62", Classes: []string{"lower", "digit"}, Prefix: "pk", Checksum: true},
+			MinLength:       32,
 			Approval:        true, // WaitForMirrors is not: the secret says so
 		},
 	}

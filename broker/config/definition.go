@@ -59,6 +59,7 @@ func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 	d.MinInterval, d.MaxAge, d.Window = r.MinInterval, r.MaxAge, r.Window
 	d.Policy, d.MaxConcurrent, d.Pair = r.Policy, r.MaxConcurrent, s.Pair
 	d.Plan = plan(r.Rotation, i.of(s))
+	d.Plan.MinLength = r.Least()
 	return d, nil
 }
 

@@ -95,7 +95,7 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 		roles:    map[string]*Role{},
 		secrets:  map[string]hcl.Range{},
 		held:     map[string]*Secret{},
-		alone:    map[[3]string]*Secret{},
+		alone:    map[Claim]*Secret{},
 	}
 	files := map[string]*hcl.File{}
 	var bodies []*hclsyntax.Body
@@ -140,7 +140,7 @@ type loader struct {
 	tenants  bool                                   // tenants have blocks
 	secrets  map[string]hcl.Range                   // by Ref.String
 	held     map[string]*Secret                     // by Backend.where, in vaults that do not keep tenants apart
-	alone    map[[3]string]*Secret                  // by what they have of an issuer's for themselves
+	alone    map[Claim]*Secret                      // by what they have of an issuer's for themselves
 	obscured bool                                   // there is a rotation policy of which nobody knows what it matches or sets
 }
 
@@ -284,6 +284,20 @@ func at(b *hclsyntax.Block, path string) hcl.Range {
 		return inner.DefRange()
 	}
 	return b.DefRange()
+}
+
+// expressionAt returns what the attribute with that path says; nil where it is not written.
+func expressionAt(b *hclsyntax.Block, path string) hclsyntax.Expression {
+	head, rest, nested := strings.Cut(path, ".")
+	if attr, ok := b.Body.Attributes[head]; ok && !nested {
+		return attr.Expr
+	}
+	for _, inner := range b.Body.Blocks {
+		if inner.Type == head && nested {
+			return expressionAt(inner, rest)
+		}
+	}
+	return nil
 }
 
 // element returns where the i-th element of the list called name stands.

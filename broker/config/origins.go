@@ -45,12 +45,11 @@ func (c *Config) Origins(ref backends.Ref) (Origins, bool) {
 	r := c.Resolve(s)
 	out.Policy = r.Policy
 	for _, o := range r.Origins {
-		where, _ := c.SettingRange(s, o)
+		where, _ := said(s, o, c.rotationPolicies) // of a default nowhere
 		add(o, where)
 	}
 	for _, b := range r.Bounds {
-		where, _ := c.LimitRange(b)
-		out.Limits = append(out.Limits, LimitOrigin{b, where})
+		out.Limits = append(out.Limits, LimitOrigin{b, limitAt(c.rotationPolicies[b.Policy], b.Limit)})
 	}
 	return out, true
 }

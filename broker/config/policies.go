@@ -128,7 +128,7 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 
 // judgedBy lists the settings that a setting is judged by.
 var judgedBy = map[string][]string{
-	"max_age":        {"overlap", "min_interval"},
+	"max_age":        {"overlap", "min_interval", "window", "verify.timeout"},
 	"window":         {"time_zone"},
 	"verify.timeout": {"verify.successes", "verify.interval"},
 }

@@ -108,10 +108,11 @@ func (l *loader) referred() map[hcl.Range]string {
 }
 
 // placeholder stands for the value until it is known: the same for the same field of
-// the same secret, so that one account can be told from another.
+// the same secret, so that one account can be told from another. As hexadecimal and as
+// base64 it can be decoded.
 func (r Reference) placeholder() string {
 	sum := sha256.Sum256([]byte(r.name + "\x00" + r.Field))
-	return "managed-" + hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:8])
 }
 
 // refers tells whether an expression uses secret().
@@ -238,7 +239,7 @@ func (l *loader) checkReference(n *Named, r *Reference, s *Secret) {
 	if i == nil || i.broken {
 		return
 	}
-	if fields := i.Traits.Fields; fields != nil && !slices.Contains(fields, r.Field) {
+	if fields := i.of(s).Fields; fields != nil && !slices.Contains(fields, r.Field) {
 		l.mistake(r.Range, fmt.Sprintf("The secret %q has no field %q", s.Ref, r.Field), suggest(r.Field, fields))
 	}
 	if l.diags.HasErrors() {

@@ -70,9 +70,16 @@ type IssuerType struct {
 }
 
 // Described is an issuer that is only asked what it can do: by the interfaces of
-// package issuer that it has besides, SettingsChecker, Shaper and KeyChecker.
+// package issuer that it has besides, SettingsChecker, Shaper and KeyChecker, and Placed.
 type Described interface {
 	Traits() issuer.Traits
+}
+
+// Placed is a Described that tells where its accounts, or what it makes, are: the same
+// text only where two blocks of the type would find the same there; "" where nobody can
+// tell.
+type Placed interface {
+	Place() string
 }
 
 // NotifierType is one type of notifier.
@@ -85,7 +92,7 @@ type NotifierType struct {
 // CheckContext is what a Check needs to know beside the struct itself.
 type CheckContext struct {
 	// Offline: env() and file() were not read; secrets hold a placeholder that is
-	// neither empty nor has spaces. So does, also when it is not offline, what comes from
+	// neither empty nor has spaces, and can be decoded as hexadecimal and as base64. So does, also when it is not offline, what comes from
 	// secret(): Named.Resolve calls the Check again with the value.
 	Offline bool
 	// Dir is the configuration's directory.
@@ -97,6 +104,12 @@ type CheckContext struct {
 // At returns the place of an attribute, by its path in the block ("timeout",
 // "auth.token"), or the nearest thing to it that is written there.
 func (c CheckContext) At(path string) hcl.Range { return at(c.block, path) }
+
+// Managed tells whether the attribute with that path takes what it says from secret().
+func (c CheckContext) Managed(path string) bool {
+	expr := expressionAt(c.block, path)
+	return expr != nil && refers(expr)
+}
 
 // Mistake is one diagnostic at the attribute with that path. The summary says
 // what is wrong, the detail how to mend it.

@@ -64,6 +64,7 @@ type mintConfig struct {
 	MaxLive     int           `hcl:"max_live,optional"`
 	Exclusive   bool          `hcl:"exclusive,optional"`
 	MaxOverlap  time.Duration `hcl:"max_overlap,optional"`
+	Soak        time.Duration `hcl:"soak,optional"`
 	Budget      time.Duration `hcl:"revocation_budget,optional"`
 	BudgetRange hcl.Range     `hcl:"revocation_budget,attr_value_range"`
 }
@@ -84,15 +85,33 @@ func (keyed) CheckKey(spec issuer.KeySpec) (issuer.KeySpec, error) {
 	return spec, nil
 }
 
+type serverConfig struct {
+	Server    string `hcl:"server,optional"`
+	Exclusive bool   `hcl:"exclusive,optional"`
+}
+
 // accounts sets the values of the accounts that a secret names; of one if it names none.
-type accounts struct{ traits }
+// If it mints it has no accounts.
+type accounts struct {
+	traits
+	server string
+}
+
+func (a accounts) Place() string { return a.server }
 
 func (accounts) CheckSettings(json.RawMessage) []string { return nil }
 
 func (a accounts) TraitsFor(settings json.RawMessage) issuer.Traits {
-	var s struct{ Roles []string }
+	var s struct {
+		Roles []string
+		Field string
+	}
 	_ = json.Unmarshal(settings, &s)
 	t := issuer.Traits(a.traits)
+	if t.Kind == issuer.Mint {
+		t.Fields = []string{cmp.Or(s.Field, "value")}
+		return t
+	}
 	if t.Slots = s.Roles; len(t.Slots) == 0 {
 		t.Slots = []string{"one"}
 	}
@@ -176,16 +195,25 @@ func registry() config.Registry {
 				Type: config.Type{New: func() any { return &mintConfig{} }, Check: checkMint},
 				Describe: func(cfg any) config.Described {
 					c := cfg.(*mintConfig)
-					return scoped{traits(issuer.Traits{Kind: issuer.Mint, Fields: c.Fields, MaxLive: c.MaxLive, MaxOverlap: c.MaxOverlap, Exclusive: c.Exclusive, RevocationBudget: c.Budget})}
+					return scoped{traits(issuer.Traits{Kind: issuer.Mint, Fields: c.Fields, MaxLive: c.MaxLive, MaxOverlap: c.MaxOverlap, Exclusive: c.Exclusive, Soak: c.Soak, RevocationBudget: c.Budget})}
 				},
 			},
 			"exec": {
 				Type:     config.Type{New: func() any { return &struct{}{} }},
 				Describe: func(any) config.Described { return keyed{traits{Kind: issuer.Mint}} },
 			},
+			"lease": {
+				Type: config.Type{New: func() any { return &serverConfig{} }},
+				Describe: func(cfg any) config.Described {
+					c := cfg.(*serverConfig)
+					return accounts{traits(issuer.Traits{Kind: issuer.Mint, Exclusive: c.Exclusive}), c.Server}
+				},
+			},
 			"set": {
-				Type:     config.Type{New: func() any { return &struct{}{} }},
-				Describe: func(any) config.Described { return accounts{traits(issuer.Traits{Kind: issuer.Set})} },
+				Type: config.Type{New: func() any { return &serverConfig{} }},
+				Describe: func(cfg any) config.Described {
+					return accounts{traits(issuer.Traits{Kind: issuer.Set}), cfg.(*serverConfig).Server}
+				},
 			},
 		},
 		Probes: map[string]config.Type{"http": {New: func() any { return &probeConfig{} }}},

@@ -53,36 +53,6 @@ func (l *loader) neverRotates(s *Secret) {
 	}
 }
 
-// shared refuses to have one account set for two secrets, and one set of settings
-// credited to two where the issuer's credentials are told apart by that alone.
-func (l *loader) shared(s *Secret, issuer *Issuer) {
-	traits := issuer.of(s)
-	where := blockOf(s.block, "issuer").DefRange()
-	for _, slot := range traits.Slots {
-		if first := l.take(s, issuer.Name, "slot", slot); first != nil && first != s {
-			l.mistake(where, fmt.Sprintf("The issuer %q sets the account %q for the secret %q already", issuer.Name, slot, first.Ref),
-				fmt.Sprintf("Two secrets would take it from each other: name another account; the first is at %s.", place(first.Range)))
-		}
-	}
-	if !traits.Exclusive {
-		return
-	}
-	if first := l.take(s, issuer.Name, "settings", string(s.Settings)); first != nil {
-		l.mistake(where, fmt.Sprintf("The issuer %q makes credentials as are asked for here for the secret %q already", issuer.Name, first.Ref),
-			fmt.Sprintf("It is exclusive: whatever is new there belongs to one secret alone. Ask it for something else; the first is at %s.", place(first.Range)))
-	}
-}
-
-// take notes that s has something of an issuer's for itself, and returns the secret that
-// has it already.
-func (l *loader) take(s *Secret, issuer, kind, what string) (first *Secret) {
-	key := [3]string{issuer, kind, what}
-	if first = l.alone[key]; first == nil {
-		l.alone[key] = s
-	}
-	return first
-}
-
 // limited refuses what goes beyond a limit, with the places of both.
 func (l *loader) limited(s *Secret, r *policy.Resolved, issuer *Issuer) {
 	made := *r
@@ -132,6 +102,9 @@ func (l *loader) doubts(s *Secret, r *policy.Resolved, issuer *Issuer) {
 	if window, budget := r.Confirm.Window, issuer.of(s).RevocationBudget; window > 0 && window < budget && !unsure("confirm.window") {
 		l.warn(l.origin(s, r, "confirm.window"), fmt.Sprintf("The window of %s is shorter than the revocation_budget of %s of issuer %q", window, budget, issuer.Name),
 			"Some servers may still accept a credential that was rejected so long: such a proof can be false. Leave the window out, or declare a shorter budget.")
+	}
+	if p, ok := l.cfg.timings.soaking(r.Rotation, issuer.of(s)); ok && !unsure("max_age") {
+		warn(p)
 	}
 	if rotation := blockOf(s.block, "rotation"); issuer.keys == nil && rotation != nil && blockOf(rotation, "key") != nil {
 		l.warn(blockOf(rotation, "key").DefRange(), fmt.Sprintf("The key settings are without effect: the issuer %q says itself what its credentials are like", issuer.Name), "Leave the block out.")
@@ -185,19 +158,4 @@ func said(s *Secret, o policy.Origin, policies map[string]*hclsyntax.Block) (hcl
 // Resolve returns how s rotates, and who says so. s need not stand in the configuration.
 func (c *Config) Resolve(s *Secret) policy.Resolved {
 	return policy.Resolve(c.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
-}
-
-// SettingRange returns where a setting of s, which Resolve gave, is written; of a
-// default there is none, nor of what a secret says that stands in no file.
-func (c *Config) SettingRange(s *Secret, o policy.Origin) (hcl.Range, bool) {
-	return said(s, o, c.rotationPolicies)
-}
-
-// LimitRange returns where a limit is written that Resolve gave.
-func (c *Config) LimitRange(b policy.Bound) (hcl.Range, bool) {
-	block, ok := c.rotationPolicies[b.Policy]
-	if !ok {
-		return hcl.Range{}, false
-	}
-	return limitAt(block, b.Limit), true
 }

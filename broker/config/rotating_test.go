@@ -43,28 +43,32 @@ secret "mail/sender" {
 // TestPlacesOfSettingsAndLimits asks for what `secret plan` shows.
 func TestPlacesOfSettingsAndLimits(t *testing.T) {
 	cfg := parse(t, limitedMail)
-	s := cfg.Secrets[0]
-	r := cfg.Resolve(s)
+	r := cfg.Resolve(cfg.Secrets[0])
 	if r.Policy != "mail" || r.MaxOverlap != 12*time.Hour || r.MaxAge != 30*24*time.Hour {
 		t.Errorf("of %q: a maximum overlap of %s, a maximum age of %s", r.Policy, r.MaxOverlap, r.MaxAge)
 	}
-	for setting, line := range map[string]int{"overlap": 23, "max_age": 11, "max_overlap": 3, "proof": 20, "jitter": 0} {
-		where, ok := cfg.SettingRange(s, r.Origin(setting))
-		if ok != (line > 0) || where.Start.Line != line {
-			t.Errorf("%s at %s, %t; want line %d", setting, where, ok, line)
+	said, ok := cfg.Origins(cfg.Secrets[0].Ref)
+	if !ok || said.Policy != "mail" {
+		t.Fatalf("%+v, %t", said, ok)
+	}
+	lines := map[string]int{}
+	for _, o := range said.Settings {
+		lines[o.Setting] = o.Range.Start.Line
+	}
+	for setting, line := range map[string]int{"backend": 19, "overlap": 23, "max_age": 11, "max_overlap": 3, "proof": 20, "jitter": 0} {
+		if got, there := lines[setting]; got != line || !there {
+			t.Errorf("%s at line %d, want %d", setting, got, line)
 		}
 	}
 	var limits []string
-	for _, b := range r.Bounds {
-		where, ok := cfg.LimitRange(b)
-		limits = append(limits, fmt.Sprint(b.Limit, " ", b, " of ", b.Policy, " at ", where.Start.Line, ok))
+	for _, l := range said.Limits {
+		limits = append(limits, fmt.Sprint(l.Limit, " ", l.Bound, " of ", l.Policy, " at ", l.Range.Start.Line))
 	}
-	if want := []string{"max_overlap 12h0m0s of all at 3 true", "max_age 2160h0m0s of all at 4 true"}; !slices.Equal(limits, want) {
+	if want := []string{"max_overlap 12h0m0s of all at 3", "max_age 2160h0m0s of all at 4"}; !slices.Equal(limits, want) {
 		t.Errorf("limits %q", limits)
 	}
-	elsewhere := &config.Secret{Ref: backends.Ref{Tenant: "default", Name: "mail/api"}, Rotation: s.Rotation}
-	if where, ok := cfg.SettingRange(elsewhere, cfg.Resolve(elsewhere).Origin("overlap")); ok {
-		t.Errorf("a secret of no file says its overlap at %s", where)
+	if _, ok := cfg.Origins(backends.Ref{Tenant: "default", Name: "mail/api"}); ok {
+		t.Error("a secret of no file is said somewhere")
 	}
 }
 

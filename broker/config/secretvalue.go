@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// placeholder stands for what env() and file() would give, offline.
-	placeholder = "offline"
+	// placeholder stands for what env() and file() would give, offline. As hexadecimal
+	// and as base64 it can be decoded.
+	placeholder = "0ff11ce0"
 	// maxSecretFile bounds what file() reads, in bytes.
 	maxSecretFile = 1 << 20
 )

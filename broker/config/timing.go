@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/trigger/schedule"
 )
 
@@ -171,5 +172,27 @@ func (t *timings) crowded(r policy.Rotation) (policy.Problem, bool) {
 		Attribute:  "schedule",
 		Text:       fmt.Sprintf("the schedule is due every %s, but overlap and verification take %s", of.interval(), takes(r)),
 		Suggestion: "what becomes due in an overlap waits: shorten the overlap or rotate less often",
+	}, true
+}
+
+// soaking tells whether the issuer's places stay taken for longer than the schedule, or
+// max_age, leaves to them: a credential takes its place until its soak is over.
+func (t *timings) soaking(r policy.Rotation, traits issuer.Traits) (policy.Problem, bool) {
+	if traits.Soak <= 0 || traits.MaxLive < 2 {
+		return policy.Problem{}, false
+	}
+	attribute, every := "max_age", r.MaxAge
+	if of := t.of(r); r.Schedule != "" && len(of.problems) == 0 && (every == 0 || of.interval() < every) {
+		attribute, every = "schedule", of.interval()
+	}
+	taken := takes(r) + traits.Soak
+	if every == 0 || taken <= every*time.Duration(traits.MaxLive-1) {
+		return policy.Problem{}, false
+	}
+	return policy.Problem{
+		Attribute: attribute,
+		Text: fmt.Sprintf("a rotation is due every %s, but a credential takes one of the issuer's %d places until %s after its successor came, since it soaks for %s",
+			every, traits.MaxLive, taken, traits.Soak),
+		Suggestion: "rotations wait for a place, longer from one to the next: shorten the issuer's soak or the overlap, or rotate less often",
 	}, true
 }

@@ -104,6 +104,9 @@ func (i *Issuer) describe(d Described) {
 	i.settings, _ = d.(issuer.SettingsChecker)
 	i.shaper, _ = d.(issuer.Shaper)
 	i.keys, _ = d.(issuer.KeyChecker)
+	if p, ok := d.(Placed); ok {
+		i.place = p.Place()
+	}
 }
 
 // For returns the traits for a secret with these settings, which were found right.

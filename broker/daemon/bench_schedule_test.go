@@ -161,22 +161,28 @@ func startsOf(b *testing.B, rows *sql.DB, at time.Time) (starts []time.Time) {
 		at.UnixMicro(), (time.Second/benchDue).Microseconds()))
 	for len(starts) < benchDue {
 		time.Sleep(500 * time.Millisecond)
-		found, err := rows.QueryContext(b.Context(), `SELECT MIN(t.started_at) FROM rotations r JOIN rotation_steps t ON t.rotation_id = r.id AND t.step = 'mint'
-			WHERE r.secret_id LIKE 'a%' GROUP BY r.secret_id ORDER BY CAST(substr(r.secret_id, 2) AS BIGINT)`)
-		if err != nil {
+		starts = begun(b, rows)
+	}
+	return starts
+}
+
+func begun(b *testing.B, rows *sql.DB) (starts []time.Time) {
+	b.Helper()
+	found, err := rows.QueryContext(b.Context(), `SELECT MIN(t.started_at) FROM rotations r JOIN rotation_steps t ON t.rotation_id = r.id AND t.step = 'mint'
+		WHERE r.secret_id LIKE 'a%' GROUP BY r.secret_id ORDER BY CAST(substr(r.secret_id, 2) AS BIGINT)`)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer found.Close()
+	for found.Next() {
+		var us int64
+		if err := found.Scan(&us); err != nil {
 			b.Fatal(err)
 		}
-		starts = nil
-		for found.Next() {
-			var us int64
-			if err := found.Scan(&us); err != nil {
-				b.Fatal(err)
-			}
-			starts = append(starts, time.UnixMicro(us))
-		}
-		if err := found.Err(); err != nil {
-			b.Fatal(err)
-		}
+		starts = append(starts, time.UnixMicro(us))
+	}
+	if err := found.Err(); err != nil {
+		b.Fatal(err)
 	}
 	return starts
 }

@@ -115,7 +115,11 @@ func (p *parts) components(ctx context.Context, s, before *setup) error {
 	if err := p.wants(ctx, s); err != nil {
 		return err
 	}
-	for _, b := range backendsInOrder(s.cfg) {
+	inOrder, err := p.backendsInOrder(ctx, s.cfg)
+	if err != nil {
+		return err
+	}
+	for _, b := range inOrder {
 		s.catalog.DriftEvery[b.Name] = b.DriftCheck
 		err := component(s, before, block{"backend", b.Name}, s.catalog.Backends, before.catalog.Backends, func() (*backends.Mount, func(), error) {
 			cfg, err := p.resolve(ctx, s, b.Named)
@@ -152,10 +156,13 @@ func (p *parts) components(ctx context.Context, s, before *setup) error {
 		if err != nil {
 			return err
 		}
-		s.catalog.ProbeDigests[b.Name] = s.digests[at]
-		if took, refers := s.takes[at]; refers { // with another credential it is another probe
-			s.catalog.ProbeDigests[b.Name] = p.mac(s.digests[at] + took)
+		digest := s.digests[at]
+		if took, refers := s.takes[at]; s.troubles[at].stale { // it is the probe of before
+			digest = before.catalog.ProbeDigests[b.Name]
+		} else if refers { // with another credential it is another probe
+			digest = p.mac(digest + took)
 		}
+		s.catalog.ProbeDigests[b.Name] = digest
 	}
 	return nil
 }
@@ -163,8 +170,8 @@ func (p *parts) components(ctx context.Context, s, before *setup) error {
 // component puts into made what the block at is in working order: what stood for
 // the same block before, or what fresh makes of it, with what ends it.
 func component[T any](s, before *setup, at block, made, had map[string]T, fresh func() (T, func(), error)) error {
-	old, there := had[at.name]
-	there = there && before.digests[at] == s.digests[at]
+	old, worked := had[at.name]
+	there := worked && before.digests[at] == s.digests[at]
 	if there && before.takes[at] == s.wants[at] {
 		made[at.name] = old
 		s.takeOver(before, at)
@@ -172,8 +179,11 @@ func component[T any](s, before *setup, at block, made, had map[string]T, fresh 
 	}
 	c, stop, err := fresh()
 	_, refers := s.wants[at]
+	// What works as another configuration of the block said goes on so until there is what
+	// the new one takes: what is under way may need it, and nobody can fill that at once.
+	waits := errors.Is(err, errUnfilled) && worked && types(before.cfg)[at] == types(s.cfg)[at]
 	switch {
-	case err != nil && refers && there: // better than nothing, and it may have worked
+	case err != nil && refers && (there || waits): // better than nothing, and it may have worked
 		made[at.name] = old
 		s.takeOver(before, at)
 		s.troubles[at] = troubleOf(err, true)

@@ -2,6 +2,8 @@ package daemon_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -80,6 +82,23 @@ func TestAnIssuerChecksItsPermissions(t *testing.T) {
 	refused(t, "an unknown issuer", err, http.StatusNotFound, `there is no issuer "nobody"`)
 	_, err = o.CheckIssuer(ctx, "mailer", client.CheckIssuerRequest{Secret: "mail/nothing"})
 	refused(t, "an unknown secret", err, http.StatusNotFound, `there is no secret "mail/nothing"`)
+
+	// What is found tells of the secrets' settings: of those that are seen.
+	o.hcl += "policy \"checker\" {\n  path \"sys/issuers\" {\n    capabilities = [\"update\"]\n  }\n}\npolicy \"one\" {\n  path \"mail/sender\" {\n    capabilities = [\"read\"]\n  }\n}\n"
+	o.reload(t)
+	blind := o.holding(t, client.CreateTokenRequest{Name: "blind", Policies: []string{"checker"}})
+	if found := must(blind.CheckIssuer(ctx, "mailer", client.CheckIssuerRequest{}))(t); len(found.Checked) != 0 || len(found.Findings) == 0 {
+		t.Errorf("who sees no secret: %+v", found)
+	}
+	_, err = blind.CheckIssuer(ctx, "mailer", client.CheckIssuerRequest{Secret: mailer})
+	refused(t, "a secret that is not seen", err, http.StatusNotFound, `there is no secret "mail/sender"`)
+	if found := must(o.CheckIssuer(ctx, "mailer", client.CheckIssuerRequest{}))(t); len(found.Checked) != 2 {
+		t.Errorf("who sees both: %+v", found)
+	}
+	sees := o.holding(t, client.CreateTokenRequest{Name: "sees", Policies: []string{"checker", "one"}})
+	if found := must(sees.CheckIssuer(ctx, "mailer", client.CheckIssuerRequest{}))(t); !slices.Equal(found.Checked, []string{mailer}) {
+		t.Errorf("who sees one: %+v", found)
+	}
 }
 
 func TestAProbeIsRunByHand(t *testing.T) {
@@ -246,13 +265,30 @@ func TestAPersonMakesTheCredential(t *testing.T) {
 	log := o.log.String() + o.read("data/audit.jsonl")
 	records := must(o.Audit(ctx, client.AuditQuery{Action: "rotation.supply"}))(t).Items
 	text, err := json.Marshal(records)
-	if err != nil || !strings.Contains(string(text), `"handle":"id=`+ids[1]) {
-		t.Errorf("the audit log does not tell who handed what in: %s", text)
+	mints := must(o.Audit(ctx, client.AuditQuery{Action: "rotation.mint"}))(t).Items
+	if err != nil || !strings.Contains(string(text), `"handle":"1"`) || !strings.Contains(fmt.Sprint(mints), ids[1]) {
+		t.Errorf("the audit log does not tell who handed what in: %s, %v", text, mints)
 	}
 	for _, key := range handedIn {
 		hash := must(o.AuditHash(ctx, client.SecretText(key)))(t)
 		if strings.Contains(log, key) || !strings.Contains(log, hash.Hash) {
 			t.Error("the audit log has a key, or not its hash")
 		}
+	}
+
+	// Whoever reads while nothing replaces it yet is told whom that waits for.
+	em := must(o.Emergency(ctx, portal, client.EmergencyRequest{Reason: "leaked", Contain: client.RevokeFirst}))(t)
+	o.waitsFor(t, em.ID, "value")
+	var told *client.Problem
+	eventually(t, "the value is given to nobody any more", func() bool {
+		_, err := o.Value(ctx, portal, 0)
+		return errors.As(err, &told)
+	})
+	if told.Status != http.StatusServiceUnavailable || !strings.Contains(told.Detail, "version 2 of mail/portal is being revoked, and a person is to make its replacement by 20") || !strings.Contains(told.Hint, "keybroker rotation supply "+em.ID) {
+		t.Errorf("%+v", told)
+	}
+	must(o.Cancel(ctx, em.ID, client.InterventionRequest{Reason: "nobody is there"}))(t)
+	if _, err := o.Value(ctx, portal, 0); !errors.As(err, &told) || !strings.Contains(told.Detail, "nothing is replacing it") || !strings.Contains(told.Hint, "keybroker secret plan mail/portal") {
+		t.Errorf("%v, %+v", err, told)
 	}
 }

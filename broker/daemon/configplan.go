@@ -125,7 +125,7 @@ func (n asNode) PlanConfig(ctx context.Context, r client.ConfigPlanRequest) (cli
 	if err != nil {
 		return out, err
 	}
-	was, has := shapeOf(before), plannedShape(r, defs)
+	was, has := shapeOf(before), plannedShape(r, defs, before)
 	out.Refused = append(out.Refused, restarts(restartSettings(before), r.Node)...)
 	err = n.d.db.View(ctx, func(tx *store.Tx) error {
 		wants, err := underWay(ctx, tx)
@@ -134,13 +134,13 @@ func (n asNode) PlanConfig(ctx context.Context, r client.ConfigPlanRequest) (cli
 		}
 		refused, lacking := wants.judgeShapes(was, has)
 		out.Refused = append(out.Refused, refused...)
-		warnings, err := wants.slightedBy(ctx, tx, was, has)
+		warnings, err := wants.slightedBy(ctx, tx, before, was, has)
 		if err != nil {
 			return err
 		}
 		out.Warnings = append(append(out.Warnings, lacking...), warnings...)
 		for _, c := range changes {
-			p, err := planned(ctx, tx, c, out.At)
+			p, err := planned(ctx, tx, c, has, out.At)
 			if err != nil {
 				return err
 			}
@@ -174,8 +174,8 @@ func readPlanned(secrets []client.PlannedSecret) ([]defined, error) {
 	return defs, nil
 }
 
-func plannedShape(r client.ConfigPlanRequest, defs []defined) shape {
-	out := shape{types: map[block]string{}}
+func plannedShape(r client.ConfigPlanRequest, defs []defined, before *config.Config) shape {
+	out := shape{types: map[block]string{}, claims: map[config.Claim]string{}}
 	for _, b := range r.Blocks {
 		switch b.Kind {
 		case "backend", "issuer", "probe", "consumer":
@@ -188,6 +188,7 @@ func plannedShape(r client.ConfigPlanRequest, defs []defined) shape {
 	for _, d := range defs {
 		out.types[block{client.KindSecret, d.ref.String()}] = ""
 		out.secrets = append(out.secrets, holding{d.ref.String(), append([]string{d.def.Backend}, d.def.Mirrors...)})
+		out.claim(before, d.ref.String(), d.def.Issuer, d.def.Settings)
 	}
 	return out
 }
@@ -235,8 +236,9 @@ func changedWriting(was, is []client.PlannedBlock) []client.PlannedChange {
 	return out
 }
 
-// planned tells what becomes of one secret, and what comes next of that.
-func planned(ctx context.Context, tx *store.Tx, c change, at time.Time) (client.PlannedChange, error) {
+// planned tells what becomes of one secret under a configuration that has these blocks,
+// and what comes next of that.
+func planned(ctx context.Context, tx *store.Tx, c change, has shape, at time.Time) (client.PlannedChange, error) {
 	out := client.PlannedChange{ConfigChange: client.ConfigChange{Change: c.kind, Kind: client.KindSecret, Name: c.ref.String()}, DueFrom: c.was.NextDueAt}
 	say := func(format string, args ...any) { out.Effects = append(out.Effects, fmt.Sprintf(format, args...)) }
 	if c.kind == client.Unmanaged {
@@ -264,7 +266,7 @@ func planned(ctx context.Context, tx *store.Tx, c change, at time.Time) (client.
 	case c.kind == client.Added:
 		say("it is managed again, with version %d as the current one", current)
 	default:
-		moved(c, say)
+		moved(c, has, say)
 	}
 	return out, underWayOf(ctx, tx, c, say)
 }
@@ -307,10 +309,11 @@ func qualified(ref backends.Ref) string {
 }
 
 // moved tells what follows from other vaults, issuers and probes.
-func moved(c change, say func(string, ...any)) {
+func moved(c change, has shape, say func(string, ...any)) {
 	was, is := c.was.Definition, c.def
-	if was.Issuer != is.Issuer && is.Issuer != "" && was.Issuer != "" {
-		say("the next version is minted by %q; version %d is turned off by %q when it is replaced", is.Issuer, c.was.Current, was.Issuer)
+	if was.Issuer != is.Issuer && was.Issuer != "" {
+		_, stays := has.types[block{"issuer", was.Issuer}]
+		reissued(c.was.Current, was.Issuer, is.Issuer, stays, say)
 	}
 	if was.Backend != is.Backend {
 		say("the next version is written to %q; version %d stays in %q", is.Backend, c.was.Current, was.Backend)
@@ -324,6 +327,24 @@ func moved(c change, say func(string, ...any)) {
 		if !slices.Contains(was.Consumers, name) {
 			say("consumer %q is told of the next version", name)
 		}
+	}
+}
+
+// reissued tells who mints the next version and who turns the current one off, once a
+// secret has another issuer or none; stays: the one before is still there.
+func reissued(current int, before, after string, stays bool, say func(string, ...any)) {
+	if after != "" {
+		say("the next version is minted by %q", after)
+	} else {
+		say("it has no issuer any more, and is rotated no more: version %d stays valid, and readable", current)
+	}
+	switch {
+	case !stays:
+		say("nothing can turn version %d off any more: its issuer %q is not in the configuration", current, before)
+	case after != "":
+		say("version %d is turned off by %q when it is replaced", current, before)
+	default:
+		say("in an emergency version %d is turned off by %q, and nothing replaces it", current, before)
 	}
 }
 

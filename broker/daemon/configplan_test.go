@@ -126,11 +126,34 @@ func TestConfigPlanTellsWhatIsRefused(t *testing.T) {
 	}) || !slices.Contains(sender.Settings, client.SettingChange{Name: "issuer", From: "mailer", To: "post"}) {
 		t.Errorf("%+v", sender)
 	}
+	if !slices.Contains(sender.Effects, `the next version is minted by "post"`) || !slices.Contains(sender.Effects, `nothing can turn version 2 off any more: its issuer "mailer" is not in the configuration`) {
+		t.Errorf("an issuer that goes away is to turn off what it minted: %q", sender.Effects)
+	}
+	_, block, _ := strings.Cut(o.hcl, `secret "mail/sender" {`)
+	block, _, _ = strings.Cut(block, "\n}\n")
+	ask, _, _ := strings.Cut(block[strings.Index(block, "  issuer \"mailer\" {"):], "\n  }\n")
+	for now, want := range map[string][]string{
+		"":                      {"it has no issuer any more, and is rotated no more: version 2 stays valid, and readable", `in an emergency version 2 is turned off by "mailer", and nothing replaces it`},
+		"  issuer \"own\" {}\n": {`the next version is minted by "own"`, `version 2 is turned off by "mailer" when it is replaced`},
+	} {
+		hcl := strings.Replace(o.hcl, block, strings.Replace(block, ask+"\n  }\n", now, 1), 1) + "issuer \"api_key\" \"own\" {}\n"
+		effects := changeOf(o.plan(t, hcl), "secret", mailer).Effects
+		for _, one := range want {
+			if !slices.Contains(effects, one) {
+				t.Errorf("with %q: %q is not in %q", now, one, effects)
+			}
+		}
+	}
 	o.hcl = renamed
 	_, err := o.Reload(ctx, client.ReloadRequest{DryRun: true})
 	problem, ok := err.(*client.Problem)
 	if !ok || len(problem.Problems) == 0 || problem.Problems[0].What != p.Refused[0].What {
 		t.Errorf("a reload is refused with %v, the plan has %+v", err, p.Refused)
+	}
+
+	slower := changeOf(o.plan(t, replaced(t, o.hcl, `revocation_budget = "3s"`, `revocation_budget = "4s"`)), "secret", mailer)
+	if !slices.Contains(slower.Settings, client.SettingChange{Name: "confirm.budget", From: "3s", To: "4s"}) {
+		t.Errorf("of another revocation_budget it says %+v", slower)
 	}
 
 	moved := strings.Replace(o.hcl, "listener \"tcp\" {\n  address = \""+o.site.addr, "listener \"tcp\" {\n  address = \"127.0.0.1:1", 1)

@@ -689,7 +689,7 @@ func (w *surface) table(x things) map[string]call {
 		"POST /api/v1/events/{trigger}":        {path: api + "events/" + onlyTrigger, body: `{"id":"1","secret":"app/key","reason":"test"}`, inert: `{"secret":"app/key"}`, ok: []int{400}, tenant: true},
 
 		"GET /api/v1/issuers":               {walled: true},
-		"POST /api/v1/issuers/{name}/check": {path: api + "issuers/internal/check", body: `{"secret":"app/key"}`, ok: []int{200, 422}, tenant: true, walled: true},
+		"POST /api/v1/issuers/{name}/check": {path: api + "issuers/internal/check", body: `{"secret":"app/key"}`, inert: "{}", ok: []int{200, 422}, tenant: true, walled: true},
 		"GET /api/v1/probes":                {walled: true},
 		"POST /api/v1/probes/{name}/run":    {path: api + "probes/internal/run", body: `{"secret":"app/key","reason":"test"}`},
 

@@ -175,7 +175,7 @@ func TestAnIssuerThatKeepsFailingIsTold(t *testing.T) {
 	if a := open()[0]; !strings.HasPrefix(a.Subject, "mailer on ") || !strings.Contains(a.Text, "issuer mailer keeps failing; rotations that need it wait") {
 		t.Errorf("it is %+v", a)
 	}
-	if status, body := o.get(http.MethodGet, "/readyz", ""); status != http.StatusServiceUnavailable || !strings.Contains(body, "an issuer keeps failing") || up() != "0" {
+	if status, body := o.get(http.MethodGet, "/readyz", ""); status != http.StatusOK || !strings.Contains(body, `"notices":["an issuer keeps failing"]`) || up() != "0" {
 		t.Errorf("ready is %d %s, and the metric %q", status, body, up())
 	}
 	o.api.Override(minted, 0, 0)

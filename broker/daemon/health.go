@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -138,7 +137,13 @@ func (d *Daemon) ready(ctx context.Context) (problems []string) {
 		d.health.logger.Error("the audit log cannot be written", "error", err)
 		problems = append(problems, "the audit log cannot be written")
 	}
-	return slices.Concat(problems, d.health.ready(), d.issuersReady(), d.setup.Load().ready())
+	return append(problems, d.health.ready()...)
+}
+
+// notices returns what does not work of what serves some secrets only: it is no reason to
+// send elsewhere who comes for the others, and mostly it is the same at every node.
+func (d *Daemon) notices() []string {
+	return append(d.issuersNotices(), d.setup.Load().notices()...)
 }
 
 // ready returns how many backends cannot be used. Which ones, and why, is in the log,

@@ -3,11 +3,14 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/rotation/issuer/issuertest/keyserver"
@@ -60,7 +63,9 @@ func TestACredentialMadeByHand(t *testing.T) {
 		`probe "http" "carrier" {`, "probe \"http\" \"carrier\" {\n  allow_private_network = true",
 		`overlap  = "48h"`, "overlap = \"0s\"\n verify {\n successes = 1\n interval = \"1s\"\n }\n confirm {\n rejections = 2\n window = \"1s\"\n }",
 		`schedule = "0 9 1 */3 *" # when people are at work`, "")
-	n := newSite(t, hcl).start()
+	hcl += "\nrotation_policy \"long\" {\n  limits {\n    min_length = 10\n  }\n}\n"
+	at := newSite(t, hcl)
+	n := at.start()
 	const secret = "sms/carrier"
 
 	var first string
@@ -72,7 +77,7 @@ func TestACredentialMadeByHand(t *testing.T) {
 		})
 		n.awaitAlert(t, "value_wanted", r.ID)
 		supply := func(key, id string) error {
-			_, err := n.Supply(t.Context(), r.ID, client.SupplyRequest{Fields: client.Fields{"key": key}, Handle: map[string]string{"id": id}})
+			_, err := n.Supply(t.Context(), r.ID, client.SupplyRequest{Fields: client.Fields{"key": key}, Handle: map[string]string{"id": id}, NotAfter: time.Now().Add(90 * 24 * time.Hour)})
 			return err
 		}
 		if version == 2 {
@@ -80,7 +85,23 @@ func TestACredentialMadeByHand(t *testing.T) {
 				t.Errorf("the old value was handed in again: %v", err)
 			}
 		}
+		if version == 1 {
+			for what, r2 := range map[string]client.SupplyRequest{
+				"one that is over":      {NotAfter: time.Now().Add(-time.Hour), Fields: client.Fields{"key": strings.Repeat("x", 30)}},
+				"one that is too short": {Fields: client.Fields{"key": "x23456789"}},
+			} {
+				r2.Handle = map[string]string{"id": "another"}
+				if _, err := n.Supply(t.Context(), r.ID, r2); client.Status(err) != http.StatusBadRequest {
+					t.Errorf("%s was handed in: %v", what, err)
+				}
+			}
+		}
 		made := site.do(t, http.MethodPost, "/v1/keys", fmt.Sprintf(`{"name": "by hand %d"}`, version))
+		for _, pasted := range []string{made["secret"], "id " + made["secret"]} {
+			if err := supply(made["secret"], pasted); client.Status(err) != http.StatusBadRequest {
+				t.Errorf("the key was pasted into the handle: %v", err)
+			}
+		}
 		if err := supply(made["secret"], made["id"]); err != nil {
 			t.Fatal(err)
 		}
@@ -91,6 +112,10 @@ func TestACredentialMadeByHand(t *testing.T) {
 			first = made["secret"]
 			if ended, _ := n.follow(t, r.ID); ended.State != "done" {
 				t.Fatalf("%+v", ended)
+			}
+			plans := must(n.EffectivePlans(t.Context(), client.SecretQuery{}))(t)
+			if next := plans.Items[0].Upcoming; len(next) == 0 || next[0].Why != "not_after" || time.Until(next[0].At) > 90*24*time.Hour {
+				t.Errorf("it ends in 90 days, and rotates %+v", next)
 			}
 			continue
 		}
@@ -117,6 +142,29 @@ func TestACredentialMadeByHand(t *testing.T) {
 		if v := must(n.Value(t.Context(), secret, 0))(t); v.Fields["key"] != made["secret"] {
 			t.Error("applications get another value than was handed in")
 		}
+	}
+	at.keepsToItself(first)
+}
+
+// keepsToItself looks for a value that the broker was given in all that it writes.
+func (s *site) keepsToItself(value string) {
+	t := s.t
+	t.Helper()
+	if strings.Contains(s.log.String(), value) {
+		t.Error("it is in the log")
+	}
+	err := filepath.WalkDir(filepath.Join(s.dir, "data"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if strings.Contains(string(text), value) {
+			t.Errorf("it is in %s", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

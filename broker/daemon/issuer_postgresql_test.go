@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends/backendtest/postgresserver"
 	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/broker/daemon"
 )
 
 // roles is the example of the issuer postgresql before a real server.
@@ -84,6 +86,19 @@ func TestPasswordsOfRolesAreRotatedAndProvenDead(t *testing.T) {
 			if rot, _ := n.rotate(t, secret); rot.State != client.RotationDone { // to the role that was revoked
 				t.Errorf("once more: %+v", rot)
 			}
+			lost := func() bool {
+				found := must(n.CheckIssuer(t.Context(), "orders-db", client.CheckIssuerRequest{Secret: secret}))(t)
+				return slices.ContainsFunc(found.Findings, func(f client.IssuerFinding) bool {
+					return strings.HasPrefix(f.What, "account ") && strings.Contains(f.What, "the current one") && f.Problem != ""
+				})
+			}
+			if lost() {
+				t.Error("the account of the current version is said not to hold it")
+			}
+			s.postgres.Exec(t, "COMMENT ON ROLE "+n.value(t, secret).Fields["username"]+" IS NULL")
+			if !lost() {
+				t.Error("a check says nothing of an account that has lost its line")
+			}
 			log, served := s.log.String(), s.postgres.Log(t)
 			for _, text := range []string{first["password"], now["password"], s.env["ORDERS_ADMIN"]} {
 				if strings.Contains(log, text) || strings.Contains(served, text) {
@@ -91,5 +106,40 @@ func TestPasswordsOfRolesAreRotatedAndProvenDead(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestARenamedSecretTakesItsOwnAccount: the row of before still has it, which a reload and
+// a plan warn of until it has no version.
+func TestARenamedSecretTakesItsOwnAccount(t *testing.T) {
+	t.Parallel()
+	s := newRoles(t)
+	n := s.start()
+	s.hcl = strings.Replace(s.hcl, `secret "orders/reporting"`, `secret "orders/reports"`, 1)
+	warned := func(dryRun bool) bool {
+		r, err := n.Reload(t.Context(), client.ReloadRequest{DryRun: dryRun})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(r.Warnings, func(f client.ConfigFinding) bool {
+			return strings.HasPrefix(f.What, "the secret orders/reporting, which is not in the configuration, has the account ") &&
+				strings.HasSuffix(f.What, "for its version 1, and orders/reports takes it from it") && strings.Contains(f.Remedy, "keybroker secret revoke orders/reporting")
+		})
+	}
+	if warned(true) {
+		t.Error("it has no version, and a reload warns of it")
+	}
+	n.done(t, "orders/reporting")
+	if !warned(true) {
+		t.Error("a reload that is not made does not warn")
+	}
+	plan := must(n.PlanConfig(t.Context(), must(daemon.PlanRequest(s.config()))(t)))(t)
+	if !strings.Contains(fmt.Sprint(plan.Warnings), "and orders/reports takes it from it") {
+		t.Errorf("the plan warns of %v", plan.Warnings)
+	}
+	for range 2 {
+		if !warned(false) {
+			t.Error("a reload does not warn")
+		}
 	}
 }

@@ -25,8 +25,8 @@ func (d *Daemon) issuersWrong(add func(kind, tenant, what, next, format string, 
 	}
 }
 
-// issuersReady returns how many issuers keep failing, for anybody.
-func (d *Daemon) issuersReady() []string {
+// issuersNotices returns how many issuers keep failing, for anybody.
+func (d *Daemon) issuersNotices() []string {
 	n := 0
 	for _, down := range d.engine.IssuersDown() {
 		if down != nil {

@@ -157,7 +157,7 @@ func (d *Daemon) server(stopping <-chan struct{}) *http.Server {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handler = httpapi.New(httpapi.Config{Broker: d.broker, Authenticator: d.authn, Logger: d.log.Named("http"), Limits: limitsOf(w.cfg),
-		Ready: d.ready, Notices: func() []string { return d.setup.Load().notices() },
+		Ready: d.ready, Notices: d.notices,
 		Metrics: d.apiMetrics(), Observe: d.metrics.observeRequest, Stopping: stopping})
 	return httpapi.NewServer(w.handler, httpapi.DefaultTimeouts, d.log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}))
 }

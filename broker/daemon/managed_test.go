@@ -225,26 +225,34 @@ func TestAManagedSecretIsReadFromItsVault(t *testing.T) {
 		t.Error("the vault cannot be used after a restart")
 	}
 	n.stop()
+	kept := s.hcl
+	s.hcl = replaced(t, s.hcl, `  backend = "keeper"`, `  backend = "elsewhere"`) + "backend \"local\" \"elsewhere\" {}\n" // where the version is not yet
+	n = s.start()
+	if got := n.value(t, "app/key").Fields["key"]; got != key {
+		t.Error("the vault cannot be used after what it takes is to be kept elsewhere")
+	}
+	n.stop()
+	s.hcl = kept
 	keeper.Stop()
 	n = s.start()
-	eventually(t, "a node that is not ready", func() bool {
-		status, body := s.get("GET", "/readyz", "")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "one of the backends, issuers and probes cannot take up a secret")
+	eventually(t, "a notice", func() bool {
+		_, body := s.get("GET", "/readyz", "")
+		return strings.Contains(body, `"problems":["a backend cannot be used"]`) && strings.Contains(body, `"notices":["one of the backends, issuers and probes cannot take up a secret"]`)
 	})
 	if _, err := n.Value(t.Context(), "app/key", 0); client.Status(err) != http.StatusServiceUnavailable {
 		t.Errorf("what needs it: %v", err)
 	}
 }
 
-// adminOf is an API whose admin tokens are keys that another one gives out: in front of
-// the real one, it lets in whom that accepts.
+// adminOf is an API whose admin tokens are keys that another one gives out, and the admin
+// token of that: in front of the real one, it lets in whom that accepts.
 func adminOf(t *testing.T, behind, keys *keyserver.Server) string {
 	t.Helper()
 	proxy := httputil.NewSingleHostReverseProxy(must(url.Parse(behind.URL))(t))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v1/keys") {
 			token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			if !keys.Works(token) {
+			if token != keys.AdminToken && !keys.Works(token) {
 				http.Error(w, "no admin: "+token, http.StatusUnauthorized)
 				return
 			}
@@ -374,9 +382,9 @@ func TestAnAdminTokenThatCannotBeTakenUp(t *testing.T) {
 	n.done(t, "infra/mailer", "mail/sender")
 	spoilt.Store(true)
 	id := n.begin(t, "infra/mailer", "overlap")
-	eventually(t, "a node that is not ready", func() bool {
+	eventually(t, "a notice of a node that is ready", func() bool {
 		status, body := s.get("GET", "/readyz", "")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "one of the backends, issuers and probes cannot take up a secret")
+		return status == http.StatusOK && strings.Contains(body, `"notices":["one of the backends, issuers and probes cannot take up a secret"]`)
 	})
 	open := func() []client.Alert {
 		list := must(n.Alerts(t.Context(), client.AlertQuery{}))(t)
@@ -416,8 +424,8 @@ func TestAnAdminTokenThatCannotBeTakenUp(t *testing.T) {
 	}
 }
 
-// TestReloadToAManagedSecret: what the new configuration lets wait is said; what could
-// never be set up is refused, and so is a round.
+// TestReloadToAManagedSecret: until the secret has a version, what works goes on with what
+// it had, and that is said; what could never be set up is refused, and so is a round.
 func TestReloadToAManagedSecret(t *testing.T) {
 	t.Parallel()
 	mailer, admins := keyserver.Start(t), keyserver.Start(t)
@@ -427,7 +435,7 @@ func TestReloadToAManagedSecret(t *testing.T) {
 	managed = strings.ReplaceAll(managed, "ADDR", s.addr)
 	n := s.start()
 	s.hcl = managed
-	const waits = `issuer "mailer" waits for infra/mailer, which has no version yet`
+	const waits = `issuer "mailer" waits for infra/mailer, which has no version yet; until then, or a restart, it works as it was configured before`
 	warned := func(r client.Reload) bool {
 		return slices.ContainsFunc(r.Warnings, func(f client.ConfigFinding) bool {
 			return f.What == waits && strings.Contains(f.Remedy, "keybroker secret rotate infra/mailer")
@@ -436,7 +444,17 @@ func TestReloadToAManagedSecret(t *testing.T) {
 	if r := n.reload(t); changesOf(r) != "changed issuer mailer" || !warned(r) {
 		t.Errorf("%s, %+v", changesOf(r), r.Warnings)
 	}
+	n.done(t, "mail/sender")
+	if r := n.reload(t); changesOf(r) != "" || !warned(r) {
+		t.Errorf("nothing was changed: %s, %+v", changesOf(r), r.Warnings)
+	}
+	if n.done(t, "mail/sender"); s.tookUp(`issuer \"mailer`) != 0 {
+		t.Error("there was nothing to take up")
+	}
 	n.done(t, "infra/mailer", "mail/sender")
+	if got := s.tookUp(`issuer \"mailer`); got != 1 {
+		t.Errorf("it was taken up %d times", got)
+	}
 	if r := n.reload(t); changesOf(r) != "" || warned(r) {
 		t.Errorf("nothing was changed: %s, %+v", changesOf(r), r.Warnings)
 	}

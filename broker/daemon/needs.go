@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -178,6 +179,7 @@ type shape struct {
 	types     map[block]string
 	consumers []string
 	secrets   []holding
+	claims    map[config.Claim]string // whose they are, by Ref.String
 }
 
 // holding is a secret, by Ref.String, and the backends that hold it: its primary first.
@@ -186,9 +188,16 @@ type holding struct {
 	backends []string
 }
 
+// claim notes what a secret has of its issuer's for itself, as far as cfg knows the issuer.
+func (s *shape) claim(cfg *config.Config, secret, issuer string, settings json.RawMessage) {
+	for _, c := range cfg.Claims(issuer, settings) {
+		s.claims[c] = secret
+	}
+}
+
 // shapeOf returns that of a configuration; of nil the empty one.
 func shapeOf(cfg *config.Config) shape {
-	s := shape{types: types(cfg)}
+	s := shape{types: types(cfg), claims: map[config.Claim]string{}}
 	if cfg == nil {
 		return s
 	}
@@ -197,6 +206,7 @@ func shapeOf(cfg *config.Config) shape {
 	}
 	for _, one := range cfg.Secrets {
 		s.secrets = append(s.secrets, holding{one.Ref.String(), append([]string{one.Backend}, one.Mirrors...)})
+		s.claim(cfg, one.Ref.String(), one.Issuer, one.Settings)
 	}
 	return s
 }
@@ -224,10 +234,11 @@ func (n needs) judgeShapes(before, next shape) (refused, lacking []client.Config
 // slighted warns of what a configuration does without being refused: what is not
 // under way now and still will miss what was taken away.
 func (n needs) slighted(ctx context.Context, tx *store.Tx, before, next *config.Config) ([]client.ConfigFinding, error) {
-	return n.slightedBy(ctx, tx, shapeOf(before), shapeOf(next))
+	return n.slightedBy(ctx, tx, next, shapeOf(before), shapeOf(next))
 }
 
-func (n needs) slightedBy(ctx context.Context, tx *store.Tx, before, next shape) ([]client.ConfigFinding, error) {
+// slightedBy is slighted by the shapes; by cfg it is told what issuers are.
+func (n needs) slightedBy(ctx context.Context, tx *store.Tx, cfg *config.Config, before, next shape) ([]client.ConfigFinding, error) {
 	var out []client.ConfigFinding
 	was, has := before.types, next.types
 	warn := func(b block, m store.Made, consequence, remedy string) {
@@ -261,7 +272,37 @@ func (n needs) slightedBy(ctx context.Context, tx *store.Tx, before, next shape)
 		warn(block{"issuer", m.Issuer}, m, "proven dead and to be tried once more: a resurrection could not be ended", later)
 	}
 	unheard, err := n.untold(ctx, tx, before, next)
-	return append(append(out, unheard...), forsaken(before, next)...), err
+	if err != nil {
+		return nil, err
+	}
+	taken, err := taken(ctx, tx, cfg, next)
+	return slices.Concat(out, unheard, forsaken(before, next), taken), err
+}
+
+// taken warns of what secrets outside the configuration still have of an issuer's for
+// themselves and one in it claims: a secret that was renamed, for instance, whose old row
+// has the account. What is set for the new one ends what the old one holds.
+func taken(ctx context.Context, tx *store.Tx, cfg *config.Config, next shape) ([]client.ConfigFinding, error) {
+	if len(next.claims) == 0 {
+		return nil, nil
+	}
+	var out []client.ConfigFinding
+	err := eachPage(func(p store.Page) (string, error) {
+		found, after, err := tx.Secrets(ctx, store.SecretFilter{}, p)
+		for _, s := range found {
+			if _, managed := next.types[block{client.KindSecret, s.Ref.String()}]; managed || s.Current == 0 {
+				continue
+			}
+			for _, c := range cfg.Claims(s.Definition.Issuer, s.Definition.Settings) {
+				if by, ok := next.claims[c]; ok {
+					out = append(out, client.ConfigFinding{What: fmt.Sprintf("the secret %s, which is not in the configuration, has %s at the issuer %q for its version %d, and %s takes it from it", s.Ref, c, s.Definition.Issuer, s.Current, by),
+						Remedy: fmt.Sprintf("keep the name %s, or give %s something else; or revoke the old one first: `keybroker secret revoke %s`", s.Ref, by, qualified(s.Ref))})
+				}
+			}
+		}
+		return after, err
+	})
+	return out, err
 }
 
 // forsaken warns of the vaults in which secrets are kept no longer: what the broker

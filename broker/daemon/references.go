@@ -35,7 +35,7 @@ type trouble struct {
 	why      string // as what follows `issuer "aws" `
 	secret   string // that it is about; empty: not known
 	unfilled bool   // the secret has no version yet
-	stale    bool   // the component works, with the version of before
+	stale    bool   // the component works, with the version or the configuration of before
 }
 
 // errUnfilled: there is nothing yet that a component could be made with.
@@ -65,20 +65,25 @@ func troubleOf(err error, stale bool) trouble {
 	} else {
 		t.why = "cannot be set up: " + t.why
 	}
-	if stale {
+	switch {
+	case stale && t.unfilled:
+		t.why += "; until then, or a restart, it works as it was configured before"
+	case stale:
 		t.why += "; it works with the version of before, for as long as that does"
 	}
 	return t
 }
 
-// backendsInOrder are the backends, each behind those that hold what it logs in with.
-func backendsInOrder(cfg *config.Config) []*config.Backend {
-	named, holds := map[string]*config.Backend{}, map[backends.Ref]string{}
+// backendsInOrder are the backends, each behind those that hold what it logs in with,
+// which may be others than the configuration says by now.
+func (p *parts) backendsInOrder(ctx context.Context, cfg *config.Config) ([]*config.Backend, error) {
+	named := map[string]*config.Backend{}
 	for _, b := range cfg.Backends {
 		named[b.Name] = b
 	}
-	for _, s := range cfg.Secrets {
-		holds[s.Ref] = s.Backend
+	holds, err := p.holders(ctx, cfg)
+	if err != nil {
+		return nil, err
 	}
 	var ordered []*config.Backend
 	done := map[string]bool{}
@@ -98,7 +103,41 @@ func backendsInOrder(cfg *config.Config) []*config.Backend {
 	for _, b := range cfg.Backends {
 		put(b)
 	}
-	return ordered
+	return ordered, nil
+}
+
+// holders are the backends in which the current versions are that backends log in with.
+func (p *parts) holders(ctx context.Context, cfg *config.Config) (map[backends.Ref]string, error) {
+	holds := map[backends.Ref]string{}
+	if !slices.ContainsFunc(cfg.Backends, func(b *config.Backend) bool { return len(b.References()) > 0 }) {
+		return holds, nil
+	}
+	err := p.db.View(ctx, func(tx *store.Tx) error {
+		clear(holds)
+		for _, b := range cfg.Backends {
+			for _, r := range b.References() {
+				v, err := currentOf(ctx, tx, r.Ref)
+				if err != nil && !errors.Is(err, errUnfilled) {
+					return err
+				}
+				holds[r.Ref] = v.Backend
+			}
+		}
+		return nil
+	})
+	return holds, err
+}
+
+// currentOf reads what is known of the current version of a managed secret.
+func currentOf(ctx context.Context, tx *store.Tx, ref backends.Ref) (rotation.Version, error) {
+	secret, err := tx.SecretByRef(ctx, ref)
+	if errors.Is(err, backends.ErrNotFound) || err == nil && secret.Current == 0 {
+		return rotation.Version{}, errUnfilled
+	}
+	if err != nil {
+		return rotation.Version{}, err
+	}
+	return tx.Version(ctx, secret.ID, secret.Current)
 }
 
 // references are those of each block that has any.
@@ -185,14 +224,8 @@ func (p *parts) resolve(ctx context.Context, s *setup, n config.Named) (any, err
 // is being revoked: until another one is current, containments may need what it opens.
 func (p *parts) current(ctx context.Context, s *setup, ref backends.Ref) (backends.Value, error) {
 	var v rotation.Version
-	err := p.db.View(ctx, func(tx *store.Tx) error {
-		secret, err := tx.SecretByRef(ctx, ref)
-		if errors.Is(err, backends.ErrNotFound) || err == nil && secret.Current == 0 {
-			return errUnfilled
-		}
-		if err == nil {
-			v, err = tx.Version(ctx, secret.ID, secret.Current)
-		}
+	err := p.db.View(ctx, func(tx *store.Tx) (err error) {
+		v, err = currentOf(ctx, tx, ref)
 		return err
 	})
 	if err != nil {
@@ -346,21 +379,15 @@ func (s *setup) owner(at block) string {
 	return ""
 }
 
-// ready returns what keeps the components from working, in texts that anybody may see.
-func (s *setup) ready() []string {
+// notices returns what the components do not do, in texts that anybody may see.
+func (s *setup) notices() (found []string) {
 	if n := s.count(func(t trouble) bool { return !t.unfilled }); n > 0 {
-		return []string{fmt.Sprintf("%s cannot take up a secret", componentsText(n))}
+		found = append(found, fmt.Sprintf("%s cannot take up a secret", componentsText(n)))
 	}
-	return nil
-}
-
-// notices returns what does not work yet: what waits for its first secret is no reason
-// to send those elsewhere who may bring it.
-func (s *setup) notices() []string {
 	if n := s.count(func(t trouble) bool { return t.unfilled }); n > 0 {
-		return []string{fmt.Sprintf("waiting: %s for a secret that has no version yet", componentsText(n))}
+		found = append(found, fmt.Sprintf("waiting: %s for a secret that has no version yet", componentsText(n)))
 	}
-	return nil
+	return found
 }
 
 func (s *setup) count(of func(trouble) bool) (n int) {
@@ -384,11 +411,14 @@ func (s *setup) unfilled() []client.ConfigFinding {
 	var out []client.ConfigFinding
 	for _, at := range s.troubled() {
 		t := s.troubles[at]
-		f := client.ConfigFinding{What: fmt.Sprintf("%s %s", at, t.why), Remedy: "what needs it waits until then"}
-		if t.unfilled {
-			f.Remedy += fmt.Sprintf("; `keybroker secret rotate %s` makes a version", t.secret)
+		var remedy []string
+		if !t.stale {
+			remedy = append(remedy, "what needs it waits until then")
 		}
-		out = append(out, f)
+		if t.unfilled {
+			remedy = append(remedy, fmt.Sprintf("`keybroker secret rotate %s` makes a version", t.secret))
+		}
+		out = append(out, client.ConfigFinding{What: fmt.Sprintf("%s %s", at, t.why), Remedy: strings.Join(remedy, "; ")})
 	}
 	return out
 }

@@ -30,7 +30,8 @@ type Config struct {
 	// Ready returns what keeps the node from doing all of its work, as texts for
 	// people without secrets; none if it is ready.
 	Ready func(context.Context) []string
-	// Notices returns what a ready node does not do yet, like Ready; nil: nothing.
+	// Notices returns what does not keep a node from being ready and does not work all
+	// the same, like Ready; nil: nothing.
 	Notices func() []string
 	// Metrics serves /metrics to whom the Broker lets read them; nil: there are none.
 	Metrics http.Handler

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"reflect"
+	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -11,7 +12,7 @@ import (
 // one.
 var bodyExamples = examplesOf(
 	client.RotateRequest{Reason: "quarterly", IgnoreWindow: true},
-	client.SupplyRequest{Fields: client.Fields{"key": "sk_live_0123456789"}, Handle: map[string]string{"id": "key_123"}, Reason: "made in the portal"},
+	client.SupplyRequest{Fields: client.Fields{"key": "sk_live_0123456789"}, Handle: map[string]string{"id": "key_123"}, NotAfter: time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC), Reason: "made in the portal"},
 	client.CheckIssuerRequest{Secret: "payments/stripe"},
 	client.RunProbeRequest{Secret: "payments/stripe", Version: 3, Reason: "is it dead?"},
 	client.ConfigPlanRequest{

@@ -70,7 +70,7 @@ func table() []Endpoint {
 			takes(http.StatusAccepted, "trigger", Broker.Event)).as(ratelimit.Containing),
 
 		get("issuers", node("issuers", policy.Read), "Lists the issuers of the configuration, and whether they can be used.", tells(Broker.Issuers)),
-		post("issuers/{name}/check", node("issuers", policy.Update), "Has an issuer try its permissions, without any effect.", takes(http.StatusOK, "name", Broker.CheckIssuer)),
+		post("issuers/{name}/check", node("issuers", policy.Update).also("list or read on the secrets: what may not be seen is left out"), "Has an issuer try its permissions, without any effect.", takes(http.StatusOK, "name", Broker.CheckIssuer)),
 		get("probes", node("probes", policy.Read), "Lists the probes of the configuration, and whether they can be used.", tells(Broker.Probes)),
 		post("probes/{name}/run", on(policy.Rotate), "Tries one version of a secret with a probe, once. The answer has no value, and proves nothing.", takes(http.StatusOK, "name", Broker.RunProbe)),
 

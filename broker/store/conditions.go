@@ -40,6 +40,14 @@ func (tx *Tx) TroubledRetirements(ctx context.Context, take func(RetirementOf)) 
 		WHERE t.state IN ('unconfirmed', 'resurrected') ORDER BY t.requested_at, t.id`)
 }
 
+// StuckRemovals gives those of which the credential is disabled and its issuer keeps
+// failing to remove it, the oldest first.
+func (tx *Tx) StuckRemovals(ctx context.Context, take func(RetirementOf)) error {
+	return each(ctx, tx, "removals that fail", scanRetirementOf, take, `SELECT t.record, t.revision, s.tenant, s.name
+		FROM retirements t JOIN secrets s ON s.id = t.secret_id
+		WHERE t.soaking = 2 ORDER BY t.requested_at, t.id`)
+}
+
 // StatesOfSubjects returns the states of the retirements that are the subjects of open
 // alerts of a kind, by their ids.
 func (tx *Tx) StatesOfSubjects(ctx context.Context, kind string) (map[string]rotation.RetirementState, error) {
@@ -113,6 +121,20 @@ func (tx *Tx) FailedRotations(ctx context.Context, take func(RotationOf)) error 
 		WHERE r.state = 'failed' AND s.state <> 'unmanaged' AND NOT EXISTS (SELECT 1 FROM rotations n
 			WHERE n.secret_id = r.secret_id AND (n.started_at, n.id) > (r.started_at, r.id))
 		ORDER BY r.started_at, r.id`)
+}
+
+// EndingVersions gives the current versions of secrets that are still managed which end
+// by themselves and have lived two thirds of their life, the next to end first.
+func (tx *Tx) EndingVersions(ctx context.Context, now time.Time, take func(rotation.Version)) error {
+	return each(ctx, tx, "versions that end", scanVersion, take, "SELECT "+versionColumns+versionTables+`WHERE v.stage = 'current' AND v.not_after IS NOT NULL
+		AND v.created_at + 2 * v.not_after <= $1 AND s.state <> 'unmanaged' ORDER BY v.not_after, v.secret_id`, 3*micros(now))
+}
+
+// WaitingRotations gives the rotations that wait for what is named, the oldest first.
+func (tx *Tx) WaitingRotations(ctx context.Context, waitingFor string, take func(RotationOf)) error {
+	return each(ctx, tx, "rotations that wait", scanRotationOf, take, `SELECT r.record, r.revision, s.tenant, s.name
+		FROM rotations r JOIN secrets s ON s.id = r.secret_id
+		WHERE r.waiting_for = $1 ORDER BY r.id`, waitingFor)
 }
 
 // Astray is a placement that is out of step.

@@ -27,12 +27,14 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 	return due, err
 }
 
-// Beginning returns the secrets that are due and not occupied, and the rotations whose
-// window has opened: at most limit of each, the longest due first. These are looked for by
-// their time, since more may wait for windows than are due.
+// Beginning returns the secrets that are due and not occupied, except by a proposal that
+// gives way (see engine.Proposed), and the rotations whose window has opened: at most limit
+// of each, the longest due first. These are looked for by their time, since more may wait
+// for windows than are due.
 func (tx *Tx) Beginning(ctx context.Context, now time.Time, limit int) (engine.Due, error) {
 	const secrets = `SELECT s.id FROM secrets s WHERE s.next_due_at <= $1 AND s.state = 'active'
-		AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.secret_id = s.id AND r.occupies = 1)
+		AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.secret_id = s.id AND r.occupies = 1
+			AND NOT (r.waiting_for = 'approval' AND r.record LIKE '%"actor":"keybroker"%' AND r.record LIKE '%"adopts":{%'))
 		ORDER BY s.next_due_at, s.id`
 	const opened = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL AND waiting_for || '' = 'window' ORDER BY next_at, id`
 	var due engine.Due

@@ -18,7 +18,8 @@ func (tx *Tx) Serialize(ctx context.Context, key string) error {
 }
 
 // Through returns the rotations that are through a gate and not yet beyond, other than
-// one of a secret, at most as many as it has room for. CROSS JOIN has SQLite begin with
+// one of a secret, at most as many as it has room for; who waits for a person's value
+// takes none of a policy's. CROSS JOIN has SQLite begin with
 // the table that is named first: there are few secrets of one pair, and few rotations
 // under way.
 func (tx *Tx) Through(ctx context.Context, g engine.Gate, exceptSecretID string) (through []string, err error) {
@@ -28,7 +29,7 @@ func (tx *Tx) Through(ctx context.Context, g engine.Gate, exceptSecretID string)
 			AND r.secret_id = s.id AND r.occupies = 1 AND r.state <> 'queued' ORDER BY r.id`+atMost("$4"), g.Tenant, g.Pair, exceptSecretID, g.Room)
 	} else {
 		through, err = all(ctx, tx, scanString, `SELECT r.id FROM rotations r CROSS JOIN secrets s
-			WHERE r.state IN ('minting', 'staging', 'verifying', 'publishing')
+			WHERE r.state IN ('minting', 'staging', 'verifying', 'publishing') AND (r.waiting_for IS NULL OR r.waiting_for <> 'value')
 			AND s.id = r.secret_id AND s.policy = $1 AND s.id <> $2`+atMost("$3"), g.Policy, exceptSecretID, g.Room)
 	}
 	if err != nil {

@@ -105,7 +105,10 @@ func TestVersionByHandle(t *testing.T) {
 		if got.SecretID != s.ID || got.Number != v.Number {
 			t.Errorf("found %+v", got)
 		}
-		for issuer, h := range map[string]map[string]string{"mailer": {"id": "key-" + s.ID}, "other": handle} {
+		if got = read(t, db, func(tx *store.Tx) (rotation.Version, error) { return tx.VersionByHandle(ctx, "", handle) }); got.SecretID != s.ID {
+			t.Errorf("at any issuer found is %+v", got)
+		}
+		for issuer, h := range map[string]map[string]string{"mailer": {"id": "key-" + s.ID}, "other": handle, "": {"id": "key-" + s.ID}} {
 			err := db.View(ctx, func(tx *store.Tx) error {
 				_, err := tx.VersionByHandle(ctx, issuer, h)
 				return err

@@ -69,8 +69,17 @@ func TestQueriesUseIndexes(t *testing.T) {
 				}
 				return nil
 			}},
+			{"version by handle", "versions_handle", func(tx *store.Tx) error {
+				if _, err := tx.VersionByHandle(ctx, "mailer", map[string]string{"id": "a"}); !errors.Is(err, backends.ErrNotFound) {
+					return err
+				}
+				return nil
+			}},
 			{"troubled retirements", "retirements_troubled", func(tx *store.Tx) error {
 				return tx.TroubledRetirements(ctx, func(store.RetirementOf) {})
+			}},
+			{"stuck removals", "retirements_stuck", func(tx *store.Tx) error {
+				return tx.StuckRemovals(ctx, func(store.RetirementOf) {})
 			}},
 			{"states of subjects", "alerts_open", func(tx *store.Tx) error { _, err := tx.StatesOfSubjects(ctx, "unprovable"); return err }},
 			{"stuck deliveries", "deliveries_dead deliveries_of_generation", func(tx *store.Tx) error {
@@ -78,6 +87,8 @@ func TestQueriesUseIndexes(t *testing.T) {
 			}},
 			{"held overlaps", "", func(tx *store.Tx) error { return tx.HeldOverlaps(ctx, func(store.RotationOf) {}) }},
 			{"failed rotations", "rotations_failed", func(tx *store.Tx) error { return tx.FailedRotations(ctx, func(store.RotationOf) {}) }},
+			{"ending versions", "versions_ending", func(tx *store.Tx) error { return tx.EndingVersions(ctx, now, func(rotation.Version) {}) }},
+			{"waiting rotations", "rotations_waiting", func(tx *store.Tx) error { return tx.WaitingRotations(ctx, "issuer", func(store.RotationOf) {}) }},
 			{"astray placements", "placements_out_of_step", func(tx *store.Tx) error { return tx.AstrayPlacements(ctx, func(store.Astray) {}) }},
 			{"unsettled alerts", "", func(tx *store.Tx) error { _, err := tx.UnsettledAlerts(ctx); return err }},
 			{"all alerts", "alerts_by_opening", func(tx *store.Tx) error { _, _, err := tx.AlertsPage(ctx, store.AlertFilter{}, page); return err }},

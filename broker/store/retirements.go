@@ -147,7 +147,10 @@ func (tx *Tx) SaveRetirement(ctx context.Context, t *rotation.Retirement) error 
 }
 
 func soaking(t *rotation.Retirement) int {
-	if t.Soaking() {
+	switch {
+	case t.StuckRemoval():
+		return 2
+	case t.Soaking():
 		return 1
 	}
 	return 0

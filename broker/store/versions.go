@@ -25,14 +25,14 @@ func scanVersion(r row) (v rotation.Version, err error) {
 }
 
 // openVersions are the numbers of the versions of secret $1 that may be alive, take a
-// place at their issuer, or are in use: not retired, imported as no longer current, or with a retirement that
-// goes on. Each part is the
-// condition of an index of its own, so that the cost does not grow with the past.
+// place at their issuer, or are in use: not retired, imported as no longer current, or
+// with a retirement that goes on. Each part is the condition of an index of its own, so
+// that the cost does not grow with the past.
 const openVersions = `SELECT number FROM versions WHERE secret_id = $1 AND stage <> 'retired'
 	UNION SELECT number FROM versions WHERE secret_id = $1 AND stage = 'retired' AND tag = '' AND sealed IS NOT NULL
 	UNION SELECT version FROM retirements WHERE secret_id = $1
 		AND state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL
-	UNION SELECT version FROM retirements WHERE secret_id = $1 AND soaking = 1`
+	UNION SELECT version FROM retirements WHERE secret_id = $1 AND soaking > 0`
 
 // Standing is where some of what a secret has is kept.
 type Standing struct {
@@ -79,9 +79,11 @@ func (tx *Tx) RecentVersions(ctx context.Context, secretID string, limit int) ([
 }
 
 // VersionByHandle returns a version of any tenant that the issuer calls by this
-// handle, or ErrNotFound. It reads all of them: it is for imports.
+// handle, or ErrNotFound; without an issuer, that any calls so. The index has the
+// beginnings of handles: PostgreSQL's take no more.
 func (tx *Tx) VersionByHandle(ctx context.Context, issuer string, handle map[string]string) (rotation.Version, error) {
-	v, err := scanVersion(tx.q.queryRow(ctx, "SELECT "+versionColumns+versionTables+"WHERE v.issuer = $1 AND v.handle = $2 LIMIT 1", issuer, asJSON{handle}))
+	v, err := scanVersion(tx.q.queryRow(ctx, "SELECT "+versionColumns+versionTables+`
+		WHERE substr(v.handle, 1, 100) = substr(CAST($2 AS TEXT), 1, 100) AND v.handle <> 'null' AND v.handle = $2 AND ($1 = '' OR v.issuer = $1) LIMIT 1`, issuer, asJSON{handle}))
 	if err != nil {
 		return rotation.Version{}, fmt.Errorf("looking for a handle at issuer %s: %w", issuer, err)
 	}
@@ -157,11 +159,10 @@ func (tx *Tx) AddVersion(ctx context.Context, v *rotation.Version) error {
 }
 
 // SaveVersion writes v over what is there, except that a sealed value which was
-// purged stays so: once the row has a handle, or was made by somebody else, its value is only ever
-// taken away.
-// Stage changes that make another version current save the old one as previous
-// first: at any moment at most one version is current, and a second one is
-// ErrConflict.
+// purged stays so: once the row has a handle, or was made by somebody else, its value
+// is only ever taken away. Stage changes that make another version current save the old
+// one as previous first: at any moment at most one version is current, and a second one
+// is ErrConflict.
 func (tx *Tx) SaveVersion(ctx context.Context, v *rotation.Version) error {
 	n, err := tx.t.exec(ctx, `UPDATE versions SET stage = $1, rotation_id = $2, attempt = $3, tag = $4,
 			backend = $5, issuer = $6, probe = $7, settings = $8, handle = $9, backend_version = $10,
@@ -198,46 +199,46 @@ func (tx *Tx) saveFingerprints(ctx context.Context, v *rotation.Version) error {
 // have exactly these keyed fingerprints, or ErrNotFound. A stranger's value that was
 // not adopted after all is none.
 func (tx *Tx) VersionWith(ctx context.Context, s rotation.Secret, fingerprints map[string]string) (rotation.Version, error) {
-	for field, fingerprint := range fingerprints { // one field finds the candidates
-		candidates, err := tx.numbersWith(ctx, s, field, fingerprint)
+	candidates, err := tx.numbersWith(ctx, s, fingerprints)
+	if err != nil {
+		return rotation.Version{}, err
+	}
+	for _, number := range candidates {
+		have, err := tx.fingerprints(ctx, s.ID, number)
 		if err != nil {
 			return rotation.Version{}, err
 		}
-		for _, number := range slices.Backward(candidates) {
-			have, err := tx.fingerprints(ctx, s.ID, number)
-			if err != nil {
-				return rotation.Version{}, err
-			}
-			if !maps.Equal(have, fingerprints) {
-				continue
-			}
-			if v, err := tx.Version(ctx, s.ID, number); err != nil || !v.NotAdopted() {
-				return v, err
-			}
+		if !maps.Equal(have, fingerprints) {
+			continue
 		}
-		break
+		if v, err := tx.Version(ctx, s.ID, number); err != nil || !v.NotAdopted() {
+			return v, err
+		}
 	}
 	return rotation.Version{}, fmt.Errorf("%w: no version of %s has these fingerprints", backends.ErrNotFound, s.Ref)
 }
 
-// numbersWith returns the versions of a secret that have this fingerprint in a field, ascending.
-func (tx *Tx) numbersWith(ctx context.Context, s rotation.Secret, field, fingerprint string) ([]int, error) {
-	var numbers []int
-	err := tx.q.query(ctx, func(r row) error {
-		var id, name string
-		var number int
-		if err := r.Scan(&id, &name, &number); err != nil {
-			return err
-		}
-		if id == s.ID && name == field {
-			numbers = append(numbers, number)
-		}
-		return nil
-	}, "SELECT secret_id, field, number FROM fingerprints WHERE tenant = $1 AND fingerprint = $2", s.Ref.Tenant, fingerprint)
-	if err != nil {
-		return nil, fmt.Errorf("looking a fingerprint up: %w", err)
+// numbersWith returns the versions of a secret that have as many of these fingerprints
+// as there are, the newest first. A field that is the same in all versions ever, such as
+// a user's name, makes it read an index of them, and no candidates.
+func (tx *Tx) numbersWith(ctx context.Context, s rotation.Secret, fingerprints map[string]string) ([]int, error) {
+	wanted := slices.Sorted(maps.Values(fingerprints))
+	if len(wanted) == 0 {
+		return nil, nil
 	}
-	slices.Sort(numbers)
+	args, list := []any{s.Ref.Tenant, s.ID, len(wanted)}, ""
+	for _, fingerprint := range slices.Compact(slices.Clone(wanted)) { // two fields may be equal
+		args = append(args, fingerprint)
+		list += fmt.Sprintf(", $%d", len(args))
+	}
+	numbers, err := all(ctx, tx, func(r row) (number int, err error) {
+		err = r.Scan(&number)
+		return number, err
+	}, "SELECT number + 0 FROM fingerprints WHERE tenant = $1 AND secret_id = $2 AND fingerprint IN ("+list[2:]+`)
+		GROUP BY number + 0 HAVING COUNT(*) = $3 ORDER BY 1 DESC`, args...) // + 0: by no index of all numbers
+	if err != nil {
+		return nil, fmt.Errorf("looking fingerprints up: %w", err)
+	}
 	return numbers, nil
 }
 

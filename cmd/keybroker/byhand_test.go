@@ -23,7 +23,13 @@ func TestWhatIsHandedIn(t *testing.T) {
 		{in: " " + canary + " ", fields: []string{"key"}, want: client.Fields{"key": " " + canary + " "}},
 		{in: `{"username": "u", "password": "` + canary + `\n"}`, want: client.Fields{"username": "u", "password": canary + "\n"}},
 		{in: canary, wrong: "stdin holds no JSON object of texts"},
-		{in: `{"key": ["` + canary + `"]}`, wrong: "stdin holds no JSON object of texts"},
+		{in: `{"key": ["` + canary + `"]}`, wrong: "the field key on stdin is no text"},
+		{in: `{"user": "u", "key": ` + canary + `}`, wrong: "stdin holds no JSON object of texts"},
+		{in: `{"user": "u", "pin": 1}`, wrong: "the field pin on stdin is no text"},
+		{in: `{"user": "u", "pin": null}`, wrong: "the field pin on stdin is no text"},
+		{in: `{"key": "` + canary + `", "key": "y"}`, wrong: "stdin holds the field key twice"},
+		{in: `{"key": "` + canary + `"`, wrong: "stdin holds no JSON object of texts"},
+		{in: `["` + canary + `"]`, wrong: "stdin holds no JSON object of texts"},
 		{in: `{"key": "` + canary + `"} {"key": "x"}`, wrong: "stdin holds no JSON object of texts"},
 		{in: "{}", wrong: "stdin holds no JSON object of texts"},
 		{in: "\n", fields: []string{"key"}, wrong: "stdin is empty"},
@@ -59,8 +65,18 @@ func TestAWaitSaysWhatEndsIt(t *testing.T) {
 			t.Errorf("%s: %s: %s", wait, inWords(wait), got)
 		}
 	}
-	if got := resolvesRetirement(client.Retirement{ID: "t1", ByHand: true, WaitingFor: waitHandle}); !strings.HasSuffix(got, "keybroker retirement done t1") {
+	if got := resolvesRetirement(client.Retirement{ID: "t1", ByHand: true, WaitingFor: waitByHand}); !strings.HasSuffix(got, "keybroker retirement done t1") {
 		t.Error(got)
+	}
+}
+
+// TestAProofThatWaitsForAPerson is told with what the person says then.
+func TestAProofThatWaitsForAPerson(t *testing.T) {
+	r := client.Rotation{ID: "r2", Secret: "a/b", Tenant: "default", State: "retiring", WaitingFor: waitProof}
+	s := serve(t, map[string]any{"GET /api/v1/rotations/r2": r, "GET /api/v1/retirements": client.List[client.Retirement]{Items: []client.Retirement{
+		{ID: "t9", RotationID: "r9", Version: 9, WaitingFor: waitByHand}, {ID: "t2", RotationID: "r2", Version: 2, WaitingFor: waitByHand}}}})
+	if r := s.keybroker("rotation", "show", "r2"); r.code != 0 || !strings.Contains(r.out, "keybroker retirement done t2\n") || strings.Contains(r.out, "t9") {
+		t.Errorf("%+v", r)
 	}
 }
 

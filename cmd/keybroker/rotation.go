@@ -73,6 +73,12 @@ func (a *app) rotationShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			resolved := resolves(r)
+			if r.WaitingFor == waitProof && !a.json() {
+				if of, err := c.Retirements(ctx, client.RetirementQuery{Secret: qualified(r.Tenant, r.Secret)}); err == nil {
+					resolved = resolvesProof(r, of.Items)
+				}
+			}
 			return a.show(r, func(t *table) {
 				t.pair("ID", r.ID)
 				t.pair("Secret", qualified(r.Tenant, r.Secret))
@@ -95,7 +101,7 @@ func (a *app) rotationShowCommand() *cobra.Command {
 				}
 				if !r.Ended() {
 					t.pair("Waiting for", inWords(r.WaitingFor))
-					t.pair("Resolved by", resolves(r))
+					t.pair("Resolved by", resolved)
 					t.moment("Value wanted by", r.ValueBy)
 					t.pair("Next look", r.NextAt)
 				}

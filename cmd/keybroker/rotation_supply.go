@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -19,10 +20,11 @@ import (
 // supplying are the flags of `rotation supply`. No value is among them: the arguments
 // of a process are for everybody to see.
 type supplying struct {
-	fields []string
-	handle []string
-	reason string
-	wait   bool
+	fields   []string
+	handle   []string
+	notAfter string
+	reason   string
+	wait     bool
 }
 
 func (a *app) rotationSupplyCommand() *cobra.Command {
@@ -36,23 +38,22 @@ func (a *app) rotationSupplyCommand() *cobra.Command {
 			"or with --field the bare value of that one field, without the newline at its end. On a\n" +
 			"terminal each --field is asked for, and not shown.\n\n" +
 			"The handle is what the issuer calls the credential, e.g. the id of a key. It is shown\n" +
-			"to whoever is to turn it off later.",
+			"to whoever is to turn it off later. Where the credential ends by itself, say when: the\n" +
+			"next one is asked for in time before that.",
 		Example: "  keybroker rotation supply 019a4c0e-8d5a-7c3b-9a51-0c2f4b7d6e10 --field key --handle id=key_123\n" +
 			"  pass show portal/new | keybroker rotation supply 019a4c0e-8d5a-7c3b-9a51-0c2f4b7d6e10 --field password\n" +
-			"  keybroker rotation supply 019a4c0e-8d5a-7c3b-9a51-0c2f4b7d6e10 <value.json",
+			"  keybroker rotation supply 019a4c0e-8d5a-7c3b-9a51-0c2f4b7d6e10 --not-after 2027-01-31 <value.json",
 		Args:              takes("ID"),
 		ValidArgsFunction: a.completeRotations(func(r client.Rotation) bool { return r.WaitingFor == waitValue }),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			r := client.SupplyRequest{Reason: s.reason}
-			for _, part := range s.handle {
-				if r.Handle == nil {
-					r.Handle = map[string]string{}
-				}
-				if !addPart(r.Handle, part) {
-					return usagef("--handle %q is no NAME=VALUE, or repeats one", part)
-				}
-			}
 			var err error
+			if r.Handle, err = handleOf(s.handle); err != nil {
+				return err
+			}
+			if r.NotAfter, err = endOf(s.notAfter); err != nil {
+				return err
+			}
 			if r.Fields, err = a.typedIn(s.fields); err != nil {
 				return err
 			}
@@ -66,9 +67,23 @@ func (a *app) rotationSupplyCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.fields, "field", nil, "the `NAME` of the field that stdin holds, or is asked for on a terminal; may be repeated there")
 	f.StringArrayVar(&s.handle, "handle", nil, "one part of what its issuer calls it, as `NAME=VALUE`; may be repeated")
+	f.StringVar(&s.notAfter, "not-after", "", "when it ends by itself, as a `TIME` (2027-01-31T12:00:00Z) or date (its first moment, in UTC)")
 	f.StringVar(&s.reason, "reason", "", "for the record, e.g. the ticket")
 	f.BoolVar(&s.wait, "wait", false, "follow it; exit 1 unless everything is proven")
 	return cmd
+}
+
+// endOf reads when a credential ends.
+func endOf(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at, nil
+		}
+	}
+	return time.Time{}, usagef("--not-after is %q; write a time as in 2027-01-31T12:00:00Z, or a date", text)
 }
 
 // maxSupplied bounds a value that is handed in: as much as a request may have.
@@ -106,9 +121,44 @@ func (a *app) typedIn(fields []string) (client.Fields, error) {
 		b, _ = bytes.CutSuffix(b, []byte("\r"))
 		return client.Fields{fields[0]: string(b)}, nil
 	}
-	var value client.Fields
-	if json.Unmarshal(b, &value) != nil || len(value) == 0 { // its own error would quote it
-		return nil, &hintError{errors.New("stdin holds no JSON object of texts"), `such as {"username": "…", "password": "…"}; or name the one field that it holds with --field`}
+	value, err := textsIn(b)
+	if err != nil {
+		return nil, &hintError{err, `it is such as {"username": "…", "password": "…"}; or name the one field that it holds with --field`}
+	}
+	return value, nil
+}
+
+// textsIn reads a JSON object of texts, each name of which is there once. Its errors
+// quote no value.
+func textsIn(b []byte) (client.Fields, error) {
+	none := errors.New("stdin holds no JSON object of texts")
+	d := json.NewDecoder(bytes.NewReader(b))
+	value := client.Fields{}
+	if start, err := d.Token(); err != nil || start != json.Delim('{') {
+		return nil, none
+	}
+	for d.More() {
+		token, err := d.Token()
+		name, ok := token.(string)
+		if err != nil || !ok {
+			return nil, none
+		}
+		if _, twice := value[name]; twice {
+			return nil, fmt.Errorf("stdin holds the field %s twice", name)
+		}
+		var text any
+		if d.Decode(&text) != nil {
+			return nil, none
+		}
+		if value[name], ok = text.(string); !ok {
+			return nil, fmt.Errorf("the field %s on stdin is no text", name)
+		}
+	}
+	if _, err := d.Token(); err != nil || len(value) == 0 {
+		return nil, none
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, none
 	}
 	return value, nil
 }

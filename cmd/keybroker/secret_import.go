@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,13 +62,9 @@ func (i *importing) request() (client.ImportRequest, error) {
 	case i.version > 0 && len(i.versions) > 0:
 		return r, usagef("--version and --version-handle are both given")
 	}
-	for _, part := range i.handle {
-		if r.Handle == nil {
-			r.Handle = map[string]string{}
-		}
-		if !addPart(r.Handle, part) {
-			return r, usagef("--handle %q is no NAME=VALUE, or repeats one", part)
-		}
+	var err error
+	if r.Handle, err = handleOf(i.handle); err != nil {
+		return r, err
 	}
 	for _, text := range i.versions {
 		id, part, ok := strings.Cut(text, ":")
@@ -76,21 +74,42 @@ func (i *importing) request() (client.ImportRequest, error) {
 		if r.VersionHandles[id] == nil {
 			r.VersionHandles[id] = map[string]string{}
 		}
-		if !ok || id == "" || !addPart(r.VersionHandles[id], part) {
-			return r, usagef("--version-handle %q is no ID:NAME=VALUE, or repeats one", text)
+		if !ok || id == "" {
+			return r, usagef("--version-handle %q is no ID:NAME=VALUE", text)
+		}
+		if err := addPart(r.VersionHandles[id], part); err != nil {
+			return r, usagef("--version-handle %q %v", text, err)
 		}
 	}
 	return r, nil
 }
 
-// addPart adds one NAME=VALUE, if it is one and its name is new.
-func addPart(h map[string]string, part string) bool {
+// handleOf reads the parts of a handle, as NAME=VALUE; nil of none.
+func handleOf(parts []string) (map[string]string, error) {
+	if len(parts) == 0 {
+		return nil, nil
+	}
+	h := map[string]string{}
+	for _, part := range parts {
+		if err := addPart(h, part); err != nil {
+			return nil, usagef("--handle %q %v", part, err)
+		}
+	}
+	return h, nil
+}
+
+// addPart adds one NAME=VALUE, whose VALUE may be empty: which parts may be is known
+// to the issuer.
+func addPart(h map[string]string, part string) error {
 	name, value, ok := strings.Cut(part, "=")
-	if _, twice := h[name]; !ok || name == "" || value == "" || twice {
-		return false
+	if !ok || name == "" {
+		return errors.New("is no NAME=VALUE")
+	}
+	if _, twice := h[name]; twice {
+		return fmt.Errorf("gives the part %s once more", name)
 	}
 	h[name] = value
-	return true
+	return nil
 }
 
 // importSecret shows what the vault holds, asks whether to take it over, and does

@@ -27,6 +27,9 @@ func (a *app) secretPlanCommand() *cobra.Command {
 			if all {
 				return takes()(cmd, args)
 			}
+			if cmd.Flags().Changed("prefix") {
+				return usagef("--prefix is without effect on one secret: it goes with --all")
+			}
 			return takes("NAME")(cmd, args)
 		},
 		ValidArgsFunction: a.completeSecrets,
@@ -125,7 +128,7 @@ func drawPlan(t *table, p client.Plan) {
 	default:
 		t.pair("If asked for", "no rotation would begin now")
 	}
-	t.moment("By schedule", p.NextAt)
+	t.moment("Next by itself", p.NextAt)
 	for _, w := range p.WhyNot {
 		t.pair("Waiting for", w.WaitingFor+": "+w.Detail)
 		t.pair("Resolved by", w.Mend)

@@ -132,7 +132,7 @@ func (t *timeline) take(e client.Event) error {
 			t.title(retirementTitle(*e.Retirement))
 		}
 		t.retirements[e.Retirement.ID] = e.Retirement
-		t.add(proofFacts(*e.Retirement)...)
+		t.add(t.ofNow(proofFacts(*e.Retirement))...)
 		t.add(handleFact(*e.Retirement, t.now())...)
 		if e.Retirement.RotationID == "" || t.rotation == nil { // else the rotation's own steps say it
 			t.add(retirementFacts(*e.Retirement)...)
@@ -142,6 +142,15 @@ func (t *timeline) take(e client.Event) error {
 		return t.each(e)
 	}
 	return nil
+}
+
+// ofNow leaves out what was before the rotation: an emergency takes over retirements
+// that have a history.
+func (t *timeline) ofNow(facts []fact) []fact {
+	if t.rotation == nil {
+		return facts
+	}
+	return slices.DeleteFunc(facts, func(f fact) bool { return f.at.Before(t.rotation.StartedAt) })
 }
 
 // connection tells when the server is lost, and when it is back.
@@ -194,7 +203,7 @@ func (t *timeline) verdict() error {
 		r := t.retirements[id]
 		if waived := r.NeverMade || r.State == client.Acknowledged && r.Settled(); r.State != client.ProvenDead && !waived {
 			hint := "keybroker retirement show " + r.ID
-			if r.WaitingFor == waitHandle {
+			if r.WaitingFor == waitHandle || r.WaitingFor == waitByHand {
 				hint = resolvesRetirement(*r)
 			}
 			return &hintError{fmt.Errorf("version %d is not proven dead: it is %s", r.Version, r.State), hint}

@@ -146,11 +146,11 @@ func retirementFacts(r client.Retirement) []fact {
 
 // handleFact is the line of a retirement that its issuer cannot be asked for.
 func handleFact(r client.Retirement, now time.Time) []fact {
-	if r.WaitingFor != waitHandle {
+	if r.WaitingFor != waitHandle && r.WaitingFor != waitByHand {
 		return nil
 	}
 	return []fact{{key: r.ID + " handle", at: now, label: "NOT REVOKED", tone: bad,
-		detail: fmt.Sprintf("version %d: %s; resolved by: %s", r.Version, waitingWords[waitHandle], resolvesRetirement(r))}}
+		detail: fmt.Sprintf("version %d: %s; resolved by: %s", r.Version, waitingWords[r.WaitingFor], resolvesRetirement(r))}}
 }
 
 // proofFacts are the rounds of a proof, and the try before it.

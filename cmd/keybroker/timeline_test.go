@@ -111,6 +111,34 @@ const wantStory = `rotation r1 of demo/api-key (manual: test)
    +26.0s  done
 `
 
+// TestTheHistoryOfOlderRetirements is no part of an emergency that takes them over.
+func TestTheHistoryOfOlderRetirements(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	_, done, proof := story(start)
+	older := proof
+	older.ID, older.RotationID, older.RequestedAt = "t0", "r0", start.Add(-time.Hour)
+	older.Tries = []client.Try{
+		{Purpose: client.PurposeBefore, Version: 9, At: start.Add(-time.Hour), Verdict: client.Rejected},
+		{Round: 1, Purpose: client.PurposeDeath, Version: 9, At: start.Add(-time.Minute), Verdict: client.Rejected},
+		{Round: 2, Purpose: client.PurposeDeath, Version: 9, At: start.Add(time.Minute), Verdict: client.Rejected},
+	}
+	older.Version = 9
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		acts := play(act{0, rotationEvent(done), nil}, act{0, retirementEvent(older), nil}, act{0, end, nil})
+		if err := newTimeline(&out, time.Now).follow(t.Context(), acts); err != nil {
+			t.Error(err)
+		}
+		if strings.Count(out.String(), "version 9") != 1 || !strings.Contains(out.String(), "   +60.0s  round 2       version 9 rejected") {
+			t.Errorf("got:\n%s", out.String())
+		}
+		out.Reset()
+		if err := newTimeline(&out, time.Now).follow(t.Context(), play(act{0, retirementEvent(older), nil}, act{0, end, nil})); err != nil || strings.Count(out.String(), "+") < 3 {
+			t.Errorf("watched by itself, it has its history: %v\n%s", err, out.String())
+		}
+	})
+}
+
 func TestTimelineOnAPipe(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
 	overlap, done, proof := story(start)

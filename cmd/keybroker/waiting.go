@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -29,6 +30,7 @@ const (
 	waitReplacement    = "replacement"
 	waitMirror         = "mirror"
 	waitHandle         = "handle"
+	waitByHand         = "by_hand"
 )
 
 // waitingWords say in words what something waits for.
@@ -53,6 +55,7 @@ var waitingWords = map[string]string{
 	waitReplacement:    "an emergency's new version, at most replace_within",
 	waitMirror:         "a mirror does not hold the new version yet",
 	waitHandle:         "nobody has said what its issuer calls it: it can only be turned off there by hand",
+	waitByHand:         "a person has to turn it off",
 }
 
 func inWords(waitingFor string) string {
@@ -111,17 +114,35 @@ func resolvesRetirement(r client.Retirement) string {
 		return "keybroker unfreeze"
 	case waitOverlap, waitReplacement:
 		return fmt.Sprintf("it begins by itself; at once: keybroker secret revoke %s --version %d", qualified(r.Tenant, r.Secret), r.Version)
+	case waitIssuer:
+		if r.State == client.Unconfirmed {
+			return "its issuer is asked again and again; turn it off there by hand, then: keybroker retirement done " + r.ID
+		}
 	case waitProbe, waitProof:
 		return "it is tried again by itself; now: keybroker retirement probe " + r.ID
 	case waitSoak:
 		return "it is deleted by itself when its soak ends"
+	case waitByHand:
+		return "turn it off at its issuer by hand, then: keybroker retirement done " + r.ID
 	case waitHandle:
-		if r.ByHand {
-			return "turn it off at its issuer by hand, then: keybroker retirement done " + r.ID
-		}
 		return givesHandle(qualified(r.Tenant, r.Secret), r.Version) + "; or turn it off at its issuer by hand, which is then proven"
 	}
 	return ""
+}
+
+// resolvesProof tells how the proof comes about that a rotation waits for: by a person,
+// where one of its retirements waits for that.
+func resolvesProof(r client.Rotation, of []client.Retirement) string {
+	var by []string
+	for _, t := range of {
+		if t.RotationID == r.ID && t.WaitingFor == waitByHand {
+			by = append(by, fmt.Sprintf("version %d: %s", t.Version, resolvesRetirement(t)))
+		}
+	}
+	if len(by) == 0 {
+		return resolves(r)
+	}
+	return strings.Join(by, "; ")
 }
 
 // givesHandle is the command that tells the broker what an issuer calls a version.

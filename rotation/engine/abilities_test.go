@@ -2,7 +2,6 @@ package engine_test
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -204,126 +203,111 @@ func TestWhatNobodyHasSeenIsNotTried(t *testing.T) {
 	})
 }
 
-// With a single account the old value is tried before it ends, and is set again if
-// the new one comes to nothing.
-func TestASingleAccount(t *testing.T) {
-	const old, bad = "version 1", "version 2"
-	setup := func(t *testing.T) (*world, *strict) {
-		t.Helper()
-		w, p := calmWorld(calmPlan(), 0)
-		w.under("single", func(d *rotation.Definition) { d.Plan.Overlap = 0 })
-		w.issuers["single"].slowest = 0
+// An issuer that refuses to revoke is asked again and again, and the credential is
+// watched meanwhile: people are told, and whoever turns it off is believed by the proof.
+func TestARevocationThatIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := calmWorld(calmPlan(), 0)
 		w.rotate(t)
 		w.advance(time.Minute)
-		if w.secret().Current != 1 {
-			t.Fatal("there is no first version")
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			_, err := e.Declare(ctx, tx, secretID, engine.Emergency{Asked: someone, Contain: "revoke_first"})
+			return err
+		})
+		w.down["issuer finding"] = true
+		w.advance(2 * time.Minute)
+		of := func(n int) rotation.Retirement { r, _ := w.retirementOf(n); return r }
+		w.verdict(t, func(wrong func(string, ...any)) {
+			t1 := of(1)
+			if kind, _, _ := engine.AlertOf(t1, secretRef); t1.State != rotation.Unconfirmed || kind != engine.AlertUnconfirmed || t1.Round == 0 || t1.LastAcceptedAt.IsZero() {
+				wrong("it is %s after two minutes, alert %q, %d rounds", t1.State, kind, t1.Round)
+			}
+		})
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error { // a wrong word
+			_, _, err := e.TurnedOff(ctx, tx, of(1).ID, someone)
+			return err
+		})
+		w.advance(time.Minute)
+		if t1 := of(1); t1.State != rotation.Unconfirmed || !t1.AcknowledgedAt.IsZero() {
+			t.Errorf("what is accepted counts as turned off: %+v", t1)
 		}
-		return w, p
-	}
-	t.Run("rotates and is proven", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w, _ := setup(t)
-			w.rotate(t)
-			w.advance(3 * time.Hour)
-			w.verdict(t, func(wrong func(string, ...any)) {
-				t1, _ := w.retirementOf(1)
-				if t1.State != rotation.ProvenDead || t1.Before != rotation.Accepted || t1.LastAcceptedAt.IsZero() || t1.AlreadyRejected {
-					wrong("%s (%s): %+v", old, t1.Why(), t1)
-				}
-				if r := w.rotationNumber(1); r.State != rotation.Done || !w.alive(2) {
-					wrong("the rotation is %s: %s", r.State, r.Error)
-				}
-			})
+		w.credentialOf(func() string { v, _ := w.version(1); return v.Tag }()).revokedAt = time.Now() // at the issuer's own page
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			_, _, err := e.TurnedOff(ctx, tx, of(1).ID, someone)
+			return err
 		})
-	})
-	t.Run("is set again where the new one does not work", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w, p := setup(t)
-			p.refuses = func(value string) bool { return strings.HasPrefix(value, "prepared-kb-"+w.rotationNumber(1).ID) }
-			w.rotate(t)
-			w.advance(24 * time.Hour)
-			w.verdict(t, func(wrong func(string, ...any)) {
-				if r := w.rotationNumber(1); r.State != rotation.Failed || w.counts["put back"] == 0 {
-					wrong("the rotation is %s: %s", r.State, r.Error)
-				}
-				if !w.alive(1) || w.alive(2) || w.secret().Current != 1 {
-					wrong("%s is alive: %v, %s: %v", old, w.alive(1), bad, w.alive(2))
-				}
-			})
-		})
-	})
-	t.Run("is set again where the rotation is cancelled", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w, p := setup(t)
-			p.refuses = func(value string) bool { return strings.HasPrefix(value, "prepared-kb-"+w.rotationNumber(1).ID) }
-			w.rotate(t)
-			w.advance(10 * time.Second)
-			w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
-				_, will, err := e.Cancel(ctx, tx, w.rotationNumber(1).ID, someone)
-				if !strings.Contains(strings.Join(will, "\n"), "set again") {
-					return errors.Join(err, errors.New("it does not say that the old value is set again"))
-				}
-				return err
-			})
-			w.advance(24 * time.Hour)
-			w.verdict(t, func(wrong func(string, ...any)) {
-				if r := w.rotationNumber(1); r.State != rotation.Cancelled || !w.alive(1) || w.alive(2) {
-					wrong("the rotation is %s: %s", r.State, r.Error)
-				}
-			})
-		})
-	})
-	t.Run("is not set again in an emergency", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			w, _ := setup(t)
-			w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
-				_, err := e.Declare(ctx, tx, secretID, engine.Emergency{Asked: someone})
-				return err
-			})
-			w.advance(24 * time.Hour)
-			w.verdict(t, func(wrong func(string, ...any)) {
-				t1, _ := w.retirementOf(1)
-				if w.alive(1) || !w.alive(2) || t1.State != rotation.ProvenDead || w.counts["put back"] > 0 {
-					wrong("%s is %s, put back %d times", old, t1.State, w.counts["put back"])
-				}
-			})
+		delete(w.down, "issuer finding") // the replacement can be made
+		w.advance(time.Hour)
+		w.verdict(t, func(wrong func(string, ...any)) {
+			if t1 := of(1); t1.State != rotation.ProvenDead {
+				wrong("it is %s: %s", t1.State, t1.Why())
+			}
 		})
 	})
 }
 
-// A pair alternates, and waits while both of its accounts are in use; an emergency
-// does not wait, and ends what it displaces in order.
-func TestAPairOfAccounts(t *testing.T) {
+// What recovers revokes without anybody's word.
+func TestARevocationIsMadeOnceTheIssuerIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := calmWorld(calmPlan(), 0)
-		w.under("pair", nil)
-		w.issuers["pair"].slowest = 0
 		w.rotateTwice(t)
-		one, _ := w.version(1)
-		two, _ := w.version(2)
-		if one.Slot != "a" || two.Slot != "b" || !w.alive(1) || !w.alive(2) {
-			t.Fatalf("slots %q and %q", one.Slot, two.Slot)
+		w.down["issuer finding"] = true
+		w.advance(4 * time.Hour)
+		t1, _ := w.retirementOf(1)
+		if t1.State != rotation.Unconfirmed || w.down["issuer finding"] != true {
+			t.Fatalf("it is %s", t1.State)
 		}
-		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error { // the current one alone, in the overlap
-			_, err := e.Declare(ctx, tx, secretID, engine.Emergency{Asked: someone, Versions: []int{2}})
-			return err
-		})
-		w.advance(time.Second)
+		delete(w.down, "issuer finding")
+		w.advance(time.Hour)
 		w.verdict(t, func(wrong func(string, ...any)) {
-			if three, _ := w.version(3); three.Slot != "a" || w.alive(1) {
-				wrong("the replacement went to %q", three.Slot)
-			}
-		})
-		w.advance(24 * time.Hour)
-		w.verdict(t, func(wrong func(string, ...any)) {
-			for _, n := range []int{1, 2} {
-				if r, ok := w.retirementOf(n); !ok || r.State != rotation.ProvenDead {
-					wrong("version %d is %q", n, r.State)
-				}
-			}
-			if w.secret().Current != 3 || !w.alive(3) {
-				wrong("version %d is current", w.secret().Current)
+			if t1, _ := w.retirementOf(1); t1.State != rotation.ProvenDead || t1.AcknowledgedAt.IsZero() || w.alive(1) {
+				wrong("it is %s: %s", t1.State, t1.Why())
 			}
 		})
 	})
+}
+
+// hoarding disables, and does not delete.
+type hoarding struct {
+	soaking
+	err error
+}
+
+func (i hoarding) Remove(context.Context, issuer.Subject, issuer.Handle) error { return i.err }
+
+// A removal that is refused again and again is told to people; where nobody removes at
+// all, its place is not waited for.
+func TestARemovalThatFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		stuck bool
+		state rotation.State // of the rotation that needs the place
+	}{
+		"it is denied":          {backends.ErrDenied, true, rotation.Queued},
+		"it is not there to do": {backends.ErrUnsupported, false, rotation.Done},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, _ := calmWorld(calmPlan(), 0)
+				w.under("soaking", nil)
+				w.issuers["soaking"].slowest, w.issuers["soaking"].traits.Soak = 0, time.Hour
+				w.issuers["soaking"].traits.MaxLive = 2
+				w.catalog["soaking"] = hoarding{w.catalog["soaking"].(soaking), c.err}
+				w.rotateTwice(t)
+				w.advance(24 * time.Hour)
+				w.issuers["soaking"].traits.Soak = 0 // what the issuer counts is another matter
+				w.rotate(t)
+				w.advance(12 * time.Hour)
+				w.verdict(t, func(wrong func(string, ...any)) {
+					t1, _ := w.retirementOf(1)
+					if text, _ := engine.StuckRemoval(t1, secretRef); (text != "") != c.stuck {
+						wrong("people are told %q", text)
+					}
+					if r := w.rotationNumber(2); r.State != c.state {
+						wrong("the rotation is %s, waiting for %q: %s", r.State, r.WaitingFor, r.Error)
+					}
+				})
+			})
+		})
+	}
 }

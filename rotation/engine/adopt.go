@@ -28,7 +28,7 @@ func (e *Engine) propose(ctx context.Context, tx Tx, x *placing, p *rotation.Pla
 // was for is gone.
 func (e *Engine) withdraw(ctx context.Context, tx Tx, rotationID string) error {
 	r, err := tx.Rotation(ctx, rotationID)
-	if notFound(err) || err == nil && !proposed(r) {
+	if notFound(err) || err == nil && !Proposed(r) {
 		return nil
 	}
 	if err != nil {
@@ -38,9 +38,9 @@ func (e *Engine) withdraw(ctx context.Context, tx Tx, rotationID string) error {
 	return err
 }
 
-// proposed tells whether r is an adoption that the broker itself proposed and nobody
+// Proposed tells whether r is an adoption that the broker itself proposed and nobody
 // has approved.
-func proposed(r rotation.Rotation) bool {
+func Proposed(r rotation.Rotation) bool {
 	return r.Adopts != nil && r.Actor == "keybroker" && r.State == rotation.Queued && r.ApprovedBy == ""
 }
 
@@ -118,10 +118,14 @@ func (e *Engine) adopt(ctx context.Context, tx Tx, secretID string, what rotatio
 	if s.State == rotation.SecretUnmanaged {
 		return rotation.Rotation{}, fmt.Errorf("%w: %s is unmanaged", backends.ErrConflict, s.Ref)
 	}
+	if is, err := e.issuer(s.Definition.Issuer); err == nil && isSetter(is) {
+		return rotation.Rotation{}, fmt.Errorf("%w: issuer %s sets the values of accounts: what somebody else has set there is replaced by `keybroker secret rotate %s`, not adopted",
+			backends.ErrConflict, s.Definition.Issuer, qualified(s.Ref))
+	}
 	at, err := tx.Occupying(ctx, secretID)
 	switch {
 	case err == nil && (at.State != rotation.Queued || at.Emergency() || at.Adopts != nil):
-		return rotation.Rotation{}, fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at))
+		return rotation.Rotation{}, fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at, s.Ref))
 	case err == nil:
 		if _, _, err := e.Cancel(ctx, tx, at.ID, Asked{By: asked.By, Reason: "the vault's value is to be adopted first"}); err != nil {
 			return rotation.Rotation{}, err

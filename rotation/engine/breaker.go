@@ -19,6 +19,9 @@ const (
 	breakFor   = time.Minute
 	// trialEvery is how long the others wait while that one tries.
 	trialEvery = 5 * time.Second
+	// unknownAfter is how long after it may be asked again an issuer that nobody has
+	// asked is still said to fail. What waits for one asks every 5 minutes at least.
+	unknownAfter = 10 * time.Minute
 )
 
 // breakers hold one breaker per issuer, by its name. They are kept in memory: a
@@ -32,9 +35,11 @@ type breakers struct {
 type breaker struct {
 	*gobreaker.TwoStepCircuitBreaker[struct{}]
 
-	mu    sync.Mutex
-	state IssuerDown // zero: it works
-	last  string     // error
+	mu     sync.Mutex
+	state  IssuerDown // zero: it works
+	last   string     // error
+	denied string     // a secret that was denied since the last success; empty: none
+	many   bool       // another one was as well
 }
 
 // IssuerDown says that an issuer keeps failing, as this process sees it.
@@ -60,16 +65,39 @@ func (e *Engine) breaker(issuer string) *breaker {
 			Timeout:       breakFor,
 			ReadyToTrip:   func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
 			OnStateChange: func(_ string, _, to gobreaker.State) { e.breakerTurned(issuer, b, to) },
-			IsSuccessful:  works,
 		})
 		e.breakers.m[issuer] = b
 	}
 	return b
 }
 
-// works tells whether an answer is that of an issuer that works: a request that it
-// refuses by its own rules says nothing of others.
-func works(err error) bool { return !backends.Retryable(err) && !errors.Is(err, backends.ErrDenied) }
+// failure returns what of an answer to a request for one secret counts against the
+// issuer. A request that it refuses by its own rules says nothing of others. Nor does a
+// denial of what is asked for one secret; only where several are denied, and none is
+// served, it is what the issuer is asked with.
+func (b *breaker) failure(secretID string, err error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch denied := errors.Is(err, backends.ErrDenied); {
+	case !denied && !backends.Retryable(err):
+		b.denied, b.many = "", false
+		return nil
+	case denied:
+		b.many = b.many || b.denied != "" && b.denied != secretID
+		b.denied = secretID
+		if !b.many {
+			return nil
+		}
+	}
+	b.last = err.Error()
+	return err
+}
+
+// over tells whether it was found so long ago, with nobody asking since, that it says
+// nothing of now.
+func (d IssuerDown) over(now time.Time) bool {
+	return d.Since.IsZero() || now.Sub(d.Until) > unknownAfter
+}
 
 func (e *Engine) breakerTurned(issuer string, b *breaker, to gobreaker.State) {
 	b.mu.Lock()
@@ -77,7 +105,7 @@ func (e *Engine) breakerTurned(issuer string, b *breaker, to gobreaker.State) {
 	now := e.Now()
 	switch to {
 	case gobreaker.StateOpen:
-		if b.state.Since.IsZero() {
+		if b.state.over(now) {
 			b.state.Since = now
 			e.Logger.Error("an issuer keeps failing: rotations wait, except in an emergency", "issuer", issuer, "tried_again_in", breakFor, "error", b.last)
 		}
@@ -105,21 +133,14 @@ func (e *Engine) leftAlone(issuer string) IssuerDown {
 	return down
 }
 
-// asking counts a request to the issuer; the returned function takes its result.
-// ErrUnavailable if the issuer is left alone, unless it is urgent.
-func (e *Engine) asking(issuer string, urgent bool) (func(error), error) {
+// asking counts a request to the issuer for a secret; the returned function takes its
+// result. ErrUnavailable if the issuer is left alone, unless it is urgent.
+func (e *Engine) asking(issuer, secretID string, urgent bool) (func(error), error) {
 	b := e.breaker(issuer)
 	done, err := b.Allow()
 	switch {
 	case err == nil:
-		return func(err error) {
-			if !works(err) {
-				b.mu.Lock()
-				b.last = err.Error()
-				b.mu.Unlock()
-			}
-			done(err)
-		}, nil
+		return func(err error) { done(b.failure(secretID, err)) }, nil
 	case urgent:
 		return func(error) {}, nil
 	}
@@ -128,24 +149,26 @@ func (e *Engine) asking(issuer string, urgent bool) (func(error), error) {
 
 // noteFailure counts a request of another kind, which nothing holds back, if the issuer
 // failed it.
-func (e *Engine) noteFailure(issuer string, err error) {
-	if works(err) {
+func (e *Engine) noteFailure(issuer, secretID string, err error) {
+	failed := backends.Retryable(err) || errors.Is(err, backends.ErrDenied)
+	if !failed || e.breaker(issuer).failure(secretID, err) == nil {
 		return
 	}
-	if answered, refused := e.asking(issuer, false); refused == nil {
+	if answered, refused := e.asking(issuer, secretID, false); refused == nil {
 		answered(err)
 	}
 }
 
 // IssuersDown returns the issuers of the configuration that keep failing, by name; nil:
-// it works. Each is down until a request of it succeeds, or it is configured anew.
+// it works, or nobody has asked it for a while. Each is down until a request of it
+// succeeds, or it is configured anew.
 func (e *Engine) IssuersDown() map[string]*IssuerDown {
 	out := map[string]*IssuerDown{}
 	for name := range e.catalog.Load().Issuers {
 		out[name] = nil
 		b := e.breaker(name)
 		b.mu.Lock()
-		if down := b.state; !down.Since.IsZero() {
+		if down := b.state; !down.over(e.Now()) {
 			out[name] = &down
 		}
 		b.mu.Unlock()

@@ -40,10 +40,15 @@ func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, next func(
 	return nil
 }
 
-// dueWith works out when a secret is due next whose current version becomes v. A
-// definition that cannot be read holds up nothing that has happened.
-func (e *Engine) dueWith(s *rotation.Secret, v rotation.Version) {
-	if err := e.setDue(s, v, rotation.NextDue); err != nil {
+// dueWith works out when a secret is due next whose current version becomes v, for the
+// second time where it was rolled back: then what forces a rotation waits as after one
+// that failed. A definition that cannot be read holds up nothing that has happened.
+func (e *Engine) dueWith(s *rotation.Secret, v rotation.Version, rolledBack bool) {
+	next := rotation.NextDue
+	if rolledBack {
+		next = rotation.DueAgain
+	}
+	if err := e.setDue(s, v, next); err != nil {
 		e.Logger.Error("a secret is not rotated by itself any more", "secret", s.Ref, "error", err)
 	}
 }

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
 )
 
@@ -48,6 +47,8 @@ func (g Gate) claims(r rotation.Rotation) bool {
 		return r.WaitingFor == g.Kind
 	case rotation.Overlap:
 		return g.Kind == rotation.WaitPair
+	case rotation.Minting: // a person may take days, in which others of the policy go on
+		return g.Kind == rotation.WaitPair || !r.AwaitsValue()
 	}
 	return r.State.Occupies()
 }
@@ -59,8 +60,8 @@ func (e *Engine) lookAtGates(ctx context.Context, tx Tx, x *rotating, now rotati
 	if x.r.Emergency() || x.r.State != rotation.Queued {
 		return nil
 	}
-	if x.facts.ClosedUntil = e.closedUntil(now, x.r); !x.facts.ClosedUntil.IsZero() {
-		return nil
+	if err := e.lookAtWindow(ctx, tx, x, now); err != nil || !x.facts.ClosedUntil.IsZero() {
+		return err
 	}
 	for _, g := range gatesOf(now) {
 		shut, err := g.shut(ctx, tx, x.r)
@@ -87,17 +88,29 @@ func (g Gate) shut(ctx context.Context, tx Tx, r rotation.Rotation) (bool, error
 	return len(ahead) >= free, err
 }
 
-// closedUntil is when the window opens next at which the rotation may begin, zero if it is open.
-func (e *Engine) closedUntil(s rotation.Secret, r rotation.Rotation) time.Time {
-	if s.Definition.Window == "" || r.IgnoreWindow {
-		return zeroTime
+// lookAtWindow notes until when the rotation waits for the window, and whether it begins
+// in spite of it, since it opens too late.
+func (e *Engine) lookAtWindow(ctx context.Context, tx Tx, x *rotating, s rotation.Secret) error {
+	x.inSpite = false
+	if s.Definition.Window == "" || x.r.IgnoreWindow {
+		return nil
 	}
-	window, problems := policy.ParseWindow(s.Definition.Window, s.Definition.TimeZone)
+	current, err := currentOf(ctx, tx, s)
+	if err != nil {
+		return err
+	}
 	now := e.Now()
-	if len(problems) > 0 || window.Open(now) { // the configuration is checked as it is loaded
-		return zeroTime
+	at, inSpite, err := rotation.MayBegin(s.Definition, current, now)
+	if err != nil { // the configuration is checked as it is loaded
+		e.Logger.Error("a window does not hold", "secret", s.Ref, "error", err)
+		return nil
 	}
-	return window.Next(now)
+	if at.After(now) {
+		x.facts.ClosedUntil = at
+	} else {
+		x.inSpite = inSpite
+	}
+	return nil
 }
 
 // errShut: a gate was passed by somebody else since it was looked at, or the window has closed.
@@ -118,6 +131,10 @@ func (e *Engine) pass(ctx context.Context, tx Tx, x *rotating) error {
 	}
 	if x.facts.Gate != "" || !x.facts.ClosedUntil.IsZero() {
 		return errShut
+	}
+	if x.inSpite {
+		x.r.IgnoreWindow = true
+		x.r.Reason = strings.TrimPrefix(x.r.Reason+"; outside of its window, which opens too late", "; ")
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -51,7 +52,7 @@ func (e *Engine) Import(ctx context.Context, secretID string, req ImportRequest)
 		return nil, err
 	}
 	for _, h := range req.Handles {
-		if err := e.CheckHandle(x.secret.Definition.Issuer, h); err != nil {
+		if err := e.checkHandle(x.secret.Definition.Issuer, x.secret.Definition.Settings, h); err != nil {
 			return nil, err
 		}
 	}
@@ -281,7 +282,7 @@ func (e *Engine) giveWay(ctx context.Context, tx Tx, s rotation.Secret, asked As
 	case err != nil:
 		return err
 	case at.State != rotation.Queued:
-		return fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at))
+		return fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at, s.Ref))
 	}
 	_, _, err = e.Cancel(ctx, tx, at.ID, Asked{By: asked.By, Reason: "the secret was imported"})
 	return err
@@ -312,7 +313,7 @@ func (e *Engine) GiveHandle(ctx context.Context, tx Tx, secretID string, version
 	if !v.Foreign() || v.Handle != nil {
 		return fmt.Errorf("%w: the handle of version %d is known", backends.ErrConflict, version)
 	}
-	if err := e.CheckHandle(v.Issuer, h); err != nil {
+	if err := e.checkHandle(v.Issuer, v.Settings, h); err != nil {
 		return err
 	}
 	if err := handleIsFree(ctx, tx, v.Issuer, h); err != nil {
@@ -347,16 +348,22 @@ func missesHandle(t rotation.Retirement) bool {
 	return t.WaitingFor == rotation.WaitHandle || t.State == rotation.Unconfirmed || t.State == rotation.Unprovable
 }
 
-// CheckHandle tells whether h is what the issuer's handles look like; ErrInvalid
-// names what it lacks.
-func (e *Engine) CheckHandle(issuerName string, h issuer.Handle) error {
+// checkHandle tells whether h is what the issuer's handles look like, and is in one of
+// the accounts that the settings name, where there are any: by another one the issuer
+// would revoke nothing. ErrInvalid names what is wrong.
+func (e *Engine) checkHandle(issuerName string, settings json.RawMessage, h issuer.Handle) error {
 	is, err := e.issuer(issuerName)
 	if err != nil {
 		return err
 	}
-	want, have := slices.Sorted(slices.Values(is.Traits().Handle)), slices.Sorted(maps.Keys(h))
+	traits := issuer.TraitsOf(is, settings)
+	want, have := slices.Sorted(slices.Values(traits.Handle)), slices.Sorted(maps.Keys(h))
 	if len(h) == 0 || len(want) > 0 && !slices.Equal(want, have) {
 		return fmt.Errorf("%w: a handle of issuer %q has %s, not %s", backends.ErrInvalid, issuerName, strings.Join(want, ", "), strings.Join(have, ", "))
+	}
+	if setter, ok := is.(issuer.Setter); ok && !slices.Contains(traits.Slots, setter.SlotOf(h)) {
+		return fmt.Errorf("%w: the secret's settings for issuer %q name %s, not %q: name that one, too, or leave the handle out and turn the credential off by hand once it is replaced",
+			backends.ErrInvalid, issuerName, strings.Join(traits.Slots, ", "), setter.SlotOf(h))
 	}
 	return nil
 }

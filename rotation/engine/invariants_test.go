@@ -145,6 +145,28 @@ func (w *world) committed() {
 	if current != s.Current {
 		w.violated("version %d has the stage current, and %d is the current one", current, s.Current)
 	}
+	w.currentWorks(s)
+}
+
+// currentWorks: what applications are given works, unless an emergency turns it off, or a
+// rotation in place is at it.
+func (w *world) currentWorks(s rotation.Secret) {
+	v, ok := w.version(s.Current)
+	c := w.credentialOf(v.Tag)
+	if !ok || c == nil || c.revokedAt.IsZero() {
+		return
+	}
+	if t, retiring := w.retirementOf(s.Current); retiring && t.Cause == rotation.CauseEmergency {
+		return
+	}
+	for _, id := range w.store.state.rotations.order {
+		r := w.store.state.rotations.rows[id]
+		mends := r.EndsOld() || r.PuttingBack() || r.Emergency() && r.State.Occupies() || r.InPlace != nil && (r.RollBackBy != "" || r.InPlace.Lost)
+		if mends && (!r.State.Ended() || r.InPlace != nil && r.InPlace.Lost) {
+			return
+		}
+	}
+	w.violated("the current version %d is dead, and nothing is at it", s.Current)
 }
 
 // revoking is called before an issuer is asked to revoke.

@@ -141,7 +141,9 @@ func (tx *memTx) VersionWith(_ context.Context, s rotation.Secret, fingerprints 
 
 func (tx *memTx) VersionByHandle(_ context.Context, issuer string, handle map[string]string) (rotation.Version, error) {
 	tx.pause()
-	for _, v := range every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool { return v.Issuer == issuer && maps.Equal(v.Handle, handle) }) {
+	for _, v := range every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool {
+		return (issuer == "" || v.Issuer == issuer) && maps.Equal(v.Handle, handle)
+	}) {
 		return v, nil
 	}
 	return rotation.Version{}, fmt.Errorf("looking for a handle: %w", backends.ErrNotFound)
@@ -478,7 +480,9 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 func (tx *memTx) Beginning(_ context.Context, now time.Time, _ int) (engine.Due, error) {
 	var d engine.Due
 	for _, s := range every(&tx.own.secrets, &tx.s.state.secrets, func(s rotation.Secret) bool {
-		return due(s.NextDueAt, now) && s.State == rotation.SecretActive && len(tx.occupying(s.ID)) == 0
+		return due(s.NextDueAt, now) && s.State == rotation.SecretActive && !slices.ContainsFunc(tx.occupying(s.ID), func(r rotation.Rotation) bool {
+			return r.WaitingFor != rotation.WaitApproval || !engine.Proposed(r)
+		})
 	}) {
 		d.Secrets = append(d.Secrets, s.ID)
 	}
@@ -510,7 +514,7 @@ func (tx *memTx) Through(_ context.Context, g engine.Gate, exceptSecretID string
 	tx.pause()
 	return tx.atGate(g, g.Room, func(r rotation.Rotation) bool {
 		making := r.State.Occupies() && r.State != rotation.Queued
-		return making && r.SecretID != exceptSecretID && (g.Kind == rotation.WaitPair || r.State != rotation.Overlap)
+		return making && r.SecretID != exceptSecretID && (g.Kind == rotation.WaitPair || r.State != rotation.Overlap && r.WaitingFor != rotation.WaitValue)
 	}), nil
 }
 

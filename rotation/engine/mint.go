@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -35,9 +36,9 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 	if person, ok := is.(issuer.Person); ok {
 		return e.mintByHand(ctx, x, person)
 	}
-	at, ok := choosePlace(is, x)
-	if !ok {
-		return e.unheard(ctx, x, rotation.WaitIssuer, fmt.Errorf("%w: every account of issuer %s for this secret holds a version that may be alive", backends.ErrUnavailable, def.Issuer))
+	at, err := e.choosePlace(is, x)
+	if err != nil {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	}
 	if ready, err := e.tryOld(ctx, x, at); err != nil || !ready {
 		return err
@@ -47,7 +48,7 @@ func (e *Engine) mint(ctx context.Context, x *rotating) error {
 		RotationID: x.r.ID, Attempt: attempt, Tag: fmt.Sprintf("kb-%s-%d", x.r.ID, attempt),
 		Environment: def.Environment(), Backend: def.Backend, Issuer: def.Issuer, Probe: def.Probe, Settings: def.Settings, Slot: at.slot, CreatedAt: e.Now()}
 	if v.Seen, err = e.seen(ctx, is, e.subject(x.secret, *v)); err != nil {
-		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+		return e.notListed(ctx, x, err)
 	}
 	if p, ok := is.(issuer.Preparer); ok {
 		value, err := e.prepare(ctx, x, p, v)
@@ -157,7 +158,7 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 			return e.unheard(ctx, x, rotation.WaitSeal, err)
 		}
 	}
-	answered, err := e.asking(v.Issuer, x.r.Emergency())
+	answered, err := e.asking(v.Issuer, v.SecretID, x.r.Emergency())
 	if err != nil {
 		return e.notMinted(ctx, x, err, again)
 	}
@@ -167,6 +168,8 @@ func (e *Engine) issue(ctx context.Context, x *rotating, is issuer.Issuer, v *ro
 		return e.minted(ctx, x, v, cred)
 	case errors.Is(err, issuer.ErrNotSent) && backends.Retryable(err) && ctx.Err() == nil:
 		return e.notMinted(ctx, x, err, again)
+	case backends.Retryable(err) && len(cred.Handle) > 0:
+		return e.notWhole(ctx, x, v, cred.Handle, err)
 	case backends.Retryable(err):
 		return e.unheard(ctx, x, rotation.WaitIssuer, err)
 	case isConflict(err) && limited(is, *v): // somebody else's credential takes the place, or one of ours that is not gone yet
@@ -271,16 +274,16 @@ func (e *Engine) reissued(ctx context.Context, x *rotating, v *rotation.Version,
 
 func sameHandle(a, b map[string]string) bool { return maps.Equal(a, b) }
 
-// saveMinted commits what the issuer made, with what also adds; also may be nil.
+// saveMinted commits what the issuer made, after what also adds or refuses; also may be nil.
 func (e *Engine) saveMinted(ctx context.Context, x *rotating, v *rotation.Version, hashes map[string]string, also func(context.Context, Tx) error) error {
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
-		if err := tx.SaveVersion(ctx, v); err != nil {
-			return err
-		}
 		if also != nil {
 			if err := also(ctx, tx); err != nil {
 				return err
 			}
+		}
+		if err := tx.SaveVersion(ctx, v); err != nil {
+			return err
 		}
 		x.r.Minted(e.Now())
 		if err := tx.EndStep(ctx, x.r.ID, "mint", "ok", fmt.Sprintf("version %d by %s", v.Number, v.Issuer), e.Now()); err != nil {
@@ -306,6 +309,31 @@ func (e *Engine) reseal(ctx context.Context, v *rotation.Version) error {
 		return err
 	}
 	return e.seal(ctx, v, value)
+}
+
+// notListed records that what the issuer holds before a mint could not be listed: nothing
+// was asked for. What it refuses is asked again as often as a mint would be.
+func (e *Engine) notListed(ctx context.Context, x *rotating, err error) error {
+	e.noteFailure(x.secret.Definition.Issuer, x.secret.ID, err)
+	again := x.r.Emergency() && !errors.Is(err, backends.ErrInvalid)
+	if backends.Retryable(err) || again || x.r.Failures+1 < rotation.MaxMints {
+		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+	}
+	return e.saveRotation(ctx, x, func(context.Context, Tx) error {
+		x.r.Fail(err.Error(), e.Now())
+		return nil
+	})
+}
+
+// notWhole retires a credential of which the issuer gave the handle, and nothing that
+// can be used.
+func (e *Engine) notWhole(ctx context.Context, x *rotating, v *rotation.Version, h issuer.Handle, cause error) error {
+	v.Handle = h
+	err := e.mintLost(ctx, x, cause, true)
+	if isConflict(err) {
+		return e.adoptOrphan(ctx, x, v)
+	}
+	return err
 }
 
 // notKept records the handle of a credential whose value cannot be sealed, so that it
@@ -368,11 +396,18 @@ func (e *Engine) mintLost(ctx context.Context, x *rotating, cause error, mayExis
 	why := cause.Error()
 	e.Logger.Warn("a mint left nothing to use", "secret", x.secret.Ref, "rotation", x.r.ID, "attempt", x.r.Attempt, "error", why)
 	to := x.r.To
+	var handle issuer.Handle // heard just now
+	if v := x.version(to); v != nil {
+		handle = v.Handle
+	}
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		x.r.Error = why
 		v, err := tx.Version(ctx, x.r.SecretID, to)
 		if err == nil && v.Stage == rotation.StagePending {
 			if mayExist {
+				if v.Handle == nil {
+					v.Handle = handle
+				}
 				err = e.discard(ctx, tx, x.r, v, rotation.CauseOrphan, e.Now())
 			} else {
 				v.Stage, v.Sealed = rotation.StageRetired, nil
@@ -411,7 +446,7 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	cctx, cancel := context.WithTimeout(ctx, effectTimeout)
 	defer cancel()
 	found, err := e.findMint(cctx, is, e.subject(x.secret, *v), *v)
-	e.noteFailure(v.Issuer, err)
+	e.noteFailure(v.Issuer, v.SecretID, err)
 	if errors.Is(err, errNoHandle) {
 		return e.saveRotation(ctx, x, func(context.Context, Tx) error {
 			x.r.Fail(fmt.Sprintf("the answer to a mint was lost: %v", err), e.Now())
@@ -423,7 +458,15 @@ func (e *Engine) recoverMint(ctx context.Context, x *rotating) error {
 	}
 	// Also with nothing found the version is retired: the lost request may still
 	// arrive, and its retirement looks for the tag again.
-	return e.mintLost(ctx, x, fmt.Errorf("the answer to the mint was lost; looked up by tag, %d found", len(found)), true)
+	return e.mintLost(ctx, x, fmt.Errorf("the answer to the mint was lost%s; looked up at its issuer, %d found", lostBy(x.r.Error), len(found)), true)
+}
+
+// lostBy quotes what was heard instead of an answer.
+func lostBy(why string) string {
+	if why == "" || strings.HasPrefix(why, "the answer to the mint was lost") {
+		return ""
+	}
+	return " (" + why + ")"
 }
 
 func handleText(h map[string]string) string {

@@ -58,8 +58,9 @@ func (e *Engine) Approve(ctx context.Context, tx Tx, id string, asked Asked) (ro
 // Cancel ends a rotation that has published nothing, or only waits for a proof.
 func (e *Engine) Cancel(ctx context.Context, tx Tx, id string, asked Asked) (rotation.Rotation, []string, error) {
 	var was rotation.State
+	var unsent bool // of what it is minting nobody has heard anything
 	r, s, will, err := e.operate(ctx, tx, id, "rotation.cancel", asked, func(r *rotation.Rotation) ([]string, error) {
-		was = r.State
+		was, unsent = r.State, r.State == rotation.Minting && r.Intent == nil && !r.AwaitsValue()
 		if r.Emergency() && r.State.Occupies() && r.From > 0 && !slices.Contains(r.Compromised, r.From) {
 			return nil, fmt.Errorf("%w: the vault may hold a compromised version, which rotation %s replaces: let it end", backends.ErrConflict, r.ID)
 		}
@@ -77,6 +78,11 @@ func (e *Engine) Cancel(ctx context.Context, tx Tx, id string, asked Asked) (rot
 	if was == rotation.Retiring {
 		return r, will, nil
 	}
+	if unsent && r.To > 0 {
+		if err := closeUnsent(ctx, tx, r); err != nil {
+			return r, nil, err
+		}
+	}
 	if err := e.containNow(ctx, tx, &rotating{r: r, secret: s}, e.Now()); err != nil {
 		return r, nil, err // there is no replacement to wait for any more
 	}
@@ -84,6 +90,17 @@ func (e *Engine) Cancel(ctx context.Context, tx Tx, id string, asked Asked) (rot
 		err = e.discardPending(ctx, tx, r, e.Now())
 	}
 	return r, will, err
+}
+
+// closeUnsent closes the version of a mint whose request certainly did not reach its
+// issuer: there is nothing to retire.
+func closeUnsent(ctx context.Context, tx Tx, r rotation.Rotation) error {
+	v, err := tx.Version(ctx, r.SecretID, r.To)
+	if err != nil || v.Stage != rotation.StagePending || v.Handle != nil {
+		return err
+	}
+	v.Stage, v.Sealed = rotation.StageRetired, nil
+	return tx.SaveVersion(ctx, &v)
 }
 
 // Retry lets a rotation that waits look again now. Of one that failed, was

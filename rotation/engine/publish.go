@@ -127,6 +127,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		now := e.Now()
 		x.r.Published(x.retirements[x.r.From] != nil, now)
+		x.r.BoundOverlap(rotation.ReplaceBy(x.secret.Definition, *v), now) // else nothing could replace it in time
 		if err := e.replace(ctx, tx, x, now); err != nil {
 			return err
 		}
@@ -175,7 +176,7 @@ func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, v rotation
 		return err
 	}
 	s.Current, s.Generation, s.UpdatedAt = v.Number, s.Generation+1, now
-	e.dueWith(&s, v)
+	e.dueWith(&s, v, x.r.State == rotation.RolledBack)
 	if err := tx.SaveSecret(ctx, &s); err != nil {
 		return err
 	}

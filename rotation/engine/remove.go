@@ -61,7 +61,7 @@ func (e *Engine) endSessions(ctx context.Context, is issuer.Issuer, x *retiring)
 }
 
 func (e *Engine) noteSessions(t *rotation.Retirement, s rotation.Sessions) {
-	if s == "" || t.Sessions == rotation.SessionsEnded && s == rotation.SessionsPending {
+	if s == "" {
 		return
 	}
 	if t.Sessions = s; s == rotation.SessionsEnded {
@@ -104,8 +104,15 @@ func (e *Engine) remove(ctx context.Context, x *retiring) error {
 	return e.saveRetirement(ctx, x, func(ctx context.Context, tx Tx) error {
 		if err != nil {
 			e.Logger.Warn("a disabled credential could not be removed", "secret", x.secret.Ref, "version", x.t.Version, "error", err)
-			x.t.RemoveFailed(err.Error(), e.Now())
-			return nil
+			if !errors.Is(err, backends.ErrUnsupported) {
+				x.t.RemoveFailed(err.Error(), e.Now())
+				return nil
+			}
+			x.t.NotRemovable(err.Error(), e.Now())
+			if err := e.auditFailed(ctx, tx, x, err); err != nil {
+				return err
+			}
+			return e.wakeQueued(ctx, tx, x.t.SecretID)
 		}
 		x.t.Removed(e.Now())
 		if err := e.audit(ctx, tx, x.secret.Ref, "retirement.remove", "ok", map[string]string{"retirement": x.t.ID, "version": fmt.Sprint(x.t.Version)}); err != nil {
@@ -113,6 +120,11 @@ func (e *Engine) remove(ctx context.Context, x *retiring) error {
 		}
 		return e.wakeQueued(ctx, tx, x.t.SecretID)
 	})
+}
+
+// auditFailed says that what is disabled stays so: nobody removes it.
+func (e *Engine) auditFailed(ctx context.Context, tx Tx, x *retiring, cause error) error {
+	return e.audit(ctx, tx, x.secret.Ref, "retirement.remove", "failed", map[string]string{"retirement": x.t.ID, "version": fmt.Sprint(x.t.Version), "error": cause.Error()})
 }
 
 // makeRoom ends the soak of what takes a place that an emergency needs.

@@ -38,14 +38,14 @@ func (e *Engine) Rotate(ctx context.Context, tx Tx, secretID string, trigger rot
 	if s.Definition.Issuer == "" {
 		return rotation.Rotation{}, fmt.Errorf("%w: %s has no issuer: nobody can rotate it", backends.ErrInvalid, s.Ref)
 	}
-	if at, err := tx.Occupying(ctx, secretID); err == nil && proposed(at) {
+	if at, err := tx.Occupying(ctx, secretID); err == nil && Proposed(at) {
 		if _, _, err := e.Cancel(ctx, tx, at.ID, Asked{By: asked.By, Reason: "a rotation was asked for"}); err != nil {
 			return rotation.Rotation{}, err
 		}
 	} else if err == nil && at.State == rotation.Queued && asked.IgnoreWindow && !at.IgnoreWindow {
 		return e.ignoreWindow(ctx, tx, at, asked)
 	} else if err == nil {
-		return rotation.Rotation{}, fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at))
+		return rotation.Rotation{}, fmt.Errorf("%w: %s", backends.ErrConflict, occupied(at, s.Ref))
 	} else if !errors.Is(err, backends.ErrNotFound) {
 		return rotation.Rotation{}, err
 	}
@@ -127,14 +127,18 @@ func (e *Engine) begun(ctx context.Context, tx Tx, s rotation.Secret, r rotation
 	return tx.Enqueue(ctx, wakeUp(rotationJob{r.ID}, time.Time{}, r.Emergency()))
 }
 
-func occupied(r rotation.Rotation) string {
+// occupied says which rotation keeps another from beginning, and what to do about it.
+func occupied(r rotation.Rotation, of backends.Ref) string {
 	if r.Adopts != nil && r.State == rotation.Queued && r.ApprovedBy == "" {
 		return fmt.Sprintf("rotation %s is to adopt what %s holds, and waits for an approval: `keybroker rotation approve %s`, or `keybroker rotation cancel %s`", r.ID, r.Adopts.Backend, r.ID, r.ID)
 	}
 	if r.State == rotation.Overlap {
 		return fmt.Sprintf("rotation %s is in its overlap until %s; an emergency does not wait for it", r.ID, r.OverlapUntil.UTC().Format(time.RFC3339))
 	}
-	return fmt.Sprintf("rotation %s is under way (%s)", r.ID, r.State)
+	if r.State == rotation.Queued && r.WaitingFor == rotation.WaitWindow {
+		return fmt.Sprintf("rotation %s waits for its window until %s: `keybroker secret rotate %s --ignore-window` begins it now", r.ID, r.NextAt.UTC().Format(time.RFC3339), qualified(of))
+	}
+	return fmt.Sprintf("rotation %s is under way (%s): `keybroker rotation show %s` says what it waits for", r.ID, r.State, r.ID)
 }
 
 // retire inserts the retirement of v, to begin at at.

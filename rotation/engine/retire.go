@@ -456,16 +456,27 @@ func (e *Engine) revokeAtIssuer(ctx context.Context, x *retiring) error {
 }
 
 // noteHandle records a handle that was found, before it is used: an issuer may
-// list what it has revoked no more, and then it could not be found again.
+// list what it has revoked no more, and then it could not be found again. ErrUnavailable
+// if another version was found to have it meanwhile: then another one is this one's.
 func (e *Engine) noteHandle(ctx context.Context, x *retiring, h issuer.Handle) error {
-	return e.keep(ctx, func(ctx context.Context, tx Tx) error {
+	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
+		if err := tx.Serialize(ctx, "handles "+x.version.Issuer); err != nil {
+			return err
+		}
 		v, err := tx.Version(ctx, x.t.SecretID, x.t.Version)
-		if err != nil || v.Handle != nil {
+		if err != nil || sameHandle(v.Handle, h) {
+			return err
+		}
+		if err := handleIsFree(ctx, tx, v.Issuer, h); err != nil || v.Handle != nil {
 			return err
 		}
 		v.Handle = h
 		return tx.SaveVersion(ctx, &v)
 	})
+	if isConflict(err) {
+		return fmt.Errorf("%w: what was found at issuer %s is another version's by now; it is looked up again", backends.ErrUnavailable, x.version.Issuer)
+	}
+	return err
 }
 
 func latest(a, b time.Time) time.Time {

@@ -36,6 +36,8 @@ func (e *Engine) restore(ctx context.Context, x *rotating) error {
 		}
 	} else if p := x.r.InPlace; p != nil && p.Begun && !p.Done {
 		return e.putBack(ctx, x)
+	} else if p != nil && p.Done { // the other one has ended by that: there is no way back
+		return e.writeBack(ctx, x, m, &back)
 	} else if more, err := e.stillWorks(ctx, x, &back); err != nil || !more {
 		return err
 	}
@@ -65,6 +67,8 @@ func (e *Engine) writeBack(ctx context.Context, x *rotating, m *backends.Mount, 
 		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	case e.mayArrive(x):
 		return e.awaitArrival(ctx, x, err)
+	case x.r.InPlace != nil && x.r.InPlace.Done: // only with the old one anything works
+		return e.unheard(ctx, x, rotation.WaitBackend, err)
 	}
 	return e.refuseRollback(ctx, x, err.Error())
 }
@@ -139,7 +143,7 @@ func (e *Engine) restored(ctx context.Context, x *rotating, v rotation.Version, 
 		if err != nil {
 			return err
 		}
-		good.Stage, good.PublishedAt, good.OverlapUntil = rotation.StageCurrent, now, zeroTime
+		good.Stage, good.OverlapUntil = rotation.StageCurrent, zeroTime // it is as old as it was
 		good.Backend, good.BackendVersion = v.Backend, id
 		if err := tx.SaveVersion(ctx, &good); err != nil {
 			return err

@@ -20,6 +20,7 @@ type rotating struct {
 	versions    []rotation.Version
 	retirements map[int]*rotation.Retirement
 	facts       rotation.Facts
+	inSpite     bool // it begins although its window is closed
 }
 
 func (x *rotating) version(n int) *rotation.Version {
@@ -414,7 +415,7 @@ func (e *Engine) begin(ctx context.Context, x *rotating, effect rotation.Effect)
 // was looked at. What may have begun outside already is finished, and a rollback
 // is what somebody asked for.
 func (e *Engine) stillAllowed(ctx context.Context, tx Tx, x *rotating, effect rotation.Effect) error {
-	if x.r.Emergency() || x.r.Intent != nil || !x.r.UnheardAt.IsZero() || effect != rotation.Mint && effect != rotation.Publish {
+	if x.r.Emergency() || x.r.Intent != nil || x.r.EndsOld() || !x.r.UnheardAt.IsZero() || effect != rotation.Mint && effect != rotation.Publish {
 		return nil
 	}
 	frozen, err := isFrozen(ctx, tx)

@@ -94,7 +94,7 @@ func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error
 		if err != nil || s.State != rotation.SecretActive || s.NextDueAt.IsZero() || now.Before(s.NextDueAt) {
 			return err
 		}
-		if at, err := tx.Occupying(ctx, id); !notFound(err) && (err != nil || !proposed(at)) {
+		if at, err := tx.Occupying(ctx, id); !notFound(err) && (err != nil || !Proposed(at)) {
 			return err
 		}
 		current, err := currentOf(ctx, tx, s)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/engine"
+	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 // scheduled is a calm world whose secret has this definition and is due as that says. It
@@ -142,14 +143,14 @@ func TestTheAgeOfAVersionForcesARotation(t *testing.T) {
 		w := scheduled(t, func(d *rotation.Definition) { d.MaxAge = 24 * time.Hour })
 		w.goOn(t, 10*time.Hour)
 		w.wantBegan(t, "01-00:00 done it has no version yet")
-		w.wantDue(t, "2000-01-02T00:00:00")
+		w.wantDue(t, "2000-01-01T23:58:00")    // the new one is verified first, for two minutes at most
 		w.probe.(*strict).refuses = everything // what is minted now never works
 		w.goOn(t, 14*time.Hour+30*time.Minute)
 		w.probe.(*strict).refuses = nil
 		w.goOn(t, time.Hour)
 		aged := " version 1, published at 2000-01-01T00:00:00Z, comes to its max_age of 24h0m0s"
-		w.wantBegan(t, "01-00:00 done it has no version yet; 02-00:00 failed"+aged+"; 02-01:02 done"+aged)
-		w.wantDue(t, w.publishedAt(w.secret().Current).Add(24*time.Hour).Format("2006-01-02T15:04:05"))
+		w.wantBegan(t, "01-00:00 done it has no version yet; 01-23:58 failed"+aged+"; 02-01:00 done"+aged)
+		w.wantDue(t, w.publishedAt(w.secret().Current).Add(23*time.Hour+58*time.Minute).Format("2006-01-02T15:04:05"))
 	})
 }
 
@@ -238,6 +239,118 @@ func TestARunOutsideOfItsWindowWaitsForIt(t *testing.T) {
 			if at := w.publishedAt(version); at.Hour() != hour {
 				t.Errorf("version %d was published at %s", version, at)
 			}
+		}
+	})
+}
+
+// endsAfter gives the secret's current version an end of its own, after its life, and works
+// out when it is due.
+func (w *world) endsAfter(t *testing.T, life time.Duration) {
+	t.Helper()
+	v, _ := w.version(w.secret().Current)
+	v.NotAfter = v.CreatedAt.Add(life)
+	w.store.state.versions.put(versionKey{secretID, v.Number}, v)
+	w.reschedule(t)
+}
+
+// TestWhatEndsByItselfDoesNotWaitForItsWindow beyond the time in which it can be replaced.
+func TestWhatEndsByItselfDoesNotWaitForItsWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := scheduled(t, func(d *rotation.Definition) { d.Window = "Sat 00:00-01:00, Wed 02:00-05:00" })
+		w.rotate(t)
+		w.goOn(t, time.Minute)
+		w.endsAfter(t, 24*time.Hour)
+		w.goOn(t, 17*time.Hour)
+		w.wantBegan(t, "01-00:00 done simulated; 01-16:00 done version 1 ends by itself at 2000-01-02T00:00:00Z (not_after); outside of its window, which opens too late")
+	})
+}
+
+// A rotation that somebody asked for waits for the window, and no longer than it may.
+func TestWhatIsQueuedDoesNotWaitBeyondTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := scheduled(t, func(d *rotation.Definition) { d.Window = "Sat 00:00-01:00, Wed 02:00-05:00" })
+		w.rotate(t)
+		w.goOn(t, 2*time.Hour)
+		w.endsAfter(t, 24*time.Hour)
+		w.rotate(t)
+		w.goOn(t, 13*time.Hour)
+		w.waitsFor(t, 1, rotation.WaitWindow)
+		w.goOn(t, 2*time.Hour)
+		if at := w.publishedAt(2); at.Format("02-15:04") != "01-16:00" {
+			w.tellStory(t)
+			t.Errorf("version 2 was published at %s", at)
+		}
+	})
+}
+
+// TestAProposalGivesWayToWhatIsDue: nobody decides about it over the weekend.
+func TestAProposalGivesWayToWhatIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := mirrored(calmPlan(), rotation.DriftAdopt)
+		w.rotate(t)
+		w.advance(time.Minute)
+		w.stranger(w.vault, true)
+		w.check(t)
+		w.define(func(d *rotation.Definition) { d.MaxAge = 24 * time.Hour })
+		w.reschedule(t)
+		w.goOn(t, 25*time.Hour)
+		if r := w.rotationNumber(2); r.Trigger != rotation.TriggerSchedule {
+			w.tellStory(t)
+			t.Errorf("there were %s", w.began())
+		}
+	})
+}
+
+// mayfly is an issuer whose credentials end by themselves.
+type mayfly struct {
+	showOnce
+	life time.Duration
+}
+
+func (i mayfly) Issue(ctx context.Context, r issuer.Request) (issuer.Credential, error) {
+	cred, err := i.showOnce.Issue(ctx, r)
+	cred.NotAfter = time.Now().Add(i.life)
+	return cred, err
+}
+
+// TestAnOverlapLeavesTimeToReplaceTheNewOne, which lives shorter than it.
+func TestAnOverlapLeavesTimeToReplaceTheNewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := scheduled(t, func(d *rotation.Definition) { d.Plan.Overlap, d.Plan.MaxOverlap = 24*time.Hour, 48*time.Hour })
+		w.rotate(t)
+		w.goOn(t, time.Minute)
+		w.catalog["finding"] = mayfly{showOnce{w.issuers["finding"]}, time.Hour}
+		w.rotate(t)
+		for range 48 {
+			w.goOn(t, 10*time.Minute)
+			if v, _ := w.version(w.secret().Current); v.Number > 1 && !time.Now().Before(v.NotAfter) {
+				w.tellStory(t)
+				t.Fatalf("version %d is current, and has ended at %s", v.Number, v.NotAfter)
+			}
+		}
+	})
+}
+
+// TestWhatWasRolledBackIsAsOldAsItWas: too old, but it is not replaced at once.
+func TestWhatWasRolledBackIsAsOldAsItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := scheduled(t, func(d *rotation.Definition) {
+			d.MaxAge, d.Plan.Overlap, d.Plan.MaxOverlap = 24*time.Hour, 2*time.Hour, 4*time.Hour
+		})
+		w.goOn(t, 23*time.Hour)
+		published := w.publishedAt(1)
+		w.rotate(t)
+		w.goOn(t, time.Hour+10*time.Minute)
+		w.rollBack(t)
+		w.goOn(t, 50*time.Minute)
+		if s := w.secret(); s.Current != 1 || !w.publishedAt(1).Equal(published) {
+			w.tellStory(t)
+			t.Errorf("version %d is current after a rollback to one of %s, which is of %s now", s.Current, published, w.publishedAt(1))
+		}
+		w.goOn(t, 20*time.Minute)
+		if s := w.secret(); s.Current != 3 {
+			w.tellStory(t)
+			t.Errorf("version %d is current: what is too old stays", s.Current)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -17,34 +18,50 @@ type place struct {
 	inPlace   bool  // what is current ends when it is set
 }
 
-// choosePlace picks the slot for the next credential; false if none may be set now.
-// At an issuer without slots it is the empty place.
-func choosePlace(is issuer.Issuer, x *rotating) (place, bool) {
+// choosePlace picks the slot for the next credential. At an issuer without slots it
+// is the empty place. ErrUnavailable, with the reason, if none may be set now.
+func (e *Engine) choosePlace(is issuer.Issuer, x *rotating) (place, error) {
 	def := x.secret.Definition
-	traits := issuer.TraitsOf(is, def.Settings)
-	if len(traits.Slots) == 0 {
-		return place{}, true
+	slots := issuer.TraitsOf(is, def.Settings).Slots
+	if len(slots) == 0 {
+		return place{}, nil
 	}
-	held := holders(is, def.Issuer, x.secret.Current, x.versions, x.retirements)
-	slot, displaced, ok := rotation.ChooseSlot(traits.Slots, held, x.r.Emergency())
-	return place{slot: slot, displaced: displaced, inPlace: traits.InPlace() && x.secret.Current > 0}, ok
+	held, unknown := e.holders(x.secret.Current, x.versions, x.retirements)
+	if unknown > 0 && len(slots) > 1 && !x.r.Emergency() {
+		return place{}, fmt.Errorf("%w: nobody knows in which account of issuer %s version %d is: `keybroker secret import %s --version %d --handle …` says so",
+			backends.ErrUnavailable, def.Issuer, unknown, qualified(x.secret.Ref), unknown)
+	}
+	slot, displaced, ok := rotation.ChooseSlot(slots, held, x.r.Emergency())
+	if !ok {
+		return place{}, fmt.Errorf("%w: every account of issuer %s for this secret holds a version that may be alive", backends.ErrUnavailable, def.Issuer)
+	}
+	ends := slices.Contains(displaced, x.secret.Current) || unknown > 0 && unknown == x.secret.Current
+	return place{slot: slot, displaced: displaced, inPlace: x.secret.Current > 0 && ends}, nil
 }
 
-// holders are the versions that are alive in the slots of an issuer. What was never
-// heard of is none: whatever is set after it ends it.
-func holders(is issuer.Issuer, name string, current int, versions []rotation.Version, retirements map[int]*rotation.Retirement) (held []rotation.Holder) {
-	setter, _ := is.(issuer.Setter)
+// holders are the versions that are alive in accounts, whatever their issuer's block
+// was called when they were set; unknown is one that is in nobody knows which. What was
+// never heard of is none: whatever is set after it ends it.
+func (e *Engine) holders(current int, versions []rotation.Version, retirements map[int]*rotation.Retirement) (held []rotation.Holder, unknown int) {
 	for _, v := range versions {
-		if v.Issuer != name || v.Handle == nil || gone(retirements[v.Number]) {
+		if v.Handle == nil && !v.Foreign() || gone(retirements[v.Number]) || v.NotAdopted() {
 			continue
 		}
 		slot := v.Slot
-		if slot == "" && setter != nil { // imported
-			slot = setter.SlotOf(v.Handle)
+		if slot == "" { // imported, or of an issuer that has none
+			is, err := e.issuer(v.Issuer)
+			setter, ok := is.(issuer.Setter)
+			if err != nil || !ok {
+				continue
+			}
+			if slot = setter.SlotOf(v.Handle); slot == "" {
+				unknown = v.Number
+				continue
+			}
 		}
 		held = append(held, rotation.Holder{Slot: slot, Version: v.Number, Current: v.Number == current})
 	}
-	return held
+	return held, unknown
 }
 
 // gone tells whether the issuer has turned the credential off, as far as it says.
@@ -78,7 +95,7 @@ func (e *Engine) tryOld(ctx context.Context, x *rotating, at place) (bool, error
 	}
 	by := p.Scope() + " " + e.catalog.Load().ProbeDigests[v.Probe]
 	err = e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
-		x.r.TriedOld(line.Verdict, by, line.Detail, e.Now())
+		x.r.TriedOld(line.Verdict, by, line.Detail, p.LockoutAfter(), e.Now())
 		return e.addTry(ctx, tx, x.secret.ID, x.secret.Ref, line)
 	})
 	return err == nil && x.r.InPlace.Before != "", err
@@ -97,7 +114,9 @@ func (e *Engine) displace(ctx context.Context, tx Tx, x *rotating, at place) err
 	for _, n := range at.displaced {
 		t, err := tx.RetirementOf(ctx, x.secret.ID, n)
 		if err == nil && t.RevokeBegunAt.IsZero() { // it was to live until the end of an overlap
-			t.Escalate(e.Now(), e.Now())
+			if t.Hasten(e.Now()); x.r.Emergency() {
+				t.Escalate(e.Now(), e.Now())
+			}
 			err = errors.Join(tx.SaveRetirement(ctx, &t), tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true)))
 		}
 		if !notFound(err) {
@@ -110,8 +129,11 @@ func (e *Engine) displace(ctx context.Context, tx Tx, x *rotating, at place) err
 		if err != nil {
 			return err
 		}
-		why := fmt.Sprintf("its account %s was needed for the replacement of a compromised version", at.slot)
-		if _, err := e.retire(ctx, tx, v, x.r.Plan.Confirm, rotation.CauseEmergency, Asked{By: x.r.Actor, Reason: why}, "", e.Now()); err != nil {
+		cause, why := rotation.CauseOrphan, fmt.Sprintf("another value is set in its account %s", at.slot)
+		if x.r.Emergency() {
+			cause, why = rotation.CauseEmergency, fmt.Sprintf("its account %s was needed for the replacement of a compromised version", at.slot)
+		}
+		if _, err := e.retire(ctx, tx, v, x.r.Plan.Confirm, cause, Asked{By: x.r.Actor, Reason: why}, "", e.Now()); err != nil {
 			return err
 		}
 	}
@@ -150,10 +172,10 @@ func (e *Engine) putBack(ctx context.Context, x *rotating) error {
 		req.Slot = setter.SlotOf(old.Handle)
 	}
 	switch err := setter.PutBack(cctx, req, old.Handle, x.r.To); {
-	case isConflict(err):
+	case isConflict(err), x.r.GivesUpPuttingBack(errors.Is(err, backends.ErrInvalid), errors.Is(err, backends.ErrDenied)):
 		return e.notPutBack(ctx, x, err.Error())
 	case err != nil:
-		return e.unheard(ctx, x, rotation.WaitIssuer, err)
+		return errors.Join(e.unheard(ctx, x, rotation.WaitIssuer, err), e.tellDead(ctx, x))
 	}
 	return e.saveRotation(ctx, x, func(ctx context.Context, tx Tx) error {
 		in := x.r.State
@@ -177,8 +199,23 @@ func (e *Engine) notPutBack(ctx context.Context, x *rotating, why string) error 
 		if err := e.endStep(ctx, tx, x.secret.Ref, x.r.ID, "put_back", "failed", why, e.Now()); err != nil {
 			return err
 		}
+		if err := alertDead(ctx, tx, x); err != nil {
+			return err
+		}
 		return e.gaveUp(ctx, tx, x, in)
 	})
+}
+
+// tellDead raises the alert that no version works while the old value is not set again.
+func (e *Engine) tellDead(ctx context.Context, x *rotating) error {
+	if !x.r.PuttingBack() {
+		return nil
+	}
+	return e.keep(ctx, func(ctx context.Context, tx Tx) error { return alertDead(ctx, tx, x) })
+}
+
+func alertDead(ctx context.Context, tx Tx, x *rotating) error {
+	return alert(ctx, tx, AlertDeadCurrent, x.secret.Ref, x.r.ID, DeadCurrent(x.r, x.secret.Ref), "keybroker rotation show "+x.r.ID)
 }
 
 // gaveUp does for a rotation that is cancelled at last what cancelling does; what
@@ -201,7 +238,8 @@ func (e *Engine) fullFor(def rotation.Definition, current int, versions []rotati
 	}
 	traits := issuer.TraitsOf(is, def.Settings)
 	if len(traits.Slots) > 0 {
-		_, _, ok := rotation.ChooseSlot(traits.Slots, holders(is, def.Issuer, current, versions, retirements), urgent)
+		held, _ := e.holders(current, versions, retirements)
+		_, _, ok := rotation.ChooseSlot(traits.Slots, held, urgent)
 		return !ok
 	}
 	return full(traits, def.Issuer, versions, retirements)

@@ -49,7 +49,7 @@ type Tx interface {
 	AddVersion(ctx context.Context, v *rotation.Version) error
 	SaveVersion(ctx context.Context, v *rotation.Version) error // last write wins; guarded by its rotation's or retirement's revision
 	// VersionByHandle returns a version of any secret that the issuer calls by this
-	// handle, or ErrNotFound.
+	// handle, or ErrNotFound. Without an issuer it is one that any calls so.
 	VersionByHandle(ctx context.Context, issuer string, handle map[string]string) (rotation.Version, error)
 	// VersionWith returns the newest version of the secret, of any stage, that has
 	// exactly these keyed fingerprints (as Version.Fingerprints has them), or ErrNotFound.
@@ -107,8 +107,9 @@ type Tx interface {
 	// Due returns what is under way, should be looked at by now and is not leased, at most
 	// limit of each: no secrets.
 	Due(ctx context.Context, now time.Time, limit int) (Due, error)
-	// Beginning returns the secrets that are due and not occupied, and the rotations whose
-	// window has opened, at most limit of each, the longest due first.
+	// Beginning returns the secrets that are due and not occupied, or only by what is
+	// Proposed and waits for its approval, and the rotations whose window has opened, at
+	// most limit of each, the longest due first.
 	Beginning(ctx context.Context, now time.Time, limit int) (Due, error)
 
 	// Serialize keeps every other transaction that asks for the same key waiting until
@@ -134,7 +135,7 @@ type Tx interface {
 
 // Due are ids of rows whose time has come.
 type Due struct {
-	Secrets     []string // NextDueAt has come, active, not occupied
+	Secrets     []string // NextDueAt has come, active, not occupied (see Tx.Beginning)
 	Rotations   []string // NextAt has come
 	Retirements []string
 	Deliveries  []string

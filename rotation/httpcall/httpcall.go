@@ -133,11 +133,7 @@ func (r *Request) String() string { return r.method + " " + r.target.String() }
 
 // Endpoint returns the literal host and port, the scheme's own where none is said.
 func (r *Request) Endpoint() (host, port string) {
-	base := r.target.base
-	if port = base.Port(); port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
-	}
-	return base.Hostname(), port
+	return r.target.base.Hostname(), portOf(r.target.base)
 }
 
 func (r *Request) expressions() []*expression {

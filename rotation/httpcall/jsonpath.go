@@ -74,6 +74,19 @@ func (p Path) String() string { return p.text }
 // Single tells whether the path can lead to one thing only.
 func (p Path) Single() bool { return p.expr.Normal() }
 
+// Parent returns the path to what the end stands in, "$.links" of "$.links.next";
+// false if that is the answer itself, or can be several things.
+func (p Path) Parent() (Path, bool) {
+	n := len(p.expr) - 1
+	for n > 1 && !p.expr[:n].Normal() {
+		n--
+	}
+	if n < 2 {
+		return Path{}, false
+	}
+	return Path{expr: p.expr[:n], text: p.expr[:n].String()}, true
+}
+
 // One returns the single thing that the path leads to, false if there is none or
 // are several.
 func (p Path) One(doc any) (any, bool) {

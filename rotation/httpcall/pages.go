@@ -1,6 +1,8 @@
 package httpcall
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -20,11 +22,11 @@ import (
 //	pages "link" {}                                                    // header Link, rel="next" (RFC 8288)
 //	pages "url" { path = "$.links.next" }                              // the answer has its URL
 //	pages "cursor" { path = "$.next_cursor", parameter = "cursor" }    // the answer has a parameter of it
-//	pages "number" { parameter = "page" }                              // counted up until a page is empty
+//	pages "number" { parameter = "page" }                              // counted up until a page is empty, or 404
 type Pages struct {
 	Kind      string    `hcl:"kind,label"`
 	Path      string    `hcl:"path,optional"`
-	More      string    `hcl:"more,optional"`      // cursor: path to whether there is more; default: as long as there is a cursor
+	More      string    `hcl:"more,optional"`      // cursor: path to whether there is more, true or false; default: as long as there is a cursor
 	Parameter string    `hcl:"parameter,optional"` // of the query
 	First     *int      `hcl:"first,optional"`     // number: that of the first page, default 1
 	Max       *int      `hcl:"max,optional"`       // pages, default 100
@@ -42,9 +44,11 @@ const defaultMaxPages = 100
 
 // Pager goes through the pages of a list. The zero value knows of one only.
 type Pager struct {
-	next func(page) (*url.URL, error) // nil: there are no more
-	base *url.URL
-	max  int
+	next  func(page) (*url.URL, error) // nil: there are no more
+	base  *url.URL
+	max   int
+	path  *Path // that says how it goes on, where one does alone
+	count bool  // pages are counted: past the last one there may be a 404
 }
 
 // page is one that has been read.
@@ -83,13 +87,19 @@ func CompilePages(b *Pages, base *url.URL) (Pager, hcl.Diagnostics) {
 		p.next = linked
 	case "url":
 		p.next = func(at page) (*url.URL, error) {
-			text, _ := paths["path"].Text(at.doc)
+			text, err := following(paths["path"], at)
+			if err != nil {
+				return nil, err
+			}
 			return follow(at.at, text)
 		}
 	case "cursor":
 		p.next = byCursor(b.Parameter, paths["path"], paths["more"], b.More != "")
 	case "number":
-		p.next = byNumber(b.Parameter, b.first())
+		p.next, p.count = byNumber(b.Parameter, b.first()), true
+	}
+	if path, ok := paths["path"]; ok && b.More == "" {
+		p.path = &path
 	}
 	return p, diags
 }
@@ -126,13 +136,17 @@ func (b Pages) first() int {
 // Walk sends the request of the first page and of all that follow, and gives each
 // answer to read, which returns how many items there were. It never takes a part for the
 // whole: where the pages do not end, it is ErrUnavailable, and a page of another
-// scheme, host or port than base's, or not below it, ErrInvalid and not asked for.
+// scheme, host or port than base's, or not below it, ErrInvalid and not asked for. What
+// send returns has the status of the answer also beside an error.
 func (p Pager) Walk(first *http.Request, send func(*http.Request) (outbound.Response, error), read func(outbound.Response) (doc any, items int, err error)) error {
 	seen := map[string]bool{}
 	req := first
 	for number := 0; ; number++ {
 		seen[req.URL.String()] = true
 		resp, err := send(req)
+		if p.count && number > 0 && resp.Status == http.StatusNotFound {
+			return nil // the last one was full
+		}
 		if err != nil {
 			return err
 		}
@@ -146,6 +160,9 @@ func (p Pager) Walk(first *http.Request, send func(*http.Request) (outbound.Resp
 			return err
 		case !p.below(next):
 			return fmt.Errorf("%w: the answer says that the next page is elsewhere than below base_url", backends.ErrInvalid)
+		}
+		next.Host = p.base.Host // however the answer writes it
+		switch {
 		case seen[next.String()]:
 			return fmt.Errorf("%w: the pages go round in a circle", backends.ErrUnavailable)
 		case number+1 >= p.max:
@@ -158,8 +175,12 @@ func (p Pager) Walk(first *http.Request, send func(*http.Request) (outbound.Resp
 
 // below holds the next page to where the configuration sends the API's credentials.
 func (p Pager) below(u *url.URL) bool {
-	return u.Scheme == p.base.Scheme && u.Host == p.base.Host && u.User == nil &&
+	return u.Scheme == p.base.Scheme && strings.EqualFold(u.Hostname(), p.base.Hostname()) && portOf(u) == portOf(p.base) && u.User == nil &&
 		strings.HasPrefix(u.EscapedPath(), p.base.EscapedPath()+"/") && !hasDotSegment(u.EscapedPath())
+}
+
+func portOf(u *url.URL) string {
+	return cmp.Or(u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme])
 }
 
 // follow resolves where an answer says that the next page is; nil for an empty text.
@@ -178,19 +199,60 @@ func follow(from *url.URL, text string) (*url.URL, error) {
 func byCursor(parameter string, path, more Path, asksMore bool) func(page) (*url.URL, error) {
 	return func(at page) (*url.URL, error) {
 		if asksMore {
-			if goesOn, _ := more.One(at.doc); goesOn != true {
+			said, _ := more.One(at.doc)
+			goesOn, ok := said.(bool)
+			switch {
+			case !ok:
+				return nil, fmt.Errorf("%w: the answer has neither true nor false at %s", backends.ErrUnavailable, more)
+			case !goesOn:
 				return nil, nil
 			}
 		}
-		cursor, ok := path.Text(at.doc)
+		cursor, err := following(path, at)
 		switch {
-		case !ok && asksMore:
+		case err != nil:
+			return nil, err
+		case cursor == "" && asksMore:
 			return nil, fmt.Errorf("%w: the answer says that there is more, but has no text at %s", backends.ErrUnavailable, path)
-		case !ok:
+		case cursor == "":
 			return nil, nil
 		}
 		return withParameter(at.at, parameter, cursor), nil
 	}
+}
+
+// following reads what an answer says of the next page; empty: this is the last. One of
+// another shape than described is ErrUnavailable: taken for the last, it would hide the
+// rest. So is a first page with items that lacks even what the path leads through; of
+// later ones it is known that the path is right.
+func following(path Path, at page) (string, error) {
+	switch found := path.expr.Get(at.doc); len(found) {
+	case 0:
+		parent, nested := path.Parent()
+		if _, there := parent.One(at.doc); there || !nested || at.number > 0 || at.items == 0 {
+			return "", nil
+		}
+		return "", fmt.Errorf("%w: the answer has nothing at %s, where it would say how it goes on", backends.ErrUnavailable, parent)
+	case 1:
+		switch v := found[0].(type) {
+		case nil:
+			return "", nil
+		case string:
+			return v, nil
+		case json.Number:
+			return v.String(), nil
+		}
+	}
+	return "", fmt.Errorf("%w: what the answer has at %s is neither a text nor null", backends.ErrUnavailable, path)
+}
+
+// Unsaid returns the path at which the first page of a list with items has nothing, not
+// even null, so that it was taken for the last; empty where it says how it goes on.
+func (p Pager) Unsaid(doc any) string {
+	if p.path == nil || len(p.path.expr.Get(doc)) > 0 {
+		return ""
+	}
+	return p.path.String()
 }
 
 func byNumber(parameter string, first int) func(page) (*url.URL, error) {

@@ -35,6 +35,7 @@ func pager(t *testing.T, src, base string) (httpcall.Pager, hcl.Diagnostics) {
 type answers map[string]struct {
 	link, body string
 	items      int
+	status     int // default 200
 }
 
 // walk returns what was asked for, in order.
@@ -48,6 +49,9 @@ func walk(t *testing.T, p httpcall.Pager, first string, pages answers) ([]string
 		if link := pages[at].link; link != "" {
 			resp.Header.Add("Link", `</v1/other>; rel=prev`)
 			resp.Header.Add("Link", link)
+		}
+		if status := pages[at].status; status != 0 {
+			return outbound.Response{Status: status}, httpcall.StatusClass(status)
 		}
 		return resp, nil
 	}, func(resp outbound.Response) (any, int, error) {
@@ -124,6 +128,18 @@ func TestPages(t *testing.T) {
 			"/v1/keys?name=a%20b&x":     {items: 1},
 			"/v1/keys?name=a%20b&x&p=2": {items: 1},
 		}, nil, backends.ErrUnavailable},
+		"number, and nothing past the last page": {`pages "number" { parameter = "p" }`, answers{
+			"/v1/keys?name=a%20b&x":     {items: 2},
+			"/v1/keys?name=a%20b&x&p=2": {status: 404},
+		}, []string{"/v1/keys?name=a%20b&x", "/v1/keys?name=a%20b&x&p=2"}, nil},
+		"number, and nothing at all": {`pages "number" { parameter = "p" }`, answers{"/v1/keys?name=a%20b&x": {status: 404}}, nil, backends.ErrInvalid},
+		"the host in other letters, with its port": {`pages "url" { path = "$.next" }`, answers{
+			"/v1/keys?name=a%20b&x": {body: `{"next":"https://API.Example:443/v1/keys?p=2"}`},
+			"/v1/keys?p=2":          {body: `{}`},
+		}, []string{"/v1/keys?name=a%20b&x", "/v1/keys?p=2"}, nil},
+		"round in a circle, in other letters": {`pages "url" { path = "$.next" }`, answers{
+			"/v1/keys?name=a%20b&x": {body: `{"next":"https://API.example:443/v1/keys?name=a%20b&x"}`},
+		}, nil, backends.ErrUnavailable},
 		"no URL": {`pages "url" { path = "$.next" }`, answers{"/v1/keys?name=a%20b&x": {body: `{"next":":%` + canary + `"}`}}, nil, backends.ErrUnavailable},
 	} {
 		p, diags := pager(t, tt.src, "https://api.example/v1")
@@ -138,6 +154,71 @@ func TestPages(t *testing.T) {
 		if strings.Contains(fmt.Sprint(err), canary) {
 			t.Errorf("%s: the answer is in %v", name, err)
 		}
+	}
+}
+
+// An answer that does not say, as described, whether there is more is no last page.
+func TestPagesThatDoNotSay(t *testing.T) {
+	const url, cursor = `pages "url" { path = "$.links.next" }`, "pages \"cursor\" {\n path = \"$.next\"\n parameter = \"after\"\n}"
+	const more = "pages \"cursor\" {\n path = \"$.next\"\n parameter = \"after\"\n more = \"$.more\"\n}"
+	const last = "pages \"cursor\" {\n path = \"$.data[-1].id\"\n parameter = \"after\"\n}"
+	const relation = `pages "url" { path = "$.links[?(@.rel=='next')].href" }`
+	for _, tt := range []struct {
+		src, body string
+		items     int
+		end       bool
+	}{
+		{more, `{"next":"x"}`, 1, false},
+		{more, `{"next":"x","more":"false"}`, 1, false},
+		{more, `{"next":"x","more":1}`, 1, false},
+		{more, `{"next":"x","more":null}`, 1, false},
+		{more, `{"next":"x","more":{}}`, 1, false},
+		{more, `{"next":"x","more":false}`, 1, true},
+		{more, `{"next":null,"more":true}`, 1, false},
+		{cursor, `{"next":{"c":"x"}}`, 1, false},
+		{cursor, `{"next":["x"]}`, 1, false},
+		{cursor, `{"next":true}`, 1, false},
+		{cursor, `{"next":null}`, 1, true},
+		{cursor, `{"next":""}`, 1, true},
+		{cursor, `{}`, 1, true}, // as many APIs have it; issuer check tells
+		{url, `{"links":{"next":{"href":"?p=2"}}}`, 1, false},
+		{url, `{}`, 1, false},
+		{url, `{"lnks":{"next":"?p=2"}}`, 1, false},
+		{url, `{"links":{}}`, 1, true},
+		{url, `{"links":null}`, 1, true},
+		{url, `{}`, 0, true}, // where there is nothing, nothing is hidden
+		{last, `{"data":[]}`, 0, true},
+		{relation, `{"links":[{"rel":"prev","href":"?p=0"}]}`, 1, true},
+		{relation, `{"links":[{"rel":"next","href":"?p=1"},{"rel":"next","href":"?p=2"}]}`, 1, false},
+		{relation, `{"lnks":[]}`, 1, false},
+	} {
+		p, diags := pager(t, tt.src, "https://api.example/v1")
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		_, err := walk(t, p, "https://api.example/v1/keys", answers{"/v1/keys": {body: tt.body, items: tt.items}})
+		if ok := err == nil; ok != tt.end || !ok && !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("%s: %s with %d items: %v", tt.src, tt.body, tt.items, err)
+		}
+	}
+	// What a page has once led to is spelt right: the last may lack all of it.
+	p, _ := pager(t, url, "https://api.example/v1")
+	asked, err := walk(t, p, "https://api.example/v1/keys", answers{"/v1/keys": {body: `{"links":{"next":"?p=2"}}`, items: 1}, "/v1/keys?p=2": {body: `{}`, items: 1}})
+	if err != nil || len(asked) != 2 {
+		t.Errorf("a last page without links: asked for %q, %v", asked, err)
+	}
+}
+
+func TestUnsaid(t *testing.T) {
+	p, _ := pager(t, `pages "url" { path = "$.next" }`, "https://api.example/v1")
+	for doc, want := range map[string]string{`{"nxt":"?p=2"}`: "$.next", `{"next":null}`: "", `{"next":"?p=2"}`: ""} {
+		parsed, err := httpcall.Decode([]byte(doc))
+		if got := p.Unsaid(parsed); err != nil || got != want {
+			t.Errorf("%s: got %q, %v", doc, got, err)
+		}
+	}
+	if got := (httpcall.Pager{}).Unsaid(nil); got != "" {
+		t.Errorf("without pages: %q", got)
 	}
 }
 

@@ -30,7 +30,7 @@ var signedType = cty.Object(map[string]cty.Type{
 })
 
 type signer struct {
-	key             func() ([]byte, error)
+	key             func() []byte
 	newHash         func() hash.Hash
 	encode          func([]byte) string
 	sign            expression
@@ -73,14 +73,12 @@ func compileSignature(b Auth) (func(*http.Request, time.Time) error, hcl.Diagnos
 		header:          b.Header,
 		timestampHeader: b.TimestampHeader,
 	}
-	key, written := b.Key, choice("key_encoding", b.KeyEncoding, "text", "base64", "hex")
-	s.key = func() ([]byte, error) { // only now: a managed secret may not be known before
-		decoded, err := keyDecodings[written](key.Reveal())
-		if err != nil || len(decoded) == 0 {
-			return nil, fmt.Errorf("%w: the key of auth \"hmac\" is not written in %s", backends.ErrInvalid, written)
-		}
-		return decoded, nil
+	written := choice("key_encoding", b.KeyEncoding, "text", "base64", "hex")
+	key, err := keyDecodings[written](b.Key.Reveal())
+	if err != nil || len(key) == 0 { // the error would quote it
+		diags = append(diags, mistake(b.DefRange, "Invalid key", fmt.Sprintf("The key of auth \"hmac\" is not written in %s, as key_encoding says. Does its file end in an empty line?", written))...)
 	}
+	s.key = func() []byte { return key }
 	scope := Scope{"request": signedType}
 	var more hcl.Diagnostics
 	s.sign, more = compile(b.Sign.Expr, scope)
@@ -133,11 +131,7 @@ func (s signer) apply(req *http.Request, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	key, err := s.key()
-	if err != nil {
-		return err
-	}
-	mac := hmac.New(s.newHash, key)
+	mac := hmac.New(s.newHash, s.key())
 	mac.Write([]byte(text))
 	value := s.encode(mac.Sum(nil))
 	if s.format != nil {

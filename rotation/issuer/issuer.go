@@ -109,7 +109,9 @@ type Issuer interface {
 	// Issue makes the credential named by req.Tag. After ErrUnavailable it may or
 	// may not exist; the caller then recovers by Find, or, with a Preparer, by
 	// calling Issue again with the same request, which must not make a second one.
-	// An error that matches ErrNotSent as well was never sent: nothing was made.
+	// An error that matches ErrNotSent as well was never sent: nothing was made. Where
+	// the handle was heard and nothing else that can be used, the credential has it, and
+	// is retired by it.
 	// ErrInvalid and ErrDenied are final for this request: nothing was made.
 	Issue(ctx context.Context, req Request) (Credential, error)
 
@@ -146,9 +148,10 @@ type Lister interface {
 }
 
 // Setter is implemented by issuers of the kind Set, which are Preparers and Finders,
-// too: Find tells whether a slot holds the version with that tag now. A slot knows which version it holds and the highest that it ever held: an Issue of
-// a lower one, or of one that was put back from, changes nothing and is ErrConflict.
-// A Revoke of what a slot holds no more changes nothing and is no error.
+// too: Find tells whether a slot holds the version with that tag now. A slot knows which
+// version it holds and the highest that it ever held: an Issue of a lower one, or of one
+// that was put back from, changes nothing and is ErrConflict. A Revoke of what a slot
+// holds no more changes nothing and is no error.
 type Setter interface {
 	// SlotOf tells in which slot a credential is; empty if it cannot be told.
 	SlotOf(h Handle) string

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -92,6 +93,16 @@ func (c Config) port() uint16 {
 // Place is where the server is, for people: "db.example.com:5432/orders".
 func (c Config) Place() string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.port()))) + "/" + c.Database
+}
+
+// Server names the server in one spelling, whichever of its databases c connects to:
+// they share their roles.
+func (c Config) Server() string {
+	host := strings.ToLower(strings.TrimSuffix(c.Host, "."))
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(c.port())))
 }
 
 // tls makes what the connection is encrypted by; nil: by nothing.

@@ -88,3 +88,17 @@ func TestPrepared(t *testing.T) {
 		}
 	}
 }
+
+// TestOneServer: its databases share their roles, and a name has several spellings.
+func TestOneServer(t *testing.T) {
+	one := postgresconn.Config{Host: "db.example.com", Database: "orders"}.Server()
+	if one != "db.example.com:5432" || (postgresconn.Config{Host: "DB.example.com.", Port: 5432, Database: "mail"}).Server() != one {
+		t.Errorf("one server is %q", one)
+	}
+	if other := (postgresconn.Config{Host: "db.example.com", Port: 5433}).Server(); other == one {
+		t.Errorf("%q is taken for another one", other)
+	}
+	if a, b := (postgresconn.Config{Host: "::1"}).Server(), (postgresconn.Config{Host: "0:0::1"}).Server(); a != b {
+		t.Errorf("%q is told from %q", a, b)
+	}
+}

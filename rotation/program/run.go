@@ -41,6 +41,14 @@ func New(cfg Config) *Runner {
 // Command is the program's path.
 func (r *Runner) Command() string { return r.cfg.Command }
 
+// Secrets are the texts that every run of the program is given to keep.
+func (r *Runner) Secrets() (all []string) {
+	for _, s := range r.cfg.SecretEnv {
+		all = append(all, s.Reveal())
+	}
+	return all
+}
+
 // Run makes one exchange. Errors are of the classes of package backends and hold no
 // secret; with ErrNotStarted nothing was done.
 func (r *Runner) Run(ctx context.Context, req Request) (Answer, error) {
@@ -120,8 +128,7 @@ func (r *Runner) execute(ctx context.Context, question []byte) (out *bounded, er
 	if err := cmd.Start(); err != nil {
 		return out, errs, fmt.Errorf("%w: %s", ErrNotStarted, startFailure(err))
 	}
-	err = cmd.Wait()
-	killGroup(cmd) // whom it started and left behind
+	err = end(cmd)
 	if ended := ctx.Err(); ended != nil && err != nil {
 		err = ended
 	}
@@ -173,14 +180,12 @@ func (r *Runner) clean(req Request, a *Answer) {
 }
 
 // shown is a text of the program as it is shown to people: without control
-// characters, of a bounded length, and not at all if a secret is in it.
+// characters, of a bounded length, and not at all if a secret is in it, or a part of one,
+// however it is written.
 func (r *Runner) shown(req Request, a Answer, text string) string {
 	secrets := slices.AppendSeq(slices.Collect(maps.Values(req.Value)), maps.Values(a.Value))
-	for _, s := range r.cfg.SecretEnv {
-		secrets = append(secrets, s.Reveal())
-	}
-	for _, s := range secrets {
-		if s != "" && strings.Contains(text, s) {
+	for _, s := range append(secrets, r.Secrets()...) {
+		if s != "" && strings.Contains(text, s) || backends.Quotes(text, s) {
 			return "(its text holds a secret, and is not shown)"
 		}
 	}

@@ -2,8 +2,11 @@ package program_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -99,6 +102,21 @@ func TestFailures(t *testing.T) {
 	_, err := program.New(shell(`echo '{"protocol":1,"error":{"class":"invalid","message":"no\u001b[31m such scope"}}'`)).Run(t.Context(), ask)
 	if err == nil || !strings.HasSuffix(err.Error(), "invalid: no [31m such scope") {
 		t.Errorf("a message of its own: %v", err)
+	}
+}
+
+// However a message writes a secret, it is not shown.
+func TestMessagesThatQuote(t *testing.T) {
+	const secret = `top/canary+"tok`
+	for how, message := range map[string]string{
+		"as it is": secret, "in a URL": url.QueryEscape(secret), "in base64": base64.StdEncoding.EncodeToString([]byte(secret)), "in part": secret[:9],
+	} {
+		text, _ := json.Marshal(map[string]any{"protocol": 1, "error": map[string]string{"class": "denied", "message": "the token " + message + " is refused"}})
+		cfg := shell("printf %s '" + string(text) + "'")
+		cfg.SecretEnv = map[string]backends.SecretString{"TOKEN": secret}
+		if _, err := program.New(cfg).Run(t.Context(), ask); !errors.Is(err, backends.ErrDenied) || !strings.Contains(err.Error(), "not shown") {
+			t.Errorf("%s: %v", how, err)
+		}
 	}
 }
 

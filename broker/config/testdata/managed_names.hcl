@@ -11,6 +11,12 @@ secret "mail/admin" {
   issuer "keys" {}
   proof = "none"
 }
+issuer "lease" "leases" {}
+secret "infra/lease" {
+  backend = "here"
+  issuer "leases" { field = "pin" }
+  proof = "none"
+}
 backend "vault" "a" {
   address = "https://a"
   keys    = [
@@ -18,6 +24,8 @@ backend "vault" "a" {
     secret("infra/vault").kee,              # ERROR: The secret "infra/vault" has no field "kee". Did you mean "key"?
     secret("acme:mail/admin").key,          # ERROR: The secret "acme:mail/admin" belongs to the tenant "acme", this backend to no tenant. Tenants are kept apart
     secret("mail/admin").key,               # ERROR: There is no secret "mail/admin"
+    secret("infra/lease").pin,
+    secret("infra/lease").value,            # ERROR: The secret "infra/lease" has no field "value"
   ]
 }
 issuer "http" "a" {

@@ -1,7 +1,7 @@
 backend "valut" "prod" {     # ERROR: There is no backend "valut". Did you mean "vault"?
   address = "https://x"
 }
-issuer "carrier_pigeon" "p" {}  # ERROR: Known are api_key, exec, http, set.
+issuer "carrier_pigeon" "p" {}  # ERROR: Known are api_key, exec, http, lease, set.
 probe "telepathy" "t" {}     # ERROR: Known is only http.
 storage "mysql" {            # ERROR: Known are sqlite, postgresql.
   url = "x"

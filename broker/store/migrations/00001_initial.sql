@@ -89,6 +89,8 @@ CREATE UNIQUE INDEX versions_current ON versions (secret_id) WHERE stage = 'curr
 CREATE INDEX versions_pending ON versions (secret_id, number) WHERE stage = 'pending';
 CREATE INDEX versions_foreign ON versions (secret_id, number) WHERE stage = 'retired' AND tag = '' AND sealed IS NOT NULL;
 CREATE INDEX versions_open ON versions (secret_id, number) WHERE stage <> 'retired';
+CREATE INDEX versions_ending ON versions ((created_at + 2 * not_after)) WHERE stage = 'current' AND not_after IS NOT NULL;
+CREATE INDEX versions_handle ON versions (substr(handle, 1, 100)) WHERE handle <> 'null';
 CREATE INDEX versions_sealed_by ON versions (sealed_by) WHERE sealed_by IS NOT NULL;
 
 CREATE TABLE fingerprints (        -- of every field of every version ever, kept for ever
@@ -99,7 +101,7 @@ CREATE TABLE fingerprints (        -- of every field of every version ever, kept
     field       TEXT NOT NULL,     -- keyed like the fingerprint: the name itself says too much
     PRIMARY KEY (secret_id, number, field)
 );
-CREATE INDEX fingerprints_lookup ON fingerprints (tenant, fingerprint);
+CREATE INDEX fingerprints_lookup ON fingerprints (tenant, fingerprint, secret_id);
 
 CREATE TABLE rotations (
     id          TEXT PRIMARY KEY,
@@ -149,11 +151,12 @@ CREATE TABLE retirements (
     requested_at BIGINT NOT NULL,
     next_at     BIGINT,
     lease_until BIGINT,
-    soaking     BIGINT NOT NULL, -- 1: disabled at its issuer, and still to be removed there
+    soaking     BIGINT NOT NULL, -- 1: disabled at its issuer, and still to be removed there; 2: which fails
     revision    BIGINT NOT NULL,
     UNIQUE (secret_id, version)
 );
-CREATE INDEX retirements_soaking ON retirements (secret_id, version) WHERE soaking = 1;
+CREATE INDEX retirements_soaking ON retirements (secret_id, version) WHERE soaking > 0;
+CREATE INDEX retirements_stuck ON retirements (requested_at, id) WHERE soaking = 2;
 CREATE INDEX retirements_due ON retirements (next_at, id) WHERE next_at IS NOT NULL;
 CREATE INDEX retirements_open ON retirements (secret_id, version)
     WHERE state <> 'proven_dead' AND state <> 'unprovable' AND next_at IS NOT NULL;

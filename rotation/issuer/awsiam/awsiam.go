@@ -191,7 +191,8 @@ var accessKeyID = regexp.MustCompile(`^\w{16,128}$`)
 
 // onKey does something to a key. One that IAM does not have is no error. A key that
 // its user does not have may be that of the user under another name: users can be
-// renamed, and their keys keep their ids.
+// renamed, and their keys keep their ids. ErrUnavailable where IAM contradicts itself:
+// it is eventually consistent, and one of its servers may not have heard of a fresh key.
 func (i *Issuer) onKey(ctx context.Context, sub issuer.Subject, h issuer.Handle, do func(user, id *string) error) error {
 	id, user := h[handleID], h[handleUser]
 	if id == "" {
@@ -209,13 +210,15 @@ func (i *Issuer) onKey(ctx context.Context, sub issuer.Subject, h issuer.Handle,
 		}
 	}
 	owner, err := i.ownerOf(ctx, id)
-	if err != nil || owner == "" || owner == user {
+	if err != nil || owner == "" {
 		return err
 	}
-	if err := do(&owner, &id); code(err) != codeNone {
-		return awsconn.Fault(err)
+	if owner != user {
+		if err := do(&owner, &id); code(err) != codeNone {
+			return awsconn.Fault(err)
+		}
 	}
-	return nil
+	return fmt.Errorf("%w: IAM knows the key as one of user %s, and says that this user has none of the kind: its servers do not agree yet", backends.ErrUnavailable, owner)
 }
 
 // ownerOf returns the name of the user whose key id is; empty if there is none. AWS
@@ -243,5 +246,9 @@ func (i *Issuer) LastUsed(ctx context.Context, _ issuer.Subject, h issuer.Handle
 	if used == nil || used.LastUsedDate == nil || used.LastUsedDate.IsZero() {
 		return issuer.Use{}, nil
 	}
-	return issuer.Use{At: *used.LastUsedDate, Where: aws.ToString(used.ServiceName) + " in " + aws.ToString(used.Region)}, nil
+	where := aws.ToString(used.ServiceName) + " in " + aws.ToString(used.Region)
+	if aws.ToString(used.ServiceName) == "sts" {
+		where += ", as which keybroker's own tries count"
+	}
+	return issuer.Use{At: *used.LastUsedDate, Where: where}, nil
 }

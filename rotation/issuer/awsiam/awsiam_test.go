@@ -271,6 +271,36 @@ func TestKeyOfAUserThatWasRenamed(t *testing.T) {
 	}
 }
 
+// IAM is eventually consistent: that a server finds no key, of which another says whose
+// it is, is no acknowledgement.
+func TestServersOfIAMThatDoNotAgree(t *testing.T) {
+	t.Parallel()
+	c := newCloud(t, shared(t))
+	front := newFront(t, c.URL)
+	is := c.open(c.config(front.URL, c.admin))
+	user, sub := c.user()
+	cred, err := is.Issue(t.Context(), issuer.Request{Subject: sub})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _ := c.user()
+	for _, h := range []issuer.Handle{cred.Handle, {"user": other, "access_key_id": cred.Handle["access_key_id"]}} {
+		front.findNothing("UpdateAccessKey", "DeleteAccessKey")
+		if err := is.Revoke(t.Context(), sub, h); !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("revoking %v where one server finds no key: %v", h, err)
+		}
+		if err := is.Remove(t.Context(), sub, h); !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("removing %v where one server finds no key: %v", h, err)
+		}
+	}
+	front.findNothing()
+	for range 2 { // the second time all agree that there is none
+		if err := is.Revoke(t.Context(), sub, cred.Handle); err != nil || len(c.keys(user)) > 0 {
+			t.Errorf("once they agree: %v, and the keys are %+v", err, c.keys(user))
+		}
+	}
+}
+
 // Each way in which IAM can refuse has its class, and its answer gives nothing away.
 func TestAnswers(t *testing.T) {
 	t.Parallel()

@@ -32,11 +32,18 @@ type check struct {
 // Check implements issuer.Checker. IAM's policy simulator tells what is allowed; where
 // it may not be asked, each action is tried as far as that has no effect.
 func (i *Issuer) Check(ctx context.Context, sub issuer.Subject) []issuer.Finding {
-	user, err := userIn(sub.Settings)
-	if err != nil {
+	c := &check{Issuer: i, ctx: ctx}
+	if sub.Ref == (backends.Ref{}) && len(sub.Settings) == 0 { // no secret uses the issuer yet
+		if _, ok := c.identity(); ok {
+			c.found(issuer.Finding{What: "may do for a user what a rotation needs", Unknown: true,
+				Problem: "which user it is about is said by a secret, and none was asked about", Mend: "check the issuer for a secret that names its user"})
+		}
+		return c.findings
+	}
+	var err error
+	if c.user, err = userIn(sub.Settings); err != nil {
 		return []issuer.Finding{{What: "the secret names a user", Problem: err.Error(), Mend: `write user = "NAME" in the secret's issuer block`}}
 	}
-	c := &check{Issuer: i, ctx: ctx, user: user}
 	me, ok := c.identity()
 	if !ok {
 		return c.findings
@@ -159,16 +166,19 @@ func (c *check) places() {
 	if err != nil {
 		return
 	}
-	active := 0
+	var inactive []string
 	for _, k := range keys {
-		if k.Status == types.StatusTypeActive {
-			active++
+		if k.Status != types.StatusTypeActive {
+			inactive = append(inactive, aws.ToString(k.AccessKeyId))
 		}
 	}
-	f := issuer.Finding{What: fmt.Sprintf("user %s has room for another access key: it has %d of %d, %d active", c.user, len(keys), maxKeys, active)}
-	if active >= maxKeys {
-		f.Problem, f.Unknown = "there is none now, which is as it should be within an overlap alone", true
+	f := issuer.Finding{What: fmt.Sprintf("user %s has room for another access key: it has %d of %d, %d active", c.user, len(keys), maxKeys, len(keys)-len(inactive))}
+	if len(keys) >= maxKeys {
+		f.Problem, f.Unknown = "there is none now, which is as it should be within an overlap and the soak after it alone", true
 		f.Mend = "delete a key that was not made by keybroker"
+		if len(inactive) > 0 {
+			f.Mend = "delete " + strings.Join(inactive, ", ") + ", which is inactive and takes a place for ever, unless keybroker itself deletes it after the soak"
+		}
 	}
 	c.found(f)
 }

@@ -2,6 +2,7 @@ package awsiam_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 
 	"github.com/keybroker/keybroker/backends/backendtest/motoserver"
 	"github.com/keybroker/keybroker/rotation/issuer"
@@ -61,7 +63,7 @@ func TestCheckWithoutTheSimulator(t *testing.T) {
 	t.Parallel()
 	c := newCloud(t, shared(t))
 	is := c.open(c.config(c.URL, c.User(t, allowing(needed...))))
-	_, sub := c.user()
+	user, sub := c.user()
 	wrong, unknown := problems(is.Check(t.Context(), sub))
 	if len(wrong) != 0 || !has(unknown, "iam:CreateAccessKey") || !has(unknown, "iam:PutUserPolicy") || !has(unknown, "SimulatePrincipalPolicy") {
 		t.Errorf("found is %q, %q", wrong, unknown)
@@ -73,6 +75,18 @@ func TestCheckWithoutTheSimulator(t *testing.T) {
 	}
 	if _, unknown := problems(is.Check(t.Context(), sub)); !has(unknown, "2 of 2") {
 		t.Errorf("with both places taken found is %q", unknown)
+	}
+	key := c.keys(user)[0]
+	inactive := &iam.UpdateAccessKeyInput{UserName: &user, AccessKeyId: key.AccessKeyId, Status: types.StatusTypeInactive}
+	if _, err := c.client().UpdateAccessKey(t.Context(), inactive); err != nil {
+		t.Fatal(err)
+	}
+	found := is.Check(t.Context(), sub)
+	if _, unknown := problems(found); !has(unknown, "2 of 2, 1 active") || !strings.Contains(fmt.Sprint(found), *key.AccessKeyId) {
+		t.Errorf("with a place taken by an inactive key found is %+v", found)
+	}
+	if wrong, unknown := problems(is.Check(t.Context(), issuer.Subject{})); len(wrong) != 0 || len(unknown) != 1 || !has(unknown, "none was asked about") {
+		t.Errorf("before any secret uses it found is %q, %q", wrong, unknown)
 	}
 	if wrong, _ := problems(is.Check(t.Context(), issuer.Subject{Settings: []byte(`{"user":"nobody"}`)})); !has(wrong, "no user of this name") {
 		t.Errorf("of a user that is not there found is %q", wrong)

@@ -91,6 +91,10 @@ func (c Config) Validate() error {
 	return errors.Join(mistakes...)
 }
 
+// Place names the account whose users c leads to, as far as can be told: awsconn's
+// region and what it logs in with stand for it.
+func (c Config) Place() string { return c.Conn.Place() }
+
 // Traits says what an issuer of this configuration can do.
 func (c Config) Traits() issuer.Traits {
 	t := issuer.Traits{

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type front struct {
 	status  int
 	body    string
 	answers map[string]string // by action
+	none    []string          // actions that are answered with NoSuchEntity
 }
 
 func newFront(t *testing.T, target string) *front {
@@ -69,6 +71,9 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request, proxy http.Handler
 	if own, ok := f.answers[form.Get("Action")]; ok {
 		status, text = http.StatusOK, own
 	}
+	if slices.Contains(f.none, form.Get("Action")) {
+		status, text = http.StatusNotFound, failure("NoSuchEntity", "The Access Key cannot be found.")
+	}
 	f.mu.Unlock()
 	skew := time.Duration(f.skew.Load())
 	signed, _ := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
@@ -97,6 +102,14 @@ func (f *front) answer(status int, code, message string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.status, f.body = status, failure(code, message)
+}
+
+// findNothing answers these actions as a server of IAM's does that has not heard of
+// what they are about.
+func (f *front) findNothing(actions ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.none = actions
 }
 
 func (f *front) delay(d time.Duration) { f.dated.Store(int64(d)) }

@@ -17,6 +17,9 @@ type Config struct {
 
 	Fields []string `hcl:"fields"` // of every value
 	Handle []string `hcl:"handle"` // parts of every handle
+	// Public are the fields that are no secret, such as a user's name: handles, which
+	// everybody may see, can hold their texts.
+	Public []string `hcl:"public,optional"`
 
 	// Prepare: the broker makes the one field by the secret's key settings, and the
 	// program sets it. The same request again must not make a second credential.
@@ -45,6 +48,16 @@ func (c Config) Validate() error {
 			wrong("%s is empty, or has an empty or repeated name: list what every answer to issue has", name)
 		}
 	}
+	for _, name := range c.Public {
+		if !slices.Contains(c.Fields, name) || c.Prepare {
+			wrong("public names %q, which is none of fields, or is prepared: name fields that are no secret, such as a user's name", name)
+		}
+	}
+	for _, name := range c.Handle {
+		if slices.Contains(c.Fields, name) && !slices.Contains(c.Public, name) {
+			wrong("handle has the part %q as fields has: handles are shown openly; write public = [%q] if it is no secret, or leave it out of handle", name, name)
+		}
+	}
 	if c.Prepare && len(c.Fields) != 1 {
 		wrong("prepare makes the value of one field: list that one in fields, or leave prepare out")
 	}
@@ -60,7 +73,7 @@ func (c Config) Validate() error {
 // New makes the issuer of a valid configuration. It is an issuer.Finder and an
 // issuer.Preparer (with KeyChecker) only if the block says so. It starts nothing.
 func New(cfg Config) issuer.Issuer {
-	i := &Issuer{runner: program.New(cfg.Program), traits: issuer.Traits{
+	i := &Issuer{runner: program.New(cfg.Program), public: cfg.Public, traits: issuer.Traits{
 		Kind: issuer.Mint, Fields: slices.Sorted(slices.Values(cfg.Fields)), Handle: slices.Sorted(slices.Values(cfg.Handle)),
 		MaxLive: cfg.MaxLive, ShowOnce: cfg.ShowOnce, RevocationBudget: defaultBudget,
 	}}

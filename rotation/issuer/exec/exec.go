@@ -5,10 +5,12 @@ package exec
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -22,6 +24,7 @@ import (
 type Issuer struct {
 	runner *program.Runner
 	traits issuer.Traits
+	public []string // fields that are no secret
 }
 
 // finding and preparing are what an Issuer can do besides, if its block says so.
@@ -52,56 +55,93 @@ func (i *Issuer) CheckSettings(settings json.RawMessage) []string {
 	return nil
 }
 
-// Issue implements issuer.Issuer.
+// Issue implements issuer.Issuer. Of an answer that is not whole the handle alone is
+// returned, if that can be taken.
 func (i *Issuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
 	ask := i.ask(program.Issue, req.Subject)
 	ask.Tag, ask.Attempt, ask.Version, ask.Urgent, ask.Value = req.Tag, req.Attempt, req.Version, req.Urgent, req.Prepared.Reveal()
 	answer, err := i.run(ctx, ask)
+	if errors.Is(err, backends.ErrNotFound) || errors.Is(err, backends.ErrUnsupported) { // of what, and after which half of its work?
+		err = fmt.Errorf("%w: the credential may exist: %s", backends.ErrUnavailable, err.Error())
+	}
 	if err != nil {
 		return issuer.Credential{}, err
 	}
 	cred, err := i.credential(req.Prepared, answer)
 	if err != nil {
-		return issuer.Credential{}, fmt.Errorf("issue by %s: %w: the credential may exist, but %w", i.runner.Command(), backends.ErrUnavailable, err)
+		return cred, fmt.Errorf("issue by %s: %w: the credential may exist, but %w", i.runner.Command(), backends.ErrUnavailable, err)
 	}
 	return cred, nil
 }
 
-// credential takes an answer only if it is whole. Its errors hold no value.
+// credential takes an answer only if it is whole; with an error it has a handle at most.
+// Its errors hold no value.
 func (i *Issuer) credential(prepared backends.Value, a program.Answer) (issuer.Credential, error) {
 	value := backends.NewValue(a.Value)
+	if err := i.handle(a.Handle, i.secrets(value, prepared)); err != nil {
+		return issuer.Credential{}, err
+	}
+	made := issuer.Credential{Handle: a.Handle}
 	switch {
 	case prepared.IsZero():
 	case !value.IsZero() && !value.Equal(prepared):
-		return issuer.Credential{}, errors.New("the answer has another value than the one that was to be set")
+		return made, errors.New("the answer has another value than the one that was to be set")
 	default:
 		value = prepared
 	}
 	if !slices.Equal(value.FieldNames(), i.traits.Fields) {
-		return issuer.Credential{}, fmt.Errorf("the answer's value has not the fields %s", strings.Join(i.traits.Fields, ", "))
-	}
-	if err := i.handle(a.Handle); err != nil {
-		return issuer.Credential{}, err
+		return made, fmt.Errorf("the answer's value has not the fields %s", strings.Join(i.traits.Fields, ", "))
 	}
 	for field, text := range value.Reveal() {
-		for part, shown := range a.Handle {
-			if text == "" || strings.Contains(shown, text) {
-				return issuer.Credential{}, fmt.Errorf("handle.%s holds the field %s, or that is empty: handles are stored and shown openly", part, field)
+		if text == "" {
+			return made, fmt.Errorf("the field %s of the answer's value is empty", field)
+		}
+	}
+	made.Value = value
+	if a.NotAfter != nil {
+		made.NotAfter = a.NotAfter.UTC()
+	}
+	return made, nil
+}
+
+// secrets are the texts that no handle may hold, with the names of what they are.
+func (i *Issuer) secrets(values ...backends.Value) map[string]string {
+	texts := map[string]string{}
+	for _, value := range values {
+		for field, text := range value.Reveal() {
+			if !slices.Contains(i.public, field) {
+				texts[text] = "the field " + field
 			}
 		}
 	}
-	cred := issuer.Credential{Value: value, Handle: a.Handle}
-	if a.NotAfter != nil {
-		cred.NotAfter = a.NotAfter.UTC()
+	for _, text := range i.runner.Secrets() {
+		texts[text] = "a text of secret_env"
 	}
-	return cred, nil
+	return texts
 }
 
-func (i *Issuer) handle(h map[string]string) error {
+// handle refuses one that is not as the block says, or holds a secret.
+func (i *Issuer) handle(h, secrets map[string]string) error {
 	if !slices.Equal(slices.Sorted(maps.Keys(h)), i.traits.Handle) || slices.Contains(slices.Collect(maps.Values(h)), "") {
 		return fmt.Errorf("a handle in the answer has not the parts %s, or an empty one", strings.Join(i.traits.Handle, ", "))
 	}
+	for part, shown := range h {
+		for text, what := range secrets {
+			if holds(shown, text) {
+				return fmt.Errorf("handle.%s holds %s: handles are stored and shown openly", part, what)
+			}
+		}
+	}
 	return nil
+}
+
+// short is the length, in bytes, of texts that stand in others by chance.
+const short = 8
+
+// holds tells whether a text tells a secret, which may be empty.
+func holds(shown, secret string) bool {
+	return shown == secret || len(secret) >= short && (strings.Contains(shown, secret) ||
+		strings.Contains(shown, url.QueryEscape(secret)) || strings.Contains(shown, base64.StdEncoding.EncodeToString([]byte(secret))))
 }
 
 // Revoke implements issuer.Issuer. That the program knows no such credential is an
@@ -122,6 +162,8 @@ func (i *Issuer) Check(ctx context.Context, sub issuer.Subject) []issuer.Finding
 	switch {
 	case errors.Is(err, backends.ErrUnsupported):
 		return []issuer.Finding{{What: runs, Problem: "the program does not know the operation check, so what it may do cannot be told", Unknown: true}}
+	case errors.Is(err, program.ErrNotStarted):
+		return []issuer.Finding{{What: runs, Problem: err.Error(), Mend: "see that the file of command is there, and that the broker's user may execute it and only its owner may change it"}}
 	case err != nil:
 		return []issuer.Finding{{What: runs, Problem: err.Error(), Mend: "see what the program says when it is run by hand as the broker's user"}}
 	}
@@ -148,7 +190,7 @@ func (f finding) Find(ctx context.Context, sub issuer.Subject, tag string) ([]is
 		if c.Tag != tag {
 			continue
 		}
-		if err := f.i.handle(c.Handle); err != nil {
+		if err := f.i.handle(c.Handle, f.i.secrets()); err != nil {
 			return nil, fmt.Errorf("find by %s: %w: %w", f.i.runner.Command(), backends.ErrUnavailable, err)
 		}
 		found = append(found, issuer.Found{Handle: c.Handle, Tag: c.Tag})
@@ -180,7 +222,12 @@ func (i *Issuer) ask(operation string, sub issuer.Subject) program.Request {
 func (i *Issuer) run(ctx context.Context, ask program.Request) (program.Answer, error) {
 	answer, err := i.runner.Run(ctx, ask)
 	if errors.Is(err, program.ErrNotStarted) {
-		err = fmt.Errorf("%w (%w)", err, issuer.ErrNotSent)
+		err = notSent{err}
 	}
 	return answer, err
 }
+
+// notSent is program.ErrNotStarted as issuer.ErrNotSent, whose text would say it again.
+type notSent struct{ error }
+
+func (e notSent) Unwrap() []error { return []error{e.error, issuer.ErrNotSent} }

@@ -226,6 +226,9 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 		"another handle":         `{"protocol":1,"handle":{"name":"1"},"value":{"key":"` + value + `"}}`,
 		"the value as handle":    `{"protocol":1,"handle":{"id":"` + value + `"},"value":{"key":"` + value + `"}}`,
 		"the value in a handle":  `{"protocol":1,"handle":{"id":"x-` + value + `"},"value":{"key":"` + value + `"}}`,
+		"a token as handle":      `{"protocol":1,"handle":{"id":"x-` + token + `"},"value":{"key":"` + value + `"}}`,
+		"not found":              `{"protocol":1,"error":{"class":"not_found","message":"no such scope"}}`,
+		"not supported":          `{"protocol":1,"error":{"class":"unsupported"}}`,
 		"another protocol":       `{"protocol":2,"handle":{"id":"1"},"value":{"key":"` + value + `"}}`,
 		"a field that is not":    `{"protocol":1,"handle":{"id":"1"},"value":{"key":"` + value + `"},"` + value + `":1}`,
 		"two objects":            `{"protocol":1,"handle":{"id":"1"},"value":{"key":"` + value + `"}}{}`,
@@ -234,7 +237,10 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 		"an unknown class":       `{"protocol":1,"error":{"class":"` + value + `","message":""}}`,
 		"a value that is no map": `{"protocol":1,"handle":{"id":"1"},"value":"` + value + `"}`,
 	} {
-		_, err := shell(t, "printf %s '"+answer+"'", nil).Issue(t.Context(), request)
+		cred, err := shell(t, "printf %s '"+answer+"'", nil).Issue(t.Context(), request)
+		if known := strings.Contains(name, "field") && name != "a field that is not"; known != (len(cred.Handle) == 1) || !cred.Value.IsZero() {
+			t.Errorf("%s: it is %v", name, cred)
+		}
 		if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, issuer.ErrNotSent) || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -249,6 +255,25 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 	_, err = shell(t, "printf %s '"+whole+"'", func(c *exec.Config) { c.Prepare = true }).Issue(t.Context(), prepared)
 	if !errors.Is(err, backends.ErrUnavailable) || strings.Contains(err.Error(), "canary") {
 		t.Errorf("another value than the one prepared: %v", err)
+	}
+}
+
+// What is no secret may stand in a handle, as may what is in it by chance.
+func TestPublicFields(t *testing.T) {
+	for name, answer := range map[string]string{
+		"a user's name": `{"protocol":1,"handle":{"id":"1","username":"app-12345678"},"value":{"username":"app-12345678","region":"eu","key":"canary-minted-value"}}`,
+		"a short text":  `{"protocol":1,"handle":{"id":"eu-1","username":"app"},"value":{"username":"app","region":"eu","key":"canary-minted-value"}}`,
+	} {
+		is := shell(t, "printf %s '"+answer+"'", func(c *exec.Config) {
+			c.Fields, c.Handle, c.Public = []string{"username", "region", "key"}, []string{"id", "username"}, []string{"username"}
+		})
+		if cred, err := is.Issue(t.Context(), request); err != nil || len(cred.Handle) != 2 || cred.Value.Reveal()["key"] != "canary-minted-value" {
+			t.Errorf("%s: %v, %v", name, cred, err)
+		}
+	}
+	find := shell(t, `printf %s '{"protocol":1,"found":[{"tag":"kb-1-1","handle":{"id":"`+token+`"}}]}'`, func(c *exec.Config) { c.Find = true }).(issuer.Finder)
+	if found, err := find.Find(t.Context(), request.Subject, request.Tag); !errors.Is(err, backends.ErrUnavailable) || strings.Contains(err.Error(), token) {
+		t.Errorf("a token as handle is found as %v, %v", found, err)
 	}
 }
 
@@ -269,6 +294,18 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// A program that is not there is told with what mends that, and once.
+func TestCheckOfAProgramThatIsNotThere(t *testing.T) {
+	is := exec.New(exec.Config{Program: program.Config{Command: "/nowhere/mint"}, Fields: []string{"key"}, Handle: []string{"id"}})
+	found := is.(issuer.Checker).Check(t.Context(), request.Subject)
+	if len(found) != 1 || !strings.Contains(found[0].Mend, "see that the file of command is there") || !strings.HasSuffix(found[0].Problem, "there is no such file, or it cannot be looked at (it was not started)") {
+		t.Errorf("%+v", found)
+	}
+	if _, err := is.Issue(t.Context(), request); !errors.Is(err, issuer.ErrNotSent) || !errors.Is(err, program.ErrNotStarted) || !errors.Is(err, backends.ErrUnavailable) {
+		t.Errorf("a mint: %v", err)
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	good := exec.Config{Program: program.Config{Command: "/bin/true"}, Fields: []string{"key"}, Handle: []string{"id"}}
 	if err := good.Validate(); err != nil {
@@ -286,13 +323,15 @@ func TestMistakes(t *testing.T) {
 		"timeout":           func(c *exec.Config) { c.Program.Timeout = negative },
 		"fields":            func(c *exec.Config) { c.Fields = nil },
 		"handle":            func(c *exec.Config) { c.Handle = []string{"id", "id"} },
+		"public":            func(c *exec.Config) { c.Public = []string{"name"} },
+		"handle ":           func(c *exec.Config) { c.Handle = []string{"key"} },
 		"prepare":           func(c *exec.Config) { c.Prepare, c.Fields = true, []string{"a", "b"} },
 		"max_live":          func(c *exec.Config) { c.MaxLive = -1 },
 		"revocation_budget": func(c *exec.Config) { c.RevocationBudget = &negative },
 	} {
 		cfg := good
 		change(&cfg)
-		if err := cfg.Validate(); err == nil || !strings.HasPrefix(err.Error(), "invalid: "+attribute+" ") || strings.Contains(err.Error(), token) {
+		if err := cfg.Validate(); err == nil || !strings.HasPrefix(err.Error(), "invalid: "+strings.TrimSpace(attribute)+" ") || strings.Contains(err.Error(), token) {
 			t.Errorf("%s: %v", attribute, err)
 		}
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/keybroker/keybroker/rotation/issuer"
 )
@@ -33,13 +34,28 @@ func (i *Issuer) Check(ctx context.Context, sub issuer.Subject) []issuer.Finding
 // Check looks for a credential that cannot exist, besides.
 func (f *FindingIssuer) Check(ctx context.Context, sub issuer.Subject) []issuer.Finding {
 	finding := issuer.Finding{What: "may look credentials up, and the answer is as described"}
-	found, err := f.Find(ctx, sub, checkTag)
+	l, err := f.look(ctx, sub, checkTag)
 	switch {
 	case err != nil:
 		finding.Problem, finding.Mend = err.Error(), "see to the auth and find blocks, and to what the credential is allowed to do at the API"
-	case len(found) > 0:
+	case len(l.found) > 0:
 		finding.Problem = "there is a credential with the tag " + checkTag + ", which no rotation made"
 		finding.Mend = "find out who made it, and delete it"
 	}
-	return append(f.Issuer.Check(ctx, sub), finding)
+	findings := append(f.Issuer.Check(ctx, sub), finding)
+	if l.unsaid != "" {
+		findings = append(findings, issuer.Finding{
+			What: "the answer says whether there are more pages", Unknown: true,
+			Problem: "the first page has nothing at " + l.unsaid + ", and was taken for the last",
+			Mend:    "compare the path with what the API answers",
+		})
+	}
+	if l.items > 0 && l.tagged == 0 {
+		findings = append(findings, issuer.Finding{
+			What: "credentials are found by their tag", Unknown: true,
+			Problem: fmt.Sprintf("none of the %d credentials that the API lists has a text at %s", l.items, f.tag),
+			Mend:    "compare the path with what the API answers, if one of them was made by a rotation",
+		})
+	}
+	return findings
 }

@@ -49,6 +49,13 @@ type Create struct {
 	Fields   *hcl.Attribute `hcl:"fields"`
 	Success  []int          `hcl:"success,optional"` // statuses, default 200 and 201
 	DefRange hcl.Range      `hcl:",def_range"`
+
+	// Paths to when the credential ends by itself, of which at most one is given: a
+	// time, or the seconds that it lives. Default: it does not.
+	NotAfter       string    `hcl:"not_after,optional"`
+	ExpiresIn      string    `hcl:"expires_in,optional"`
+	NotAfterRange  hcl.Range `hcl:"not_after,attr_value_range"`
+	ExpiresInRange hcl.Range `hcl:"expires_in,attr_value_range"`
 }
 
 // Find looks credentials up by their tag: on all pages if a pages block says how they
@@ -99,7 +106,7 @@ const (
 // New compiles a configuration and reports every mistake in it. The result is
 // an issuer.Finder if and only if there is a find block.
 func New(cfg Config) (issuer.Issuer, hcl.Diagnostics) {
-	c := compiler{cfg: cfg, i: &Issuer{traits: issuer.Traits{
+	c := compiler{cfg: cfg, i: &Issuer{now: time.Now, traits: issuer.Traits{
 		Kind: issuer.Mint, MaxLive: cfg.MaxLive, ShowOnce: cfg.ShowOnce,
 	}}}
 	c.settings()
@@ -110,6 +117,7 @@ func New(cfg Config) (issuer.Issuer, hcl.Diagnostics) {
 	}
 	c.base = base
 	c.create()
+	c.end()
 	c.revoke()
 	c.check()
 	if cfg.Find == nil {
@@ -183,6 +191,23 @@ func (c *compiler) create() {
 			}
 		}
 	}
+}
+
+func (c *compiler) end() {
+	b := c.cfg.Create
+	text, at, life := b.NotAfter, b.NotAfterRange, false
+	switch {
+	case b.NotAfter != "" && b.ExpiresIn != "":
+		c.mistake(b.ExpiresInRange, "Two ends", "The answer says when a credential ends at not_after, or how long it lives at expires_in: leave one out.")
+		return
+	case b.ExpiresIn != "":
+		text, at, life = b.ExpiresIn, b.ExpiresInRange, true
+	case b.NotAfter == "":
+		return
+	}
+	path, diags := httpcall.CompilePath(text, at)
+	c.diags = append(c.diags, diags...)
+	c.i.ends = &end{path: path, life: life}
 }
 
 func (c *compiler) revoke() {

@@ -215,6 +215,15 @@ func TestCheck(t *testing.T) {
 			t.Errorf("the check finds %q, want %q", got, tt.want)
 		}
 	}
+	s.SetPageSize(1)
+	s.MakeMany("other-", 1)
+	all := strings.Replace(variants["url"].source("BASE"), "keys?name=rot", "keys", 1)
+	if got := problems(all, s.AdminToken); len(got) != 0 {
+		t.Errorf("a list that says how it goes on: %q", got)
+	}
+	if got := problems(strings.Replace(all, "$.next", "$.nxt", 1), s.AdminToken); !slices.Equal(got, []string{"unknown: the answer says whether there are more pages"}) {
+		t.Errorf("a list that seems to end: %q", got)
+	}
 	s.Make("keybroker-check")
 	if got := problems(mailer+check, s.AdminToken); len(got) != 1 {
 		t.Errorf("somebody's credential with the tag of the check: %q", got)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/httpcall"
@@ -23,8 +24,10 @@ type Issuer struct {
 	auth           httpcall.Authenticator
 	create, revoke operation
 	handle, fields map[string]httpcall.Path
+	ends           *end                // nil: nothing tells when a credential ends
 	check          operation           // without a request: none
 	others         []*httpcall.Request // besides create and revoke
+	now            func() time.Time
 }
 
 // FindingIssuer is an Issuer that can look credentials up by their tag.
@@ -63,6 +66,7 @@ func (i *Issuer) Traits() issuer.Traits { return i.traits }
 func (i *Issuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
 	values := subjectValues(req.Subject)
 	values.Tag, values.Attempt, values.Version = req.Tag, req.Attempt, req.Version
+	began := i.now() // before the API begins to count
 	resp, err := i.call(ctx, i.create, values)
 	if err != nil {
 		return issuer.Credential{}, err
@@ -82,7 +86,11 @@ func (i *Issuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credenti
 	if err != nil {
 		return fail(err)
 	}
-	return issuer.Credential{Value: backends.NewValue(fields), Handle: handle}, nil
+	notAfter, err := i.ends.of(doc, began)
+	if err != nil {
+		return fail(err)
+	}
+	return issuer.Credential{Value: backends.NewValue(fields), Handle: handle, NotAfter: notAfter}, nil
 }
 
 // Revoke implements issuer.Issuer. 404 and 410 say that the API does not know
@@ -118,56 +126,89 @@ func (i *Issuer) CheckSettings(settings json.RawMessage) []string {
 // Find implements issuer.Finder. It reads all pages, or fails: what it did not see
 // must not count as "not there".
 func (f *FindingIssuer) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
+	l, err := f.look(ctx, sub, tag)
+	return l.found, err
+}
+
+// looked is what Find sees.
+type looked struct {
+	found           []issuer.Found
+	items           int
+	tagged, unnamed int    // items with a text at tag, and with none where there could be one
+	unsaid          string // where the first page would say how it goes on, and does not
+}
+
+func (f *FindingIssuer) look(ctx context.Context, sub issuer.Subject, tag string) (looked, error) {
 	values := subjectValues(sub)
 	values.Tag = tag
+	var l looked
 	req, err := f.find.request.Build(ctx, values)
 	if err != nil {
-		return nil, f.find.fail(err)
+		return l, f.find.fail(err)
 	}
-	var found []issuer.Found
+	pages := 0
 	send := func(req *http.Request) (outbound.Response, error) { return f.send(f.find, req) }
 	err = f.pages.Walk(req, send, func(resp outbound.Response) (any, int, error) {
 		doc, err := httpcall.Decode(resp.Body)
 		if err != nil {
 			return nil, 0, err
 		}
-		here, items, err := f.matching(doc, tag)
-		found = append(found, here...)
+		items, err := f.matching(doc, tag, &l)
+		if pages++; pages == 1 && items > 0 {
+			l.unsaid = f.pages.Unsaid(doc)
+		}
 		return doc, items, err
 	})
-	if err != nil {
-		return nil, f.find.fail(err)
+	if err == nil && l.items > 0 && l.tagged+l.unnamed == 0 {
+		err = fmt.Errorf("%w: none of the %d items in the answer has anything at %s", backends.ErrUnavailable, l.items, f.tag)
 	}
-	return found, nil
+	if err != nil {
+		return looked{}, f.find.fail(err)
+	}
+	return l, nil
 }
 
 // matching picks the items whose tag is exactly tag, and counts all. An answer of another shape
 // than described is an error: taken for "none", it would leave an orphan behind.
-func (f *FindingIssuer) matching(doc any, tag string) (found []issuer.Found, count int, err error) {
+func (f *FindingIssuer) matching(doc any, tag string, l *looked) (count int, err error) {
 	at, ok := f.items.One(doc)
 	items, isList := at.([]any)
 	if !ok || !isList && at != nil { // {"data": null} is how some APIs write an empty list
-		return nil, 0, fmt.Errorf("%w: the answer has no list at %s", backends.ErrUnavailable, f.items)
+		return 0, fmt.Errorf("%w: the answer has no list at %s", backends.ErrUnavailable, f.items)
 	}
-	tagged := 0
+	l.items += len(items)
 	for _, item := range items {
 		text, ok := f.tag.Text(item)
-		if ok {
-			tagged++
+		switch {
+		case ok:
+			l.tagged++
+		case f.nameless(item):
+			l.unnamed++
 		}
 		if !ok || text != tag {
 			continue
 		}
 		handle, err := httpcall.Texts(f.handle, item)
 		if err != nil {
-			return nil, 0, err
+			return 0, err
 		}
-		found = append(found, issuer.Found{Handle: handle, Tag: text})
+		l.found = append(l.found, issuer.Found{Handle: handle, Tag: text})
 	}
-	if len(items) > 0 && tagged == 0 {
-		return nil, 0, fmt.Errorf("%w: none of the %d items in the answer has a text at %s", backends.ErrUnavailable, len(items), f.tag)
+	return len(items), nil
+}
+
+// nameless tells whether an item is of the shape described, and somebody's credential
+// without a name: null or "" where the tag would be, or nothing in what it would be in.
+func (f *FindingIssuer) nameless(item any) bool {
+	at, there := f.tag.One(item)
+	if there {
+		return at == nil || at == ""
 	}
-	return found, len(items), nil
+	parent, nested := f.tag.Parent()
+	if nested {
+		_, there = parent.One(item)
+	}
+	return there
 }
 
 func subjectValues(sub issuer.Subject) httpcall.Values {
@@ -187,7 +228,9 @@ func (i *Issuer) call(ctx context.Context, op operation, values httpcall.Values)
 	return resp, nil
 }
 
-// send sends one request and gives its status a class.
+// send sends one request and gives its status a class. Where that is an error, the
+// response has nothing but the status. Frameworks answer a POST that made something with
+// a redirection: of what must not be repeated it says nothing for sure.
 func (i *Issuer) send(op operation, req *http.Request) (outbound.Response, error) {
 	resp, err := i.auth.Send(i.client, req, op.repeatable)
 	switch {
@@ -198,7 +241,11 @@ func (i *Issuer) send(op operation, req *http.Request) (outbound.Response, error
 	case slices.Contains(op.success, resp.Status):
 		return resp, nil
 	}
-	return outbound.Response{}, fmt.Errorf("%w: status %d", httpcall.StatusClass(resp.Status), resp.Status)
+	class := httpcall.StatusClass(resp.Status)
+	if !op.repeatable && resp.Status/100 == 3 {
+		class = backends.ErrUnavailable
+	}
+	return outbound.Response{Status: resp.Status}, fmt.Errorf("%w: status %d", class, resp.Status)
 }
 
 func (op operation) fail(err error) error {

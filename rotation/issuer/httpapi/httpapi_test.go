@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -193,7 +194,10 @@ func TestStatusClasses(t *testing.T) {
 		{201, nil, backends.ErrUnavailable},
 		{202, backends.ErrUnavailable, nil},
 		{204, backends.ErrUnavailable, nil},
-		{302, backends.ErrInvalid, backends.ErrInvalid},
+		{301, backends.ErrUnavailable, backends.ErrInvalid},
+		{302, backends.ErrUnavailable, backends.ErrInvalid}, // what frameworks answer after making something
+		{307, backends.ErrUnavailable, backends.ErrInvalid},
+		{308, backends.ErrUnavailable, backends.ErrInvalid},
 		{303, backends.ErrUnavailable, backends.ErrUnavailable},
 		{400, backends.ErrInvalid, backends.ErrInvalid},
 		{401, backends.ErrDenied, backends.ErrDenied},
@@ -252,6 +256,8 @@ func TestFindAnswers(t *testing.T) {
 		{`{"data":[{"id":"1","name":"rot-1"},{"id":"2","name":"rot-1"},{"id":"3","name":"rot-10"}]}`, 2},
 		{`{"data":[{"id":"1","name":"ROT-1"},{"id":"2"}]}`, 0},
 		{`{"data":[{"id":"1"},{"id":"2"}]}`, -1},
+		{`{"data":[{"id":"1","name":null},{"id":"2","name":""},{"id":"3"}]}`, 0}, // other people's, without a name
+		{`{"data":[{"id":"1","name":{}}]}`, -1},
 		{`{"data":[{"name":"rot-1"}]}`, -1},
 		{`{"data":{"id":"1","name":"rot-1"}}`, -1},
 		{`{"items":[]}`, -1},
@@ -271,6 +277,84 @@ func TestFindAnswers(t *testing.T) {
 	}
 }
 
+// A label that other people's credentials do not have is no other shape.
+func TestFindByALabel(t *testing.T) {
+	for body, want := range map[string]int{
+		`{"data":[{"id":"1","labels":{}},{"id":"2","labels":null}]}`:           0,
+		`{"data":[{"id":"1","labels":{}},{"id":"2","labels":{"by":"rot-1"}}]}`: 1,
+		`{"data":[{"id":"1"},{"id":"2","label":{"by":"rot-1"}}]}`:              -1,
+		`{"data":[{"id":"1"},{"id":"2","labels":{"by":["rot-1"]}}]}`:           -1,
+	} {
+		i := mustLoad(t, strings.ReplaceAll(strings.Replace(mailer, "$.name", "$.labels.by", 1), "BASE", fixed(t, 200, body)), canary)
+		found, err := i.(issuer.Finder).Find(t.Context(), subject, "rot-1")
+		if (err != nil) != (want < 0) || err == nil && len(found) != want {
+			t.Errorf("%s: got %v, %v, want %d", body, found, err, want)
+		}
+		told := slices.ContainsFunc(i.(issuer.Checker).Check(t.Context(), subject), func(f issuer.Finding) bool {
+			return f.Unknown && f.What == "credentials are found by their tag"
+		})
+		if told != (want == 0) {
+			t.Errorf("%s: that no credential has the label is told: %t", body, told)
+		}
+	}
+}
+
+// When a credential ends by itself is told in many ways, and never taken for "never"
+// where it cannot be read.
+func TestEnd(t *testing.T) {
+	year := time.Date(2126, 1, 2, 3, 4, 5, 0, time.UTC)
+	day := time.Date(2126, 1, 2, 0, 0, 0, 0, time.UTC)
+	const notAfter, expiresIn = "not_after", "expires_in"
+	for _, tt := range []struct {
+		attribute, said string
+		want            time.Time // zero: it does not end
+		bad             bool
+	}{
+		{notAfter, `"2126-01-02T03:04:05Z"`, year, false},
+		{notAfter, `"2126-01-02T05:04:05.000+02:00"`, year, false},
+		{notAfter, `"2126-01-02"`, day, false},
+		{notAfter, fmt.Sprint(year.Unix()), year, false},
+		{notAfter, fmt.Sprintf("%q", fmt.Sprint(year.Unix())), year, false},
+		{notAfter, fmt.Sprint(year.UnixMilli()), year, false},
+		{notAfter, `null`, time.Time{}, false},
+		{notAfter, `""`, time.Time{}, false},
+		{notAfter, `0`, time.Time{}, false},
+		{notAfter, `"2026-01-02T03:04:05"`, time.Time{}, true},
+		{notAfter, `"soon"`, time.Time{}, true},
+		{notAfter, `"NaN"`, time.Time{}, true},
+		{notAfter, `{}`, time.Time{}, true},
+		{notAfter, `true`, time.Time{}, true},
+		{notAfter, `-1`, time.Time{}, true},
+		{notAfter, `"2001-01-01"`, time.Time{}, true},
+		{notAfter, `1e300`, time.Time{}, true},
+		{expiresIn, `3600`, time.Time{}.Add(time.Hour), false},
+		{expiresIn, `"3600"`, time.Time{}.Add(time.Hour), false},
+		{expiresIn, `null`, time.Time{}, false},
+		{expiresIn, `"2126-01-02"`, time.Time{}, true},
+		{expiresIn, `-5`, time.Time{}, true},
+		{expiresIn, `1e10`, time.Time{}, true}, // no life, but a time
+	} {
+		url := fixed(t, 201, `{"id":"k1","secret":"`+canary+`","meta":{"end":`+tt.said+`}}`)
+		i := mustLoad(t, strings.ReplaceAll(strings.Replace(mailer, "fields =", tt.attribute+" = \"$.meta.end\"\n  fields =", 1), "BASE", url), canary)
+		began := time.Now()
+		cred, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+		if tt.bad {
+			sameClass(t, tt.attribute+" "+tt.said, 201, err, backends.ErrUnavailable)
+			continue
+		}
+		want, off := tt.want, time.Duration(0)
+		if tt.attribute == expiresIn && !want.IsZero() {
+			want, off = began.Add(want.Sub(time.Time{})), time.Minute
+		}
+		if err != nil || cred.NotAfter.Sub(want).Abs() > off {
+			t.Errorf("%s = %s: it ends %s, %v; want %s", tt.attribute, tt.said, cred.NotAfter, err, want)
+		}
+	}
+	i := mustLoad(t, strings.ReplaceAll(strings.Replace(mailer, "fields =", "not_after = \"$.expires\"\n  fields =", 1), "BASE", fixed(t, 201, `{"id":"k1","secret":"x"}`)), canary)
+	_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
+	sameClass(t, "not told", 201, err, backends.ErrUnavailable)
+}
+
 // Wherever an API sends us, our credentials stay.
 func TestFollowsNoRedirection(t *testing.T) {
 	elsewhere := keyserver.Start(t)
@@ -278,7 +362,7 @@ func TestFollowsNoRedirection(t *testing.T) {
 	defer redirecting.Close()
 	i := mustLoad(t, strings.ReplaceAll(mailer, "BASE", redirecting.URL), "admin-"+canary)
 	_, err := i.Issue(t.Context(), issuer.Request{Subject: subject, Tag: "rot-1"})
-	sameClass(t, "create", 307, err, backends.ErrInvalid)
+	sameClass(t, "create", 307, err, backends.ErrUnavailable)
 	_, err = i.(issuer.Finder).Find(t.Context(), subject, "rot-1")
 	sameClass(t, "find", 307, err, backends.ErrInvalid)
 	sameClass(t, "revoke", 307, i.Revoke(t.Context(), subject, issuer.Handle{"id": "k1"}), backends.ErrInvalid)
@@ -332,6 +416,8 @@ func TestMistakes(t *testing.T) {
 		{`duration("30m")`, `duration("-1m")`, `-1m0s is not above zero`},
 		{`max_live          = 5`, `timeout = duration("-1s")`, `-1s is not above zero`},
 		{`max_live          = 5`, `max_live = -1`, `no limit`},
+		{"fields =", "not_after = \"expires\"\n  fields =", `starts with "$"`},
+		{"fields =", "not_after = \"$.a\"\n  expires_in = \"$.b\"\n  fields =", `leave one out`},
 		{`token = secret()`, `tokn = secret()`, `Did you mean "token"?`},
 		{`auth "bearer"`, `auth "beerer"`, `Did you mean "bearer"?`},
 		{`method = "DELETE"`, `method = "DELET"`, `Did you mean "DELETE"?`},

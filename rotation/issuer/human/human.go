@@ -3,6 +3,7 @@
 package human
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,9 +26,9 @@ type Config struct {
 	Fields []string `hcl:"fields"`          // of the value that is handed in
 	Handle []string `hcl:"handle,optional"` // of what its issuer calls it, to be turned off by
 
-	Deadline         time.Duration `hcl:"deadline,optional"`          // from asking; default 72h
-	RevocationBudget time.Duration `hcl:"revocation_budget,optional"` // from asking; default 24h
-	MaxLive          int           `hcl:"max_live,optional"`          // credentials that can be live at once; 0: any number
+	Deadline         *time.Duration `hcl:"deadline,optional"`          // from asking; default 72h
+	RevocationBudget *time.Duration `hcl:"revocation_budget,optional"` // from asking; default 24h
+	MaxLive          int            `hcl:"max_live,optional"`          // credentials that can be live at once; 0: any number
 }
 
 // The defaults: a person may be away over a weekend, and is woken for a revocation.
@@ -67,8 +68,10 @@ func (c Config) Validate() error {
 	}
 	names("fields", c.Fields)
 	names("handle", c.Handle)
-	if c.Deadline < 0 || c.RevocationBudget < 0 {
-		wrong("deadline and revocation_budget are how long people have: write for instance \"72h\"")
+	for name, patience := range map[string]*time.Duration{"deadline": c.Deadline, "revocation_budget": c.RevocationBudget} {
+		if patience != nil && *patience <= 0 {
+			wrong("%s is %s, which leaves nobody any time: write for instance \"24h\"", name, *patience)
+		}
 	}
 	if c.MaxLive < 0 || c.MaxLive == 1 {
 		wrong("max_live is %d: a rotation needs two, the old one works until the new one is published", c.MaxLive)
@@ -86,19 +89,14 @@ var (
 
 // New returns the issuer of a valid configuration.
 func New(cfg Config) *Issuer {
-	if cfg.Deadline == 0 {
-		cfg.Deadline = DefaultDeadline
-	}
-	if cfg.RevocationBudget == 0 {
-		cfg.RevocationBudget = DefaultBudget
-	}
+	cfg.Deadline, cfg.RevocationBudget = cmp.Or(cfg.Deadline, new(DefaultDeadline)), cmp.Or(cfg.RevocationBudget, new(DefaultBudget))
 	cfg.Fields, cfg.Handle = slices.Sorted(slices.Values(cfg.Fields)), slices.Sorted(slices.Values(cfg.Handle))
 	return &Issuer{cfg: cfg}
 }
 
 // Traits implements issuer.Issuer.
 func (i *Issuer) Traits() issuer.Traits {
-	return issuer.Traits{Kind: issuer.Mint, Fields: i.cfg.Fields, Handle: i.handle(), MaxLive: i.cfg.MaxLive, RevocationBudget: i.cfg.RevocationBudget}
+	return issuer.Traits{Kind: issuer.Mint, Fields: i.cfg.Fields, Handle: i.handle(), MaxLive: i.cfg.MaxLive, RevocationBudget: *i.cfg.RevocationBudget}
 }
 
 const tagName = "tag"
@@ -115,7 +113,7 @@ func (i *Issuer) Task(_ issuer.Subject, tag string) issuer.Task {
 	return issuer.Task{
 		Mint:     fmt.Sprintf("%s (call it %s, if it takes a name)", strings.TrimSpace(i.cfg.Instructions), tag),
 		Revoke:   i.revocation(),
-		Deadline: i.cfg.Deadline,
+		Deadline: *i.cfg.Deadline,
 	}
 }
 
@@ -123,8 +121,11 @@ func (i *Issuer) revocation() string {
 	if text := strings.TrimSpace(i.cfg.RevokeInstructions); text != "" {
 		return text
 	}
-	return "where it was made: " + strings.TrimSpace(i.cfg.Instructions)
+	return "where it was made (" + strings.TrimSpace(i.cfg.Instructions) + ")"
 }
+
+// short is the length, in bytes, of texts that stand in others by chance.
+const short = 8
 
 // Accept implements issuer.Person.
 func (i *Issuer) Accept(_ issuer.Subject, value backends.Value, h issuer.Handle) error {
@@ -139,8 +140,8 @@ func (i *Issuer) Accept(_ issuer.Subject, value backends.Value, h issuer.Handle)
 			return fmt.Errorf("%w: the field %s begins or ends with a space or a line break: it was hardly meant to", backends.ErrInvalid, name)
 		}
 		for part, id := range h {
-			if id == text {
-				return fmt.Errorf("%w: the handle's %s is the same as the field %s, but handles are shown", backends.ErrInvalid, part, name)
+			if id == text || len(text) >= short && strings.Contains(id, text) {
+				return fmt.Errorf("%w: the handle's %s holds the field %s, but handles are shown", backends.ErrInvalid, part, name)
 			}
 		}
 	}

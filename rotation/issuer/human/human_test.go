@@ -22,7 +22,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"the least", func(*human.Config) {}, ""},
 		{"everything", func(c *human.Config) {
-			c.RevokeInstructions, c.Handle, c.Deadline, c.RevocationBudget, c.MaxLive = "ask again", []string{"id"}, time.Hour, time.Hour, 2
+			c.RevokeInstructions, c.Handle, c.Deadline, c.RevocationBudget, c.MaxLive = "ask again", []string{"id"}, new(time.Hour), new(time.Hour), 2
 		}, ""},
 		{"no instructions", func(c *human.Config) { c.Instructions = " " }, "instructions is empty"},
 		{"long instructions", func(c *human.Config) { c.RevokeInstructions = strings.Repeat("x", 5000) }, "revoke_instructions has more than"},
@@ -30,7 +30,9 @@ func TestValidate(t *testing.T) {
 		{"a field that is no name", func(c *human.Config) { c.Fields = []string{"a b"} }, `fields has "a b"`},
 		{"a field twice", func(c *human.Config) { c.Fields = []string{"a", "a"} }, `fields has "a" twice`},
 		{"a handle that is no name", func(c *human.Config) { c.Handle = []string{""} }, `handle has ""`},
-		{"a negative deadline", func(c *human.Config) { c.Deadline = -1 }, "deadline"},
+		{"a negative deadline", func(c *human.Config) { c.Deadline = new(-time.Hour) }, "deadline"},
+		{"no time to make one", func(c *human.Config) { c.Deadline = new(time.Duration(0)) }, "deadline is 0s, which leaves nobody any time"},
+		{"no time to turn one off", func(c *human.Config) { c.RevocationBudget = new(time.Duration(0)) }, "revocation_budget is 0s"},
 		{"one live", func(c *human.Config) { c.MaxLive = 1 }, "max_live is 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -50,6 +52,9 @@ func TestAccept(t *testing.T) {
 	if err := is.Accept(issuer.Subject{}, backends.NewValue(good), id); err != nil {
 		t.Fatal(err)
 	}
+	if err := is.Accept(issuer.Subject{}, backends.NewValue(good), issuer.Handle{"id": "ann-17"}); err != nil {
+		t.Errorf("a short field stands in the handle by chance: %v", err)
+	}
 	for _, tt := range []struct {
 		name   string
 		value  map[string]string
@@ -63,6 +68,7 @@ func TestAccept(t *testing.T) {
 		{"another handle", good, issuer.Handle{"name": "17"}},
 		{"an empty handle", good, issuer.Handle{"id": ""}},
 		{"the secret as its handle", good, issuer.Handle{"id": canary}},
+		{"the secret in its handle", good, issuer.Handle{"id": "id " + canary}},
 		{"no value at all", nil, id},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

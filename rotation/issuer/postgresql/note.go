@@ -17,14 +17,18 @@ type note struct {
 	Secret  string `json:"secret"`        // TENANT:NAME
 	Version int    `json:"version"`       // held; 0: none, the role has no password
 	Highest int    `json:"highest"`       // of all versions that it has held, or shall never hold
-	Tag     string `json:"tag,omitempty"` // of the version held; empty: an imported one
-	// At is when the password was set or taken away, by the server's clock.
+	Tag     string `json:"tag,omitempty"` // of the version held
+	// At is when the password was set or taken away, by the server's clock, shortly before
+	// that was committed.
 	At time.Time `json:"at"`
+	// Settled is an instant after that commit, and before anybody was given the password:
+	// what began before it did so by another. Zero: nobody was given it yet.
+	Settled time.Time `json:"settled,omitzero"`
 	// Last is whose password it was before.
 	Last *span `json:"last,omitempty"`
 }
 
-// span is a credential that a role held before, until note.At.
+// span is a credential that a role held before, until note.Settled.
 type span struct {
 	Tag  string    `json:"tag,omitempty"`
 	From time.Time `json:"from,omitzero"` // zero: since nobody knows when
@@ -57,10 +61,6 @@ func join(text string, n note) string {
 }
 
 func owner(ref backends.Ref) string { return ref.Tenant + ":" + ref.Name }
-
-// settled is for how long after a password was set a session may still have begun
-// by the one before: the time is noted before the transaction is committed.
-const settled = time.Second
 
 // mine refuses a role that another secret holds.
 func (n *note) mine(ref backends.Ref) error {
@@ -113,19 +113,22 @@ func (n *note) back(req issuer.Request, tag string, over int) (note, error) {
 		return note{}, fmt.Errorf("%w: version %d was revoked", backends.ErrConflict, req.Version)
 	}
 	if n.Version > 0 {
-		next.Last = &span{Tag: n.Tag, From: n.At}
+		next.Last = &span{Tag: n.Tag, From: n.begins()}
 	}
 	return next, nil
 }
+
+// errNoLine: somebody took our line out of the comment of a role.
+var errNoLine = fmt.Errorf("%w: keybroker's line is gone from its comment, so whose password it has cannot be told: ALTER ROLE … PASSWORD NULL turns it off, if it is not in use, and `keybroker retirement done` says so", backends.ErrConflict)
 
 // without is the note once the version with that tag is revoked; ok is false if the
 // role holds it no more.
 func (n *note) without(ref backends.Ref, tag string) (next note, ok bool, err error) {
 	switch {
-	case n == nil && tag == "": // an imported one, which nobody has replaced
-		return note{Secret: owner(ref), Last: &span{}}, true, nil
+	case n == nil && tag == Imported: // nobody has replaced it
+		return note{Secret: owner(ref), Last: &span{Tag: tag}}, true, nil
 	case n == nil:
-		return note{}, false, fmt.Errorf("%w: keybroker's line is gone from its comment, so whose password it has cannot be told: set another by hand (ALTER ROLE … PASSWORD NULL)", backends.ErrConflict)
+		return note{}, false, errNoLine
 	case n.mine(ref) != nil || !n.holds(tag):
 		return note{}, false, nil
 	}
@@ -135,12 +138,26 @@ func (n *note) without(ref backends.Ref, tag string) (next note, ok bool, err er
 
 func (n *note) holds(tag string) bool { return n.Version > 0 && n.Tag == tag }
 
+// same tells whether n is other.
+func (n *note) same(other note) bool {
+	return n != nil && n.Secret == other.Secret && n.Version == other.Version && n.Highest == other.Highest && n.Tag == other.Tag &&
+		n.At.Equal(other.At) && n.Settled.Equal(other.Settled)
+}
+
+// begins is from when on a session can have begun by what is held.
+func (n *note) begins() time.Time {
+	if n.Settled.IsZero() {
+		return n.At
+	}
+	return n.Settled
+}
+
 // since is from when sessions belong to what is held: not before what was put back from.
 func (n *note) since() time.Time {
 	if n.Last != nil && !n.Last.From.IsZero() {
 		return time.Time{}
 	}
-	return n.At
+	return n.begins()
 }
 
 // sessions says in which time the sessions of the credential with that tag began;
@@ -148,12 +165,12 @@ func (n *note) since() time.Time {
 func (n *note) sessions(tag string) (from, until time.Time, known bool) {
 	switch {
 	case n == nil:
-		return time.Time{}, time.Time{}, tag == ""
+		return time.Time{}, time.Time{}, tag == Imported
 	case n.holds(tag):
 		return n.since(), time.Time{}, true
 	}
-	if n.Version > 0 {
-		until = n.At.Add(settled)
+	if n.Version > 0 { // until it is settled nobody has what is held
+		until = n.Settled
 	}
 	if n.Last != nil && n.Last.Tag == tag {
 		return n.Last.From, until, true

@@ -3,6 +3,7 @@
 package postgresql
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,15 +16,20 @@ import (
 	"github.com/keybroker/keybroker/rotation/postgresconn"
 )
 
-// Fields of a value, and parts of a handle. A password that was imported has an
-// empty tag.
+// Fields of a value, and parts of a handle.
 const (
 	Username = "username"
 	Password = "password"
 
 	Role = "role"
 	Tag  = "tag"
+
+	// Imported is the tag of a password that was there before the broker.
+	Imported = "imported"
 )
+
+// tagOf is the tag in a handle.
+func tagOf(h issuer.Handle) string { return cmp.Or(h[Tag], Imported) }
 
 // application is how the issuer's sessions are seen in pg_stat_activity.
 const application = "keybroker"
@@ -32,6 +38,7 @@ const application = "keybroker"
 // nothing is kept between them: what a role holds is said by its comment.
 type Issuer struct {
 	server   *postgresconn.Server
+	place    string
 	username string
 	password backends.SecretString
 	budget   time.Duration
@@ -65,7 +72,7 @@ func New(cfg Config) (*Issuer, error) {
 
 // Describe makes an issuer that is only asked what it can do. It reads no file.
 func Describe(cfg Config) *Issuer {
-	i := &Issuer{username: cfg.Username, password: cfg.Password, budget: defaultBudget, timeout: defaultTimeout}
+	i := &Issuer{place: cfg.Conn.Server(), username: cfg.Username, password: cfg.Password, budget: defaultBudget, timeout: defaultTimeout}
 	if cfg.RevocationBudget != nil {
 		i.budget = *cfg.RevocationBudget
 	}
@@ -83,6 +90,9 @@ func (i *Issuer) Traits() issuer.Traits {
 	}
 }
 
+// Place names the server whose roles the issuer sets.
+func (i *Issuer) Place() string { return i.place }
+
 // TraitsFor implements issuer.Shaper.
 func (i *Issuer) TraitsFor(settings json.RawMessage) issuer.Traits {
 	t := i.Traits()
@@ -95,7 +105,10 @@ func (i *Issuer) TraitsFor(settings json.RawMessage) issuer.Traits {
 
 // CheckSettings implements issuer.SettingsChecker.
 func (i *Issuer) CheckSettings(raw json.RawMessage) []string {
-	_, problems := parse(raw)
+	s, problems := parse(raw)
+	if len(problems) == 0 && slices.Contains(s.slots(), i.username) {
+		problems = append(problems, fmt.Sprintf("%q is the role that the issuer itself logs in as (username): name another, or have it rotated by another issuer", i.username))
+	}
 	return problems
 }
 
@@ -151,7 +164,7 @@ func (i *Issuer) PutBack(ctx context.Context, req issuer.Request, h issuer.Handl
 			if err := a.settable(); err != nil {
 				return change{}, err
 			}
-			next, err := a.note.back(req, h[Tag], over)
+			next, err := a.note.back(req, tagOf(h), over)
 			return change{password: set, note: next}, err
 		})
 	}
@@ -187,14 +200,14 @@ func (i *Issuer) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle
 		if !a.exists {
 			return change{nothing: true}, nil
 		}
-		next, held, err := a.note.without(sub.Ref, h[Tag])
+		next, held, err := a.note.without(sub.Ref, tagOf(h))
 		if err != nil || !held {
 			return change{nothing: true}, err
 		}
 		if !slices.Contains(slots(sub.Settings), h[Role]) {
 			return change{}, fmt.Errorf("%w: the secret's settings do not name it", backends.ErrInvalid)
 		}
-		return change{note: next}, a.settable()
+		return change{note: next}, a.managed()
 	})
 	if err != nil {
 		return fmt.Errorf("revoking the login of role %s: %w", h[Role], err)

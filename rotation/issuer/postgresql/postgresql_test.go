@@ -96,8 +96,8 @@ func TestRefusedRoles(t *testing.T) {
 				t.Errorf("issuing: %v", err)
 			}
 			slot := i.TraitsFor(tt.settings).Slots[0]
-			_ = i.Revoke(t.Context(), sub, issuer.Handle{"role": slot, "tag": ""})
-			_ = i.EndSessions(t.Context(), sub, issuer.Handle{"role": slot, "tag": ""})
+			_ = i.Revoke(t.Context(), sub, issuer.Handle{"role": slot, "tag": "imported"})
+			_ = i.EndSessions(t.Context(), sub, issuer.Handle{"role": slot, "tag": "imported"})
 			found := i.Check(t.Context(), sub)
 			if last := found[len(found)-1]; last.Problem == "" || last.Mend == "" || strings.Contains(fmt.Sprint(found), s.password) {
 				t.Errorf("a check finds %+v", found)
@@ -134,8 +134,8 @@ func TestRoleOfASecretThatIsGone(t *testing.T) {
 	}
 }
 
-// A password that was there before the broker: it is revoked by a handle without a
-// tag, put back as it was, and left alone once another is set.
+// A password that was there before the broker: it is revoked by the tag "imported",
+// put back as it was, and left alone once another is set.
 func TestImportedPassword(t *testing.T) {
 	s := newSite(t)
 	i := s.issuer("", s.admin, s.password)
@@ -144,7 +144,7 @@ func TestImportedPassword(t *testing.T) {
 	const password = "pässwörd\u00a01" // SASLprep makes a space of the one that does not break
 	s.Exec(t, "ALTER ROLE "+role+" PASSWORD '"+password+"'")
 	imported := backends.NewValue(map[string]string{"username": role, "password": password})
-	handle := issuer.Handle{"role": role, "tag": ""}
+	handle := issuer.Handle{"role": role, "tag": "imported"}
 
 	if !s.works(imported) {
 		t.Fatal("the imported password does not work")
@@ -180,6 +180,41 @@ func TestImportedPassword(t *testing.T) {
 	}
 }
 
+// Where our line was taken out of the comment, what nobody can log in by is turned off:
+// a role without LOGIN, and one without a password, where the issuer may see that.
+func TestRevokingWithoutALine(t *testing.T) {
+	s := newSite(t)
+	i := s.issuer("", s.admin, s.password)
+	sub := s.subject("lineless", 1)
+	cred := s.issue(i, s.request(i, sub, 1, 0))
+	role, open := cred.Handle["role"], s.session(cred.Value)
+	s.Exec(t, "COMMENT ON ROLE "+role+" IS NULL")
+	if err := i.EndSessions(t.Context(), sub, cred.Handle); !errors.Is(err, backends.ErrConflict) || !open() {
+		t.Errorf("ending sessions that may be another's: %v", err)
+	}
+	revoke := func(what string, want error) {
+		t.Helper()
+		if err := i.Revoke(t.Context(), sub, cred.Handle); !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "retirement done") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	revoke("it may have another's password", backends.ErrConflict)
+	s.Exec(t, "ALTER ROLE "+role+" NOLOGIN")
+	revoke("it cannot log in", nil)
+	s.Exec(t, "ALTER ROLE "+role+" LOGIN PASSWORD NULL")
+	revoke("it has no password, which the issuer cannot see", backends.ErrConflict)
+	s.Exec(t, "GRANT SELECT ON pg_authid TO "+s.admin)
+	revoke("it has no password", nil)
+	if err := i.EndSessions(t.Context(), sub, cred.Handle); err != nil || open() {
+		t.Errorf("ending its sessions: %v", err)
+	}
+	s.Exec(t, "ALTER ROLE "+role+" PASSWORD 'canary-by-hand'")
+	revoke("it has one that a person set", backends.ErrConflict)
+	if !s.works(backends.NewValue(map[string]string{"username": role, "password": "canary-by-hand"})) {
+		t.Error("the person's password was taken away")
+	}
+}
+
 // In place, only sessions that began by the old password are ended; what was put
 // back keeps the ones that it had.
 func TestSessionsInPlace(t *testing.T) {
@@ -193,7 +228,6 @@ func TestSessionsInPlace(t *testing.T) {
 	if err := i.EndSessions(t.Context(), sub, two.Handle); !errors.Is(err, backends.ErrConflict) || !before() {
 		t.Errorf("ending sessions of what is not revoked: %v", err)
 	}
-	s.settle(i, sub)
 	after := s.session(two.Value)
 	if err := i.EndSessions(t.Context(), sub, one.Handle); err != nil {
 		t.Fatal(err)
@@ -204,7 +238,6 @@ func TestSessionsInPlace(t *testing.T) {
 	if err := i.PutBack(t.Context(), first, one.Handle, 2); err != nil {
 		t.Fatal(err)
 	}
-	s.settle(i, sub)
 	again := s.session(one.Value)
 	if err := i.EndSessions(t.Context(), sub, two.Handle); err != nil {
 		t.Fatal(err)
@@ -217,17 +250,43 @@ func TestSessionsInPlace(t *testing.T) {
 	}
 }
 
-// settle waits, by the server's clock, until a session that begins now is known to
-// have begun by what the role holds now.
-func (s *site) settle(i *postgresql.Issuer, sub issuer.Subject) {
-	s.t.Helper()
-	role := i.TraitsFor(sub.Settings).Slots[0]
-	_, line, _ := strings.Cut(s.comment(role), "keybroker: ")
-	var n struct{ At time.Time }
-	if err := json.Unmarshal([]byte(line), &n); err != nil {
-		s.t.Fatal(err)
+// Until the change is committed sessions begin by the old password, however long that
+// takes: they end with it.
+func TestCommitThatIsHeldUp(t *testing.T) {
+	s := newSite(t)
+	i := s.issuer("", s.admin, s.password)
+	sub := s.subject("heldup", 1)
+	one := s.issue(i, s.request(i, sub, 1, 0))
+	role := one.Handle["role"]
+	holder, err := pgx.Connect(t.Context(), s.URL)
+	if err != nil {
+		t.Fatal(err)
 	}
-	s.Exec(s.t, "SELECT pg_sleep(greatest(0, extract(epoch FROM $1::timestamptz + interval '1.01 s' - clock_timestamp())))", n.At)
+	defer func() { _ = holder.Close(context.Background()) }()
+	comment := s.comment(role)
+	if _, err := holder.Exec(t.Context(), "BEGIN; COMMENT ON ROLE "+role+" IS '"+comment+"'"); err != nil {
+		t.Fatal(err)
+	}
+	next, done := s.request(i, sub, 2, 0), make(chan error, 1)
+	go func() { _, err := i.Issue(context.Background(), next); done <- err }()
+	for deadline := time.Now().Add(20 * time.Second); len(s.Texts(t, "SELECT pid::text FROM pg_stat_activity WHERE application_name = 'keybroker' AND wait_event_type = 'Lock' AND usename = $1", s.admin)) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the change is not held up")
+		}
+	}
+	late := s.session(one.Value)
+	if _, err := holder.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	after := s.session(next.Prepared)
+	for range 2 {
+		if err := i.EndSessions(t.Context(), sub, one.Handle); err != nil || late() || !after() {
+			t.Errorf("ending the old sessions: %v; one that began while the change was held up: %t, one by the new password: %t", err, late(), after())
+		}
+	}
 }
 
 // Two issuers on two databases of one server, whose advisory locks do not see each

@@ -14,16 +14,16 @@ import (
 	"github.com/keybroker/keybroker/rotation/postgresconn"
 )
 
-// session is one transaction, the only one of its connection.
+// session is one transaction of a connection.
 type session struct{ *pgx.Conn }
 
 // begin makes names mean the server's own, whatever the database's settings say, and
 // bounds how long one worker waits for another.
 const begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '10s'"
 
-// within connects, runs fn in a transaction, and commits it. Errors name the server;
-// with ErrNotSent nothing was asked of it.
-func (i *Issuer) within(ctx context.Context, fn func(context.Context, session) error) error {
+// within connects, and runs each of the steps in a transaction that is committed before
+// the next one. Errors name the server; with ErrNotSent nothing was asked of it.
+func (i *Issuer) within(ctx context.Context, steps ...func(context.Context, session) error) error {
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()
 	at := func(err error) error { return fmt.Errorf("at %s: %w", i.server.Place(), err) }
@@ -35,15 +35,17 @@ func (i *Issuer) within(ctx context.Context, fn func(context.Context, session) e
 		return at(err)
 	}
 	defer postgresconn.Close(ctx, conn) // and with it what is not committed
-	tx := session{conn}
-	if err = tx.run(ctx, begin); err == nil {
-		err = fn(ctx, tx)
-	}
-	if err == nil {
-		err = tx.commit(ctx)
-	}
-	if err != nil {
-		return at(err)
+	for _, step := range steps {
+		tx := session{conn}
+		if err = tx.run(ctx, begin); err == nil {
+			err = step(ctx, tx)
+		}
+		if err == nil {
+			err = tx.commit(ctx)
+		}
+		if err != nil {
+			return at(err)
+		}
 	}
 	return nil
 }
@@ -95,19 +97,46 @@ func (s session) account(ctx context.Context, role string) (account, error) {
 	return a, err
 }
 
-// settable refuses roles whose passwords are none of the issuer's business.
+// settable refuses roles whose passwords are none of the issuer's business, or of no use.
 func (a account) settable() error {
-	switch {
-	case !a.exists:
+	if !a.exists {
 		return fmt.Errorf("%w: there is no such role: CREATE ROLE … LOGIN makes it", backends.ErrInvalid)
+	}
+	if err := a.managed(); err != nil {
+		return err
+	}
+	if !a.login {
+		return fmt.Errorf("%w: it may not log in: ALTER ROLE … LOGIN permits it", backends.ErrInvalid)
+	}
+	return nil
+}
+
+// managed refuses roles whose passwords are none of the issuer's business.
+func (a account) managed() error {
+	switch {
 	case a.super:
 		return fmt.Errorf("%w: it is a superuser, whose password keybroker does not set", backends.ErrInvalid)
 	case a.own:
 		return fmt.Errorf("%w: it is the role that the issuer itself logs in as: have it rotated by another issuer", backends.ErrInvalid)
-	case !a.login:
-		return fmt.Errorf("%w: it may not log in: ALTER ROLE … LOGIN permits it", backends.ErrInvalid)
 	}
 	return nil
+}
+
+// off tells whether certainly nobody can log in as the role by a password. That it has
+// none is seen only by who may read pg_authid.
+func (s session) off(ctx context.Context, a account) (bool, error) {
+	if !a.login {
+		return true, nil
+	}
+	var readable, none bool
+	err := s.QueryRow(ctx, "SELECT has_column_privilege('pg_catalog.pg_authid', 'oid', 'SELECT') AND has_column_privilege('pg_catalog.pg_authid', 'rolpassword', 'SELECT')").Scan(&readable)
+	if err == nil && readable {
+		err = s.QueryRow(ctx, "SELECT rolpassword IS NULL FROM pg_authid WHERE oid = $1::bigint::oid", a.oid).Scan(&none)
+	}
+	if err != nil {
+		return false, postgresconn.Explain(err)
+	}
+	return none, nil
 }
 
 // change is what becomes of a role.
@@ -122,34 +151,65 @@ const locks = int64(0x6b62) << 48
 
 // change reads a role, asks decide what becomes of it, and does that, all in one
 // transaction. One that is not committed has had no effect; whether it is cannot be
-// told where the answer to the commit is lost.
+// told where the answer to the commit is lost. A role without our line that is off
+// already needs no change. A new password's note is then settled;
+// until it is, the change is not acknowledged.
 func (i *Issuer) change(ctx context.Context, role string, decide func(account) (change, error)) error {
+	var set *note
 	return i.within(ctx, func(ctx context.Context, tx session) error {
 		a, err := tx.lock(ctx, role)
 		if err != nil {
 			return err
 		}
 		c, err := decide(a)
+		if errors.Is(err, errNoLine) {
+			if off, offErr := tx.off(ctx, a); off || offErr != nil {
+				return offErr
+			}
+		}
 		if err != nil || c.nothing {
 			return err
 		}
-		password := "NULL"
+		option := "PASSWORD NULL"
 		if c.password != "" {
-			password = literal(c.password)
+			option, set = "PASSWORD "+literal(c.password), &c.note
 		}
-		name := pgx.Identifier{role}.Sanitize()
-		if err := tx.run(ctx, "ALTER ROLE "+name+" PASSWORD "+password); err != nil {
-			return err
+		return tx.alter(ctx, role, a, option, func(now time.Time) note {
+			if c.note.At.IsZero() {
+				c.note.At = now
+			}
+			return c.note
+		})
+	}, func(ctx context.Context, tx session) error {
+		if set == nil || !set.Settled.IsZero() {
+			return nil
 		}
-		now, err := tx.unchanged(ctx, a)
+		a, err := tx.lock(ctx, role)
 		if err != nil {
 			return err
 		}
-		if c.note.At.IsZero() {
-			c.note.At = now
+		if !a.note.same(*set) { // somebody else came after us, or has settled it
+			return nil
 		}
-		return tx.run(ctx, "COMMENT ON ROLE "+name+" IS "+literal(join(a.text, c.note)))
+		return tx.alter(ctx, role, a, "", func(now time.Time) note {
+			set.Settled = now
+			return *set
+		})
 	})
+}
+
+// alter changes a role as it was read, and writes the note that noted returns for the
+// server's time. Without an option the role itself is only locked.
+func (s session) alter(ctx context.Context, role string, a account, option string, noted func(now time.Time) note) error {
+	name := pgx.Identifier{role}.Sanitize()
+	if err := s.run(ctx, "ALTER ROLE "+name+" "+option); err != nil {
+		return err
+	}
+	now, err := s.unchanged(ctx, a)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, "COMMENT ON ROLE "+name+" IS "+literal(join(a.text, noted(now))))
 }
 
 // lock reads a role once nobody else of ours is about to change it.

@@ -2,6 +2,7 @@ package postgresql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -31,7 +32,12 @@ func (i *Issuer) EndSessions(ctx context.Context, sub issuer.Subject, h issuer.H
 		if err != nil || !a.exists {
 			return err
 		}
-		if a.note == nil || a.note.holds(h[Tag]) {
+		if a.note == nil {
+			if off, err := tx.off(ctx, a); err != nil || off {
+				return errors.Join(err, tx.terminate(ctx, a.oid, nil, nil))
+			}
+		}
+		if a.note == nil || a.note.holds(tagOf(h)) {
 			return fmt.Errorf("%w: the credential is not revoked yet", backends.ErrConflict)
 		}
 		if a.note.Version == 0 {
@@ -57,7 +63,7 @@ func (s session) span(ctx context.Context, sub issuer.Subject, h issuer.Handle) 
 	if err := a.note.mine(sub.Ref); err != nil {
 		return a, nil, nil, err
 	}
-	f, u, _ := a.note.sessions(h[Tag])
+	f, u, _ := a.note.sessions(tagOf(h))
 	return a, bound(f), bound(u), nil
 }
 
@@ -123,7 +129,7 @@ func (i *Issuer) LastUsed(ctx context.Context, sub issuer.Subject, h issuer.Hand
 		if err != nil || !a.exists {
 			return err
 		}
-		if _, _, known := a.note.sessions(h[Tag]); !known {
+		if _, _, known := a.note.sessions(tagOf(h)); !known {
 			return nil
 		}
 		var open, hidden int

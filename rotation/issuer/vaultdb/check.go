@@ -18,17 +18,37 @@ import (
 
 // Check implements issuer.Checker. It logs in once, and makes nothing.
 func (i *Issuer) Check(ctx context.Context, sub issuer.Subject) []issuer.Finding {
+	if sub.Ref == (backends.Ref{}) && len(sub.Settings) == 0 { // no secret uses the issuer yet
+		return i.checkLogin(ctx)
+	}
 	role, err := roleIn(sub.Settings)
 	if err != nil {
 		return []issuer.Finding{{What: "the secret names a role", Problem: err.Error(), Mend: `write role = "NAME" into the secret's issuer block`}}
 	}
+	login, findings, ok := i.logIn(ctx)
+	if !ok {
+		return findings
+	}
+	findings = append(findings, i.rights(ctx, role)...)
+	return append(findings, i.role(ctx, role, login)...)
+}
+
+func (i *Issuer) logIn(ctx context.Context) (vaultconn.Token, []issuer.Finding, bool) {
 	login, err := i.conn.LogIn(ctx)
 	if err != nil {
-		return []issuer.Finding{{What: "can log in to Vault", Problem: err.Error(), Mend: "see to the issuer's auth block, and to what it names in Vault"}}
+		return vaultconn.Token{}, []issuer.Finding{{What: "can log in to Vault", Problem: err.Error(), Mend: "see to the issuer's auth block, and to what it names in Vault"}}, false
 	}
-	findings := []issuer.Finding{{What: "can log in to Vault"}, outlives(login.Token)}
-	findings = append(findings, i.rights(ctx, role)...)
-	return append(findings, i.role(ctx, role, login.Token)...)
+	return login.Token, []issuer.Finding{{What: "can log in to Vault"}, outlives(login.Token)}, true
+}
+
+// checkLogin is all that can be looked at without a role.
+func (i *Issuer) checkLogin(ctx context.Context) []issuer.Finding {
+	_, findings, ok := i.logIn(ctx)
+	if ok {
+		findings = append(findings, issuer.Finding{What: "may do with a role what a rotation needs", Unknown: true,
+			Problem: "which role it is about is said by a secret, and none was asked about", Mend: "check the issuer for a secret that names its role"})
+	}
+	return findings
 }
 
 // batch is how a login becomes one whose end takes no credential along.

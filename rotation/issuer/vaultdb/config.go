@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"strings"
 	"time"
@@ -53,6 +54,15 @@ func (c Config) Validate() error {
 
 func (c Config) mount() string {
 	return cmp.Or(strings.TrimSuffix(c.Mount, "/"), DefaultMount)
+}
+
+// Place names the database engine that c leads to; empty where it cannot be told.
+func (c Config) Place() string {
+	server := c.Conn.Place()
+	if server == "" {
+		return ""
+	}
+	return path.Join(server, c.mount())
 }
 
 // Traits says what an issuer of this configuration can do.

@@ -314,6 +314,20 @@ func TestCheckOfTokens(t *testing.T) {
 	}
 }
 
+// Before any secret uses the issuer, its login is looked at all the same.
+func TestCheckBeforeAnySecret(t *testing.T) {
+	s := newSite(t, vaultserver.Shared(t))
+	for name, auth := range map[string]vaultconn.Auth{
+		"one that is taken": s.appRole(vaultserver.AppRole{}), "one that is refused": {Method: "token", Token: "hvs.nobodys"},
+	} {
+		found := s.open(s.config(auth)).(issuer.Checker).Check(t.Context(), issuer.Subject{})
+		last := found[len(found)-1]
+		if ok := name == "one that is taken"; found[0].What != "can log in to Vault" || (found[0].Problem == "") != ok || last.Unknown != ok || ok && !strings.Contains(last.Mend, "that names its role") {
+			t.Errorf("%s: %+v", name, found)
+		}
+	}
+}
+
 func TestConfigMistakes(t *testing.T) {
 	good := vaultdb.Config{Conn: vaultconn.Config{Address: "https://vault.example.com:8200", Auth: []vaultconn.Auth{{Method: "token", Token: canary}}}}
 	if err := good.Validate(); err != nil {
@@ -355,5 +369,26 @@ func TestSettings(t *testing.T) {
 		if (want == "") != (got == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", settings, got, want)
 		}
+	}
+}
+
+// TestPlace: one engine of one server, however the block is written.
+func TestPlace(t *testing.T) {
+	place := func(address, namespace, mount string) string {
+		return vaultdb.Config{Mount: mount, Conn: vaultconn.Config{Address: address, Namespace: namespace}}.Place()
+	}
+	first := place("https://vault.example.com", "team/", "")
+	for _, same := range []string{place("https://VAULT.example.com.:443/", "team", "database"), place("https://vault.example.com", "/team", "database/")} {
+		if same != first || first == "" {
+			t.Errorf("%q is told from %q", same, first)
+		}
+	}
+	for _, other := range []string{place("https://vault.example.com:8200", "team", ""), place("https://vault.example.com", "", ""), place("https://vault.example.com", "team", "db")} {
+		if other == first {
+			t.Errorf("%q is taken for another one", other)
+		}
+	}
+	if p := (vaultdb.Config{}).Place(); p != "" {
+		t.Errorf("of nothing it is %q", p)
 	}
 }
