@@ -96,9 +96,9 @@ func (e *estate) commitRetirement(d *rotation.Retirement, w work, how int, v rot
 	case rotation.Revoke:
 		switch {
 		case how != well:
-			d.RevokeFailed("timeout", e.now)
+			d.RevokeFailed("timeout", true, e.now)
 		case !subject.made && e.now.Before(subject.asked.Add(lateMint)):
-			d.RevokeFailed("it may still arrive", e.now)
+			d.RevokeFailed("it may still arrive", false, e.now)
 		case !subject.made && d.FoundNothing(e.now):
 		default:
 			d.Revoked(e.now)

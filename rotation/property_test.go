@@ -111,13 +111,13 @@ func (d *dying) outcome(t *rapid.T, e rotation.Effect) {
 	case rotation.Revoke:
 		switch rapid.IntRange(0, 5).Draw(t, "revocation") {
 		case 0:
-			d.r.RevokeFailed("timeout", d.now)
+			d.r.RevokeFailed("timeout", true, d.now)
 		case 1:
 			d.r.CannotRevoke("no handle", d.now)
 		case 2:
 			switch known := !d.r.AcknowledgedAt.IsZero() || !d.worked.IsZero(); {
 			case !d.r.FoundNothing(d.now):
-				d.r.RevokeFailed("nothing found", d.now)
+				d.r.RevokeFailed("nothing found", false, d.now)
 			case known:
 				t.Fatal("what was seen to be there is taken for never made")
 			}

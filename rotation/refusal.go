@@ -5,11 +5,11 @@ import "time"
 // What is recorded where a credential is not turned off although it should be.
 
 // RevokeFailed records that the issuer did not acknowledge. It is asked again
-// for as long as it takes: giving up would leave the credential alive.
-func (t *Retirement) RevokeFailed(why string, now time.Time) {
+// for as long as it takes: giving up would leave the credential alive. named tells
+// whether it could be told which one: what nobody has heard of may not have been made.
+func (t *Retirement) RevokeFailed(why string, named bool, now time.Time) {
 	t.Intent = nil
 	t.Failures++
-	t.RevokeFailures++
 	t.Error, t.WaitingFor = why, WaitIssuer
 	limit, patience := 5*time.Minute, t.Confirm.Budget+slack
 	if t.Emergency() {
@@ -19,6 +19,11 @@ func (t *Retirement) RevokeFailed(why string, now time.Time) {
 		t.RevokedAgainAt, t.NextAt = now, now.Add(unconfirmedEvery)
 		return
 	}
+	if !named {
+		t.NextAt = now.Add(Backoff(t.Failures, limit))
+		return
+	}
+	t.RevokeFailures++
 	t.NextAt = now.Add(Backoff(t.RevokeFailures, limit))
 	if t.State == Requested && now.Sub(t.RevokeBegunAt) >= patience || t.State == Unconfirmed { // people are told, and it is tried beside
 		t.State, t.AskAgainAt = Unconfirmed, t.NextAt

@@ -245,7 +245,7 @@ func (s *simulation) revoke() {
 	}
 	s.now += time.Second
 	if unheard {
-		s.t.RevokeFailed("timeout", s.clock())
+		s.t.RevokeFailed("timeout", true, s.clock())
 		return
 	}
 	s.t.Revoked(s.clock())

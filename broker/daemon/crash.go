@@ -16,6 +16,9 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
+	"github.com/keybroker/keybroker/rotation/issuer/postgresql"
 	"github.com/keybroker/keybroker/rotation/probe"
 )
 
@@ -257,80 +260,99 @@ func (s crashingStager) Promote(ctx context.Context, ref backends.Ref, id, expec
 	return around("vault.promote", func() error { return s.stager.Promote(ctx, ref, id, expect) })
 }
 
-// crashIssuer keeps the optional abilities that the issuer has, and no others.
+// crashIssuer puts points around the effects of an issuer. It embeds the issuer itself,
+// which so keeps its abilities; those of other types have no points.
 func crashIssuer(is issuer.Issuer) issuer.Issuer {
-	type (
-		finder   = crashingFinder
-		preparer = issuer.Preparer
-		checker  = issuer.SettingsChecker
-	)
-	i := crashingIssuer{is}
-	found, finds := is.(issuer.Finder)
-	f := crashingFinder{found}
-	p, prepares := is.(issuer.Preparer)
-	c, checks := is.(issuer.SettingsChecker)
-	switch [3]bool{finds, prepares, checks} {
-	case [3]bool{true, true, true}:
-		return struct {
-			crashingIssuer
-			finder
-			preparer
-			checker
-		}{i, f, p, c}
-	case [3]bool{true, true, false}:
-		return struct {
-			crashingIssuer
-			finder
-			preparer
-		}{i, f, p}
-	case [3]bool{true, false, true}:
-		return struct {
-			crashingIssuer
-			finder
-			checker
-		}{i, f, c}
-	case [3]bool{false, true, true}:
-		return struct {
-			crashingIssuer
-			preparer
-			checker
-		}{i, p, c}
-	case [3]bool{true, false, false}:
-		return struct {
-			crashingIssuer
-			finder
-		}{i, f}
-	case [3]bool{false, true, false}:
-		return struct {
-			crashingIssuer
-			preparer
-		}{i, p}
-	case [3]bool{false, false, true}:
-		return struct {
-			crashingIssuer
-			checker
-		}{i, c}
+	switch is := is.(type) {
+	case *apikey.Issuer:
+		return crashingKeys{is}
+	case *issuerhttp.Issuer:
+		return crashingHTTP{is}
+	case *issuerhttp.FindingIssuer:
+		return crashingFinding{is}
+	case *postgresql.Issuer:
+		return crashingRoles{is}
 	}
-	return i
+	return is
 }
 
-type crashingIssuer struct{ issuer.Issuer }
+type (
+	crashingKeys    struct{ *apikey.Issuer }
+	crashingHTTP    struct{ *issuerhttp.Issuer }
+	crashingFinding struct{ *issuerhttp.FindingIssuer }
+	crashingRoles   struct{ *postgresql.Issuer }
+)
+
+func issuing(ctx context.Context, is issuer.Issuer, req issuer.Request) (issuer.Credential, error) {
+	return aroundResult("issuer.issue", func() (issuer.Credential, error) { return is.Issue(ctx, req) })
+}
+
+func revoking(ctx context.Context, is issuer.Issuer, sub issuer.Subject, h issuer.Handle) error {
+	return around("issuer.revoke", func() error { return is.Revoke(ctx, sub, h) })
+}
+
+func finding(ctx context.Context, is issuer.Finder, sub issuer.Subject, tag string) ([]issuer.Found, error) {
+	return aroundResult("issuer.find", func() ([]issuer.Found, error) { return is.Find(ctx, sub, tag) })
+}
 
 // Issue implements issuer.Issuer.
-func (c crashingIssuer) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
-	return aroundResult("issuer.issue", func() (issuer.Credential, error) { return c.Issuer.Issue(ctx, req) })
+func (c crashingKeys) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
+	return issuing(ctx, c.Issuer, req)
 }
 
 // Revoke implements issuer.Issuer.
-func (c crashingIssuer) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle) error {
-	return around("issuer.revoke", func() error { return c.Issuer.Revoke(ctx, sub, h) })
+func (c crashingKeys) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle) error {
+	return revoking(ctx, c.Issuer, sub, h)
 }
 
-type crashingFinder struct{ finder issuer.Finder }
+// Find implements issuer.Finder.
+func (c crashingKeys) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
+	return finding(ctx, c.Issuer, sub, tag)
+}
+
+// Issue implements issuer.Issuer.
+func (c crashingHTTP) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
+	return issuing(ctx, c.Issuer, req)
+}
+
+// Revoke implements issuer.Issuer.
+func (c crashingHTTP) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle) error {
+	return revoking(ctx, c.Issuer, sub, h)
+}
+
+// Issue implements issuer.Issuer.
+func (c crashingFinding) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
+	return issuing(ctx, c.FindingIssuer, req)
+}
+
+// Revoke implements issuer.Issuer.
+func (c crashingFinding) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle) error {
+	return revoking(ctx, c.FindingIssuer, sub, h)
+}
 
 // Find implements issuer.Finder.
-func (c crashingFinder) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
-	return aroundResult("issuer.find", func() ([]issuer.Found, error) { return c.finder.Find(ctx, sub, tag) })
+func (c crashingFinding) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
+	return finding(ctx, c.FindingIssuer, sub, tag)
+}
+
+// Issue implements issuer.Issuer.
+func (c crashingRoles) Issue(ctx context.Context, req issuer.Request) (issuer.Credential, error) {
+	return issuing(ctx, c.Issuer, req)
+}
+
+// Revoke implements issuer.Issuer.
+func (c crashingRoles) Revoke(ctx context.Context, sub issuer.Subject, h issuer.Handle) error {
+	return revoking(ctx, c.Issuer, sub, h)
+}
+
+// Find implements issuer.Finder.
+func (c crashingRoles) Find(ctx context.Context, sub issuer.Subject, tag string) ([]issuer.Found, error) {
+	return finding(ctx, c.Issuer, sub, tag)
+}
+
+// PutBack implements issuer.Setter.
+func (c crashingRoles) PutBack(ctx context.Context, req issuer.Request, h issuer.Handle, over int) error {
+	return around("issuer.put_back", func() error { return c.Issuer.PutBack(ctx, req, h, over) })
 }
 
 // crashProbe keeps the optional abilities that the probe has, and no others.

@@ -16,6 +16,11 @@ import (
 	"github.com/keybroker/keybroker/backends/backendtest/memory"
 	"github.com/keybroker/keybroker/broker/daemon"
 	"github.com/keybroker/keybroker/rotation/issuer"
+	"github.com/keybroker/keybroker/rotation/issuer/apikey"
+	"github.com/keybroker/keybroker/rotation/issuer/awsiam"
+	issuerhttp "github.com/keybroker/keybroker/rotation/issuer/httpapi"
+	"github.com/keybroker/keybroker/rotation/issuer/human"
+	"github.com/keybroker/keybroker/rotation/issuer/postgresql"
 	"github.com/keybroker/keybroker/rotation/probe"
 )
 
@@ -32,6 +37,15 @@ var abilities = map[string]func(any) bool{
 	"issuer.Preparer":        has[issuer.Preparer],
 	"issuer.Finder":          has[issuer.Finder],
 	"issuer.SettingsChecker": has[issuer.SettingsChecker],
+	"issuer.Checker":         has[issuer.Checker],
+	"issuer.KeyChecker":      has[issuer.KeyChecker],
+	"issuer.Lister":          has[issuer.Lister],
+	"issuer.Person":          has[issuer.Person],
+	"issuer.Remover":         has[issuer.Remover],
+	"issuer.SessionEnder":    has[issuer.SessionEnder],
+	"issuer.Setter":          has[issuer.Setter],
+	"issuer.Shaper":          has[issuer.Shaper],
+	"issuer.UseReporter":     has[issuer.UseReporter],
 	"probe.Probe":            has[probe.Probe],
 	"probe.Canarier":         has[probe.Canarier],
 	"backends.Driver":        has[backends.Driver],
@@ -83,48 +97,7 @@ func interfacesOf(t *testing.T, name string) (list []string) {
 // comes out has the same ones.
 func TestCrashPointsKeepAbilities(t *testing.T) {
 	t.Parallel()
-	type (
-		i = issuer.Issuer
-		p = issuer.Preparer
-		f = issuer.Finder
-		c = issuer.SettingsChecker
-	)
-	issuers := []issuer.Issuer{
-		struct{ i }{},
-		struct {
-			i
-			p
-		}{},
-		struct {
-			i
-			f
-		}{},
-		struct {
-			i
-			c
-		}{},
-		struct {
-			i
-			p
-			f
-		}{},
-		struct {
-			i
-			p
-			c
-		}{},
-		struct {
-			i
-			f
-			c
-		}{},
-		struct {
-			i
-			p
-			f
-			c
-		}{},
-	}
+	issuers := []issuer.Issuer{new(apikey.Issuer), new(issuerhttp.Issuer), new(issuerhttp.FindingIssuer), new(postgresql.Issuer), new(awsiam.Issuer), new(human.Issuer)}
 	for _, one := range issuers {
 		sameAbilities(t, one, daemon.CrashIssuer(one))
 	}

@@ -55,8 +55,10 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 		r.State, r.From, containBy = rotation.Retiring, 0, now
 	}
 	for _, was := range d.live {
-		if was.EndsOld() {
-			r.InPlace = was.InPlace // what was seen of the current version before its account was set
+		if was.EndsOld() { // what was seen of the current version before its account was set
+			seen := *was.InPlace
+			seen.Back = nil // nothing is put back: the replacement is on its way
+			r.InPlace = &seen
 		}
 	}
 	if err := tx.SaveSecret(ctx, &d.secret); err != nil { // what was read of it still holds

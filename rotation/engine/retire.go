@@ -314,7 +314,7 @@ func (e *Engine) revoke(ctx context.Context, x *retiring) error {
 		case errors.Is(err, errNoHandle):
 			x.t.CannotRevoke(err.Error(), e.Now())
 		case err != nil:
-			x.t.RevokeFailed(err.Error(), e.Now())
+			x.t.RevokeFailed(err.Error(), x.version.Handle != nil, e.Now())
 		default:
 			x.t.Revoked(e.Now())
 			after(&x.t)
