@@ -96,7 +96,7 @@ func TestDynamicCredentialsAreRotatedAndProvenDead(t *testing.T) {
 // reads never gets a dead one.
 func TestDynamicCredentialsAreReplacedBeforeTheyExpire(t *testing.T) {
 	t.Parallel()
-	o := newOrders(t, 12*time.Second)
+	o := newOrders(t, 30*time.Second) // a third of it is left for a busy machine
 	n := o.start()
 	n.done(t, ordersDB)
 	first := n.value(t, ordersDB)

@@ -424,7 +424,7 @@ func (w *world) settle() {
 	for range 3 {
 		w.runDry(6 * time.Hour)
 		s := w.secret()
-		if _, dying := w.retirementOf(s.Current); s.Current > 0 && !dying {
+		if _, dying := w.retirementOf(s.Current); s.Current > 0 && !dying && !w.lost(s) {
 			break
 		}
 		w.counts["rotated in the end"]++
@@ -434,6 +434,18 @@ func (w *world) settle() {
 		w.calmDown()
 	}
 	w.runDry(60 * 24 * time.Hour)
+}
+
+// lost tells whether the current version has ended in place, and could not be set
+// again: an alert asks for a rotation.
+func (w *world) lost(s rotation.Secret) bool {
+	for _, id := range w.store.state.rotations.order {
+		r := w.store.state.rotations.rows[id]
+		if r.InPlace != nil && r.InPlace.Lost && r.From == s.Current {
+			return true
+		}
+	}
+	return false
 }
 
 // runDry takes every step that is due until nothing is, within a time.
