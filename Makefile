@@ -34,12 +34,12 @@ deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), an Ope
 	@go run ./backends/backendtest/vaultserver/build
 
 # Vet builds with -race as well, so that both share every compiled package. Two
-# packages at a time, and six tests in each: they start real servers, which need
+# packages at a time, and four tests in each: they start real servers, which need
 # cores too, and mostly wait.
 .PHONY: test
 test: deps $(GOTESTSUM) ## Vet and test everything with the race detector (about 15 minutes when nothing is built yet)
 	go vet -race $(PKG)
-	@$(GOTESTSUM) --format pkgname-and-test-fails --format-icons text -- -race -p 2 -parallel 6 -timeout 30m $(TESTFLAGS) $(PKG)
+	@$(GOTESTSUM) --format pkgname-and-test-fails --format-icons text -- -race -p 2 -parallel 4 -timeout 30m $(TESTFLAGS) $(PKG)
 
 # The figures are ordinary Go benchmarks. One of group G is called BenchmarkG…,
 # in whatever package it measures, and reports each figure with
