@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
+	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
 // pairs are the values of two fields that were made together.
@@ -238,8 +239,12 @@ func TestRule19AnOlderGenerationNeverComesAfterANewerOne(t *testing.T) {
 	o.node = o.start()
 	o.done(t, mailer)
 	eventually(t, "the first delivery to be under way", func() bool { return len(came.seen()) == 1 })
+	began := time.Now()
 	o.done(t, mailer, mailer) // which supersedes it
 	eventually(t, "the other consumer to have the newest", func() bool { _, generation := o.app.key(mailer); return generation == 3 })
+	if time.Since(began) >= webhook.Timeout {
+		t.Skip("two rotations took longer than an attempt lasts: nobody waits for the first one any more")
+	}
 	if got := came.seen(); !slices.Equal(got, []int64{1}) {
 		t.Errorf("while the first one was under way these came: %v", got)
 	}
