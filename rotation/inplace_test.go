@@ -167,3 +167,21 @@ func TestWhatNeverWorkedIsNotProvenByHand(t *testing.T) {
 		})
 	}
 }
+
+// Rejections prove nothing while the issuer refuses to revoke: what is fresh is rejected
+// here and there, too.
+func TestWhatNobodyHasTurnedOffIsNotProven(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := rotation.Retirement{State: rotation.Requested, HasProbe: true, Cause: rotation.CauseEmergency, RequestedAt: at, NextAt: at, Confirm: rotation.Confirm{Rejections: 2}}
+	r.Begin(rotation.Revoke, "me", time.Minute, at)
+	r.RevokeFailed("denied", true, at.Add(time.Minute))
+	if r.State != rotation.Unconfirmed {
+		t.Fatalf("it is %s", r.State)
+	}
+	for n := range 5 {
+		r.RoundMade(rotation.Rejected, rotation.ControlCurrent, "", at.Add(time.Duration(2+n)*time.Minute))
+	}
+	if r.State != rotation.Unconfirmed || !r.ContainedAt.IsZero() {
+		t.Errorf("it is %s, contained at %s", r.State, r.ContainedAt)
+	}
+}

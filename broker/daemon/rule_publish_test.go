@@ -242,10 +242,9 @@ func TestRule19AnOlderGenerationNeverComesAfterANewerOne(t *testing.T) {
 	began := time.Now()
 	o.done(t, mailer, mailer) // which supersedes it
 	eventually(t, "the other consumer to have the newest", func() bool { _, generation := o.app.key(mailer); return generation == 3 })
-	if time.Since(began) >= webhook.Timeout {
-		t.Skip("two rotations took longer than an attempt lasts: nobody waits for the first one any more")
-	}
-	if got := came.seen(); !slices.Equal(got, []int64{1}) {
+	// On a slow machine the first attempt may have ended by itself: then others may come, in order.
+	gaveUp := time.Since(began) >= webhook.Timeout
+	if got := came.seen(); !slices.Equal(got, []int64{1}) && !gaveUp {
 		t.Errorf("while the first one was under way these came: %v", got)
 	}
 	letGo()
@@ -257,7 +256,7 @@ func TestRule19AnOlderGenerationNeverComesAfterANewerOne(t *testing.T) {
 		}
 		refused(t, "replaying an older one", second(o.Replay(t.Context(), d.ID, client.InterventionRequest{})), http.StatusConflict, "generation 3 by now")
 	}
-	if got := came.seen(); !slices.Equal(got, []int64{1, 3}) || came.together {
+	if got := came.seen(); gaveUp && (!slices.IsSorted(got) || got[len(got)-1] != 3) || !gaveUp && (!slices.Equal(got, []int64{1, 3}) || came.together) {
 		t.Errorf("there came %v, side by side: %v", got, came.together)
 	}
 }

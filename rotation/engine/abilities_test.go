@@ -18,6 +18,7 @@ type able struct {
 	showOnce
 	uses  issuer.Use
 	ended int   // calls of EndSessions
+	once  bool  // only the first of them succeeds
 	fails error // of EndSessions
 }
 
@@ -26,7 +27,9 @@ func (i *able) LastUsed(context.Context, issuer.Subject, issuer.Handle) (issuer.
 }
 
 func (i *able) EndSessions(context.Context, issuer.Subject, issuer.Handle) error {
-	i.ended++
+	if i.ended++; i.once && i.ended > 1 {
+		return backends.ErrDenied
+	}
 	return i.fails
 }
 
@@ -82,6 +85,22 @@ func TestSessionsThatCannotBeEnded(t *testing.T) {
 		w.verdict(t, func(wrong func(string, ...any)) {
 			if t1, _ := w.retirementOf(1); t1.State != rotation.ProvenDead || t1.Sessions != "" || t1.Scope.DerivedSessions != "not ended" {
 				wrong("%+v", t1)
+			}
+		})
+	})
+}
+
+// What was ended once does not count where a later call, before the proof, has failed.
+func TestSessionsThatBeganLaterAreNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := calmWorld(calmPlan(), 0)
+		w.issuers["finding"].traits.DerivedSessions = true
+		w.catalog["finding"] = &able{showOnce: showOnce{w.issuers["finding"]}, once: true}
+		w.rotateTwice(t)
+		w.advance(3 * time.Hour)
+		w.verdict(t, func(wrong func(string, ...any)) {
+			if t1, _ := w.retirementOf(1); t1.State != rotation.ProvenDead || t1.Scope.DerivedSessions != "not ended" {
+				wrong("%s, sessions %q", t1.State, t1.Scope.DerivedSessions)
 			}
 		})
 	})

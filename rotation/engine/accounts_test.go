@@ -264,6 +264,13 @@ func TestNothingIsAdoptedInAnAccount(t *testing.T) {
 		w.writeBehind(backends.NewValue(map[string]string{valueField: "a stranger's"}))
 		w.advance(200 * time.Hour)
 		w.verdict(t, func(wrong func(string, ...any)) {
+			err := w.ask(func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+				_, _, err := e.Adopt(ctx, tx, secretID, engine.AdoptRequest{Asked: someone})
+				return err
+			})
+			if err == nil || !strings.Contains(err.Error(), "sets the values of accounts") {
+				wrong("adopting it: %v", err)
+			}
 			if w.secret().Current != 1 || !w.alive(1) || len(w.store.state.rotations.order) != 1 {
 				wrong("version %d is current, version 1 is alive: %v, %d rotations", w.secret().Current, w.alive(1), len(w.store.state.rotations.order))
 			}
@@ -289,6 +296,37 @@ func TestTriesInPlaceDoNotLockTheAccount(t *testing.T) {
 			w.notLocked(p, wrong)
 			if r := w.rotationNumber(1); w.secret().Current != 2 {
 				wrong("the rotation is %s: %s", r.State, r.Error)
+			}
+		})
+	})
+}
+
+// An emergency that comes while an old value is being set again replaces it: it does
+// not go on with what the other one was about.
+func TestAnEmergencyWhileAnOldValueIsPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, p := calmWorld(calmPlan(), 0)
+		w.under("single", func(d *rotation.Definition) { d.Plan.Overlap = 0 })
+		w.issuers["single"].slowest = 0
+		w.rotate(t)
+		w.advance(time.Minute)
+		p.refuses = func(value string) bool { return strings.HasPrefix(value, "prepared-kb-"+w.rotationNumber(1).ID) }
+		w.rotate(t)
+		w.advance(10 * time.Second)
+		w.down["issuer single"] = true
+		w.advance(3 * time.Minute)
+		if r := w.rotationNumber(1); !r.PuttingBack() {
+			t.Fatalf("the rotation is %s", r.State)
+		}
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			_, err := e.Declare(ctx, tx, secretID, engine.Emergency{Asked: someone, Versions: []int{2}})
+			return err
+		})
+		delete(w.down, "issuer single")
+		w.advance(time.Hour)
+		w.verdict(t, func(wrong func(string, ...any)) {
+			if w.secret().Current != 3 || !w.alive(3) || w.counts["put back"] > 0 {
+				wrong("version %d is current, put back %d times", w.secret().Current, w.counts["put back"])
 			}
 		})
 	})
