@@ -26,10 +26,13 @@ build: ## Build .build/bin/keybroker
 	go build -trimpath -buildvcs=auto -o $(BIN)/keybroker ./cmd/keybroker
 
 .PHONY: deps
-deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), an OpenID provider, a Vault core
+deps: ## Install or build what the tests need: PostgreSQL, moto (an AWS), an OpenID provider, libraries of the example consumers, an API server of Kubernetes, a Vault core
 	@.ci/postgresql
 	@.ci/moto
 	@.ci/oidc
+	@.ci/consumers
+	@echo 'API server of Kubernetes (a minute the first time)'
+	@go build -C examples/kubernetes/apiserver/core -o /dev/null .
 	@echo 'Vault core (some minutes the first time):'
 	@go run ./backends/backendtest/vaultserver/build
 

@@ -50,7 +50,8 @@ rotation_policy "demo" {
   }
   schedule = "* * * * *" # cron: every minute
   overlap  = "20s"       # old and new key both work for so long
-  # max_age = "35d", window = "Mon-Fri 02:00-05:00", limits { … }: docs/policies.md has every setting
+  # max_age = "35d", window = "Mon-Fri 02:00-05:00", notice_before = "72h", limits { … }:
+  # docs/policies.md has every setting
   # approval = true      # no rotation begins before somebody else approves it: keybroker rotation approve ID
 
   verify { # before the new key is published
@@ -62,6 +63,9 @@ rotation_policy "demo" {
     window     = "8s"
     recheck    = ["1h", "24h", "7d"]
   }
+  limits {
+    plain_payload = true # consumers may be sent the key itself; without it none is
+  }
 }
 
 secret "demo/api-key" {
@@ -72,14 +76,15 @@ secret "demo/api-key" {
 }
 
 # Who is told of a new key: examples/consumer listens there. A payload "plain" carries
-# the key itself, only to loopback or over https; "reference", the default, makes the
-# consumer fetch it.
+# the key itself, only to loopback or over https, and only where a policy allows it;
+# "sealed" carries it encrypted to the consumer's own key; "reference", the default, makes
+# the consumer fetch it. Messages are signed with a key that the broker makes, keeps, and
+# publishes below /.well-known/keybroker/webhook-keys/. docs/consumers.md has the rest.
 consumer "demo-app" {
   webhook {
     url                   = "http://127.0.0.1:8410/hooks/keybroker"
     payload               = "plain"
     allow_private_network = true
-    signing_secret_file   = "data/demo-app.whsec" # made at the first start
   }
 }
 
@@ -116,6 +121,9 @@ policy "operator" {
   }
   path "sys/freeze" {
     capabilities = ["read", "update"]
+  }
+  path "sys/consumers/*" { # keybroker consumer list, show, test, enable, rotate-signing
+    capabilities = ["list", "read", "update"]
   }
   path "sys/config" { # keybroker reload
     capabilities = ["read", "update"]

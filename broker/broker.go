@@ -42,8 +42,7 @@ type Rules struct {
 	Backends    map[string]*backends.Mount
 	// Environments of each backend whose block has some.
 	Environments map[string][]string
-	// Consumers are those that a role acknowledges for, and that.
-	Consumers map[string]string
+	Consumers    map[string]Consumer // by name
 	// Down tells whether a backend was found to be unusable, so that nobody waits
 	// for it; nil: none ever is.
 	Down func(backend string) bool
@@ -62,6 +61,7 @@ type Config struct {
 	Notifiers Notifiers
 	// Components are the issuers and probes of the node.
 	Components Components
+	Signing    Signing
 	// Doubts tells whether a version may have been replaced and revoked in a time that
 	// a restored store has lost: it is given to nobody.
 	Doubts func(ref backends.Ref, version int) bool
@@ -75,6 +75,8 @@ type Config struct {
 type Broker struct {
 	Config
 	streams streams
+	inboxes inboxes
+	reads   reads
 }
 
 // compiled are the rules with the access lists of those who have called.
@@ -104,7 +106,7 @@ const keptACLs = 10_000
 // New returns a Broker that allows nothing until it has Rules, except to holders
 // of the root policy.
 func New(cfg Config) *Broker {
-	b := &Broker{Config: cfg, streams: streams{open: map[string]int{}}}
+	b := &Broker{Config: cfg, streams: streams{open: map[string]int{}}, reads: newReads()}
 	b.SetRules(Rules{})
 	return b
 }

@@ -45,7 +45,7 @@ func (b *Broker) Placements(ctx context.Context, p authn.Principal, q client.Dri
 			f := store.PlacementFilter{Tenant: p.Tenant, SecretID: id, Backend: q.Backend, OutOfStep: !q.All}
 			return tx.PlacementsPage(ctx, f, at)
 		},
-		func(p rotation.Placement) backends.Ref { return p.Ref },
+		bySecret(b, p, func(p rotation.Placement) backends.Ref { return p.Ref }),
 		func(_ *store.Tx, p rotation.Placement) (client.Placement, error) { return viewPlacement(p), nil })
 }
 

@@ -211,20 +211,6 @@ func (b *Broker) Probe(ctx context.Context, p authn.Principal, id string, r clie
 	return out, err
 }
 
-// Replay delivers once more what was given up.
-func (b *Broker) Replay(ctx context.Context, p authn.Principal, id string, r client.InterventionRequest) (out client.DeliveryIntervention, err error) {
-	err = b.intervene(ctx, p, policy.Rotate, "delivery.replay", onDelivery(id), r, func(tx *store.Tx, _ backends.Ref) error {
-		d, will, err := b.Engine.Redeliver(ctx, tx, id, asked(p, r.Reason))
-		if err != nil {
-			return err
-		}
-		out.Delivery = viewDelivery(d)
-		out.Foretold, err = foretold(r, will)
-		return err
-	})
-	return out, err
-}
-
 // Orphans lists credentials whose mint's answer was lost or whose rotation
 // failed, the newest first.
 func (b *Broker) Orphans(ctx context.Context, p authn.Principal, q client.OrphanQuery) (client.List[client.Orphan], error) {
@@ -233,7 +219,7 @@ func (b *Broker) Orphans(ctx context.Context, p authn.Principal, q client.Orphan
 			f := store.RetirementFilter{Tenant: p.Tenant, SecretID: id, Causes: []rotation.Cause{rotation.CauseOrphan, rotation.CauseFailed}}
 			return tx.RetirementsPage(ctx, f, at)
 		},
-		func(t store.RetirementOf) backends.Ref { return t.Ref },
+		bySecret(b, p, func(t store.RetirementOf) backends.Ref { return t.Ref }),
 		func(tx *store.Tx, t store.RetirementOf) (client.Orphan, error) {
 			v, err := tx.Version(ctx, t.SecretID, t.Version)
 			return viewOrphan(t, v), err

@@ -92,7 +92,11 @@ func (b *Broker) effective(ctx context.Context, tx *store.Tx, p authn.Principal,
 	}
 	current, err := currentOf(ctx, tx, s)
 	for _, one := range rotation.Forecast(d, current, b.Now(), upcoming) {
-		out.Upcoming = append(out.Upcoming, client.Due{At: utc(one.At), BeginsAt: utc(one.Begins), Why: string(one.Why)})
+		due := client.Due{At: utc(one.At), BeginsAt: utc(one.Begins), Why: string(one.Why)}
+		if d.NoticeBefore > 0 && len(d.Consumers) > 0 {
+			due.NoticeAt = utc(one.At.Add(-d.NoticeBefore))
+		}
+		out.Upcoming = append(out.Upcoming, due)
 	}
 	return out, err
 }

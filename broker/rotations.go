@@ -47,24 +47,35 @@ func notThere(kind, name string) error {
 // the audit log where the secret is not known.
 var recordPath = map[string]string{"rotation": "sys/rotations/", "retirement": "sys/retirements/", "delivery": "sys/deliveries/"}
 
-// owners finds the secrets that records belong to, each once.
-func owners(ctx context.Context, tx *store.Tx) func(backends.Ref) (rotation.Secret, error) {
-	known := map[backends.Ref]rotation.Secret{}
-	return func(ref backends.Ref) (rotation.Secret, error) {
-		if s, ok := known[ref]; ok {
-			return s, nil
+// sees tells in a transaction what its caller sees of what is listed.
+type sees[T any] func(context.Context, *store.Tx) func(T) (bool, error)
+
+// bySecret is that p sees what belongs to secrets that it sees, each of which is read
+// once.
+func bySecret[T any](b *Broker, p authn.Principal, ref func(T) backends.Ref) sees[T] {
+	return func(ctx context.Context, tx *store.Tx) func(T) (bool, error) {
+		known := map[backends.Ref]bool{}
+		return func(item T) (bool, error) {
+			of := ref(item)
+			if seen, ok := known[of]; ok {
+				return seen, nil
+			}
+			s, err := tx.SecretByRef(ctx, of)
+			if err != nil {
+				return false, err
+			}
+			may, err := b.sight(ctx, tx, p, s)
+			if err == nil {
+				known[of] = may.sees
+			}
+			return may.sees, err
 		}
-		s, err := tx.SecretByRef(ctx, ref)
-		if err == nil {
-			known[ref] = s
-		}
-		return s, err
 	}
 }
 
 // listOf serves one page of what belongs to secrets: what p may not see is left out.
 func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action, secret string, q client.Page,
-	read func(*store.Tx, string, store.Page) ([]T, string, error), ref func(T) backends.Ref, view func(*store.Tx, T) (W, error)) (client.List[W], error) {
+	read func(*store.Tx, string, store.Page) ([]T, string, error), may sees[T], view func(*store.Tx, T) (W, error)) (client.List[W], error) {
 	list := client.List[W]{Items: []W{}}
 	r := request{action: action, path: pathOf(secret)}
 	var of rotation.Secret
@@ -89,17 +100,13 @@ func listOf[T, W any](ctx context.Context, b *Broker, p authn.Principal, action,
 				return err
 			}
 			list.Items, list.Next = list.Items[:0], b.Pages.next(p, action, next)
-			owner := owners(ctx, tx)
+			seen := may(ctx, tx)
 			for _, item := range found {
-				s, err := owner(ref(item))
+				visible, err := seen(item)
 				if err != nil {
 					return err
 				}
-				may, err := b.sight(ctx, tx, p, s)
-				if err != nil {
-					return err
-				}
-				if !may.sees {
+				if !visible {
 					continue
 				}
 				w, err := view(tx, item)
@@ -163,7 +170,7 @@ func (b *Broker) Rotations(ctx context.Context, p authn.Principal, q client.Rota
 		func(tx *store.Tx, id string, at store.Page) ([]store.RotationOf, string, error) {
 			return tx.Rotations(ctx, store.RotationFilter{Tenant: p.Tenant, SecretID: id, State: rotation.State(q.State), Live: q.Live}, at)
 		},
-		func(r store.RotationOf) backends.Ref { return r.Ref },
+		bySecret(b, p, func(r store.RotationOf) backends.Ref { return r.Ref }),
 		func(tx *store.Tx, r store.RotationOf) (client.Rotation, error) {
 			steps, err := tx.Steps(ctx, r.ID)
 			return viewRotation(r, steps), err
@@ -191,7 +198,7 @@ func (b *Broker) Retirements(ctx context.Context, p authn.Principal, q client.Re
 		func(tx *store.Tx, id string, at store.Page) ([]store.RetirementOf, string, error) {
 			return tx.RetirementsPage(ctx, store.RetirementFilter{Tenant: p.Tenant, SecretID: id, State: rotation.RetirementState(q.State)}, at)
 		},
-		func(t store.RetirementOf) backends.Ref { return t.Ref },
+		bySecret(b, p, func(t store.RetirementOf) backends.Ref { return t.Ref }),
 		func(_ *store.Tx, t store.RetirementOf) (client.Retirement, error) { return viewRetirement(t, nil), nil })
 }
 
@@ -221,75 +228,4 @@ func allTries(ctx context.Context, tx *store.Tx, retirementID string) ([]rotatio
 		}
 		p.After = next
 	}
-}
-
-// Deliveries lists deliveries, the newest first.
-func (b *Broker) Deliveries(ctx context.Context, p authn.Principal, q client.DeliveryQuery) (client.List[client.Delivery], error) {
-	return listOf(ctx, b, p, "delivery.list", q.Secret, q.Page,
-		func(tx *store.Tx, id string, at store.Page) ([]rotation.Delivery, string, error) {
-			f := store.DeliveryFilter{Tenant: p.Tenant, SecretID: id, Consumer: q.Consumer, State: rotation.DeliveryState(q.State)}
-			return tx.DeliveriesPage(ctx, f, at)
-		},
-		func(d rotation.Delivery) backends.Ref { return d.Ref },
-		func(_ *store.Tx, d rotation.Delivery) (client.Delivery, error) { return viewDelivery(d), nil })
-}
-
-// Delivery returns one delivery.
-func (b *Broker) Delivery(ctx context.Context, p authn.Principal, id string) (client.Delivery, error) {
-	return one(ctx, b, p, "delivery.show", "delivery", id,
-		func(tx *store.Tx) (d rotation.Delivery, s rotation.Secret, err error) {
-			if d, err = tx.Delivery(ctx, id); err == nil {
-				s, err = tx.Secret(ctx, d.SecretID)
-			}
-			return d, s, err
-		},
-		func(_ *store.Tx, d rotation.Delivery, _ rotation.Secret) (client.Delivery, error) {
-			return viewDelivery(d), nil
-		})
-}
-
-// Acknowledge records that a consumer uses what was delivered to it. Where the consumer
-// has a role, nobody acknowledges for it but who has that role, and who sees the secret
-// with it needs no more; else it takes the capability update. Who may neither do that
-// nor see the secret is told that there is no such delivery.
-func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (out client.Delivery, err error) {
-	of, may, _, missing := b.targeted(ctx, p, onDelivery(id))
-	req := request{action: "delivery.acknowledge", path: recordPath["delivery"] + id, detail: map[string]string{"delivery": id, "generation": fmt.Sprint(r.Generation)}}
-	role := ""
-	if missing == nil {
-		role, missing = b.acknowledges(ctx, p, id)
-	}
-	if missing != nil { // nobody needs a permission to be told
-		return out, b.refuse(ctx, p, req, itemwise, missing)
-	}
-	req = req.about(of.Ref.Name, of)
-	if req.path = of.Ref.Name; !may.sees && !b.allows(p, req.path, of, policy.Update) {
-		return out, b.unseen(ctx, p, req, "delivery", id)
-	}
-	acknowledge := func() error {
-		return b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
-			d, err := b.Engine.Acknowledge(ctx, tx, id, r.Generation)
-			out = viewDelivery(d)
-			return err
-		})
-	}
-	switch {
-	case role == "":
-		err = b.do(ctx, p, policy.Update, req, acknowledge)
-	case may.sees && p.Role == role:
-		err = b.serve(ctx, p, req, decided{capability: policy.Update, Decision: may.by.Decision}, func() (map[string]string, error) { return nil, acknowledge() })
-	default:
-		err = b.refuse(ctx, p, req, decided{capability: policy.Update}, fmt.Errorf("%w: only the role %q acknowledges for this consumer", backends.ErrDenied, role))
-	}
-	return out, err
-}
-
-// acknowledges returns the role of a delivery's consumer; empty: it has none.
-func (b *Broker) acknowledges(ctx context.Context, p authn.Principal, deliveryID string) (role string, err error) {
-	err = b.Store.View(ctx, func(tx *store.Tx) error {
-		d, err := tx.Delivery(ctx, deliveryID)
-		role = b.rulesOf(p).Consumers[d.Consumer]
-		return err
-	})
-	return role, err
 }

@@ -38,6 +38,7 @@ func SettingsOf(d rotation.Definition) []client.Setting {
 	l.add("max_age", span(d.MaxAge))
 	l.add("min_interval", span(d.MinInterval))
 	l.add("max_concurrent", count(d.MaxConcurrent))
+	l.add("notice_before", span(d.NoticeBefore))
 	l.plan(d.Plan)
 	return l.all
 }

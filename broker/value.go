@@ -105,6 +105,7 @@ func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, numb
 	if err != nil {
 		return client.Value{}, err
 	}
+	b.noteRead(ctx, p, h.secret, *v)
 	return out, nil
 }
 

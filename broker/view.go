@@ -115,13 +115,3 @@ func viewRechecks(t rotation.Retirement, tries []rotation.Try) []client.Recheck 
 	}
 	return out
 }
-
-func viewDelivery(d rotation.Delivery) client.Delivery {
-	out := client.Delivery{ID: d.ID, Consumer: d.Consumer, Secret: d.Ref.Name, Tenant: d.Ref.Tenant, Version: d.Version, Generation: d.Generation,
-		Event: d.Event, State: string(d.State), Attempts: d.Attempts, Error: d.Error, ReceivedAt: utc(d.ReceivedAt),
-		AppliedAt: utc(d.AppliedAt)}
-	if d.State == rotation.DeliveryPending {
-		out.NextAttemptAt = utc(d.NextAttemptAt)
-	}
-	return out
-}

@@ -46,7 +46,7 @@ func Check(r Rotation) []Problem {
 	c.verify(r.Verify)
 	c.confirm(r.Confirm)
 	c.key(r.Key)
-	oneOf(&c, "acknowledgement.require", r.Acknowledgement.Require, RequireNone, RequireReceived, RequireApplied)
+	oneOf(&c, "acknowledgement.require", r.Acknowledgement.Require, RequireNone, RequireReceived, RequireFetched, RequireApplied)
 	oneOf(&c, "acknowledgement.on_timeout", r.Acknowledgement.OnTimeout, Proceed, Hold)
 	oneOf(&c, "emergency.contain", r.Emergency.Contain, ReplaceFirst, RevokeFirst)
 	if r.Proof != ProofByProbe {
@@ -68,6 +68,7 @@ func (c *checker) durations(r Rotation) {
 	}{
 		{"jitter", r.Jitter},
 		{"max_age", r.MaxAge},
+		{"notice_before", r.NoticeBefore},
 		{"overlap", r.Overlap},
 		{"min_interval", r.MinInterval},
 		{"verify.interval", r.Verify.Interval},

@@ -7,8 +7,11 @@ import (
 	"strings"
 )
 
-// events is where the triggers are, each below it by its name.
-const events = "sys/events/"
+// Where triggers and consumers are, each below it by its name.
+const (
+	events    = "sys/events/"
+	consumers = "sys/consumers/"
+)
 
 // controls are what lies below "sys/", with the capabilities that are asked for there.
 var controls = map[string][]Capability{
@@ -24,6 +27,7 @@ var controls = map[string][]Capability{
 	"sys/storage":     {Read},
 	"sys/tokens":      {List, Create, Delete},
 	events + "*":      {Create},
+	consumers + "*":   {List, Read, Update},
 }
 
 // Idle returns what is right in a policy and grants nothing, since nobody ever asks for
@@ -53,7 +57,8 @@ func Idle(p Policy) (problems []Problem) {
 func askedFor(path string) (all []Capability) {
 	match := parsePattern(path)
 	for control, asked := range controls {
-		if match.matches(control) || strings.HasPrefix(path, events) && control == events+"*" {
+		below, named := strings.CutSuffix(control, "*")
+		if match.matches(control) || named && strings.HasPrefix(path, below) {
 			all = append(all, asked...)
 		}
 	}

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -11,6 +13,9 @@ type Limits struct {
 	MaxOverlap *time.Duration // overlap is at most this
 	MaxAge     *time.Duration // there is a max_age, of at most this
 	MinLength  *int           // key.length is at least this, of values that the broker makes
+	// PlainPayload: consumers may be sent the credential itself, readable by whoever sees
+	// the message. Nobody may unless a policy that matches says so, and none says no.
+	PlainPayload *bool
 }
 
 // The limits, as in the configuration.
@@ -18,21 +23,26 @@ const (
 	LimitOverlap = "max_overlap"
 	LimitAge     = "max_age"
 	LimitLength  = "min_length"
+	LimitPlain   = "plain_payload"
 )
 
 // Bound is a limit that holds for a secret: the strictest of its kind among those of
 // all policies that match.
 type Bound struct {
-	Limit   string        // LimitOverlap, LimitAge or LimitLength
+	Limit   string        // LimitOverlap, LimitAge, LimitLength or LimitPlain
 	Policy  string        // whose; among several as strict the one whose name comes first
 	Longest time.Duration // of LimitOverlap and LimitAge
 	Least   int           // of LimitLength, characters
+	Allowed bool          // of LimitPlain
 }
 
 // String is the bound's value.
 func (b Bound) String() string {
-	if b.Limit == LimitLength {
+	switch b.Limit {
+	case LimitLength:
 		return fmt.Sprintf("%d characters", b.Least)
+	case LimitPlain:
+		return strconv.FormatBool(b.Allowed)
 	}
 	return b.Longest.String()
 }
@@ -44,13 +54,15 @@ func (b Bound) stricter(than Bound) bool {
 		return b.Longest < than.Longest
 	case b.Least != than.Least:
 		return b.Least > than.Least
+	case b.Allowed != than.Allowed:
+		return than.Allowed
 	}
 	return b.Policy < than.Policy
 }
 
 // strictest collects bounds; of those without a limit nothing was found. What
 // ValidateRotation refuses limits nothing.
-type strictest [3]Bound
+type strictest [4]Bound
 
 func (s *strictest) add(p *RotationPolicy) {
 	if d := p.Limits.MaxOverlap; d != nil && *d >= 0 {
@@ -61,6 +73,9 @@ func (s *strictest) add(p *RotationPolicy) {
 	}
 	if n := p.Limits.MinLength; n != nil && *n > 0 {
 		s.note(2, Bound{Limit: LimitLength, Policy: p.Name, Least: *n})
+	}
+	if allowed := p.Limits.PlainPayload; allowed != nil {
+		s.note(3, Bound{Limit: LimitPlain, Policy: p.Name, Allowed: *allowed})
 	}
 }
 
@@ -82,12 +97,20 @@ func (s *strictest) list() []Bound {
 
 // Least returns the strictest min_length that holds; 0: none.
 func (r Resolved) Least() int {
-	for _, b := range r.Bounds {
-		if b.Limit == LimitLength {
-			return b.Least
-		}
+	b, _ := r.bound(LimitLength)
+	return b.Least
+}
+
+// PlainPayload returns who allows or forbids that consumers are sent the credential
+// itself; false: no policy says anything of it, which forbids it.
+func (r Resolved) PlainPayload() (Bound, bool) { return r.bound(LimitPlain) }
+
+func (r Resolved) bound(limit string) (Bound, bool) {
+	i := slices.IndexFunc(r.Bounds, func(b Bound) bool { return b.Limit == limit })
+	if i < 0 {
+		return Bound{}, false
 	}
-	return 0
+	return r.Bounds[i], true
 }
 
 // Excess is a setting that goes beyond a limit. The problem is about the setting.

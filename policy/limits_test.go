@@ -94,3 +94,32 @@ func TestPolicyBeyondItsOwnLimits(t *testing.T) {
 		t.Errorf("got %q", excesses(found))
 	}
 }
+
+// TestPlainPayload: somebody must allow it, and nobody forbid it.
+func TestPlainPayload(t *testing.T) {
+	says := func(name string, allowed bool) policy.RotationPolicy {
+		return policy.RotationPolicy{Name: name, Match: policy.Match{Paths: []string{"mail/*"}}, Limits: policy.Limits{PlainPayload: &allowed}}
+	}
+	quiet := limited("a-quiet", "*", time.Hour, 0, 0)
+	for name, test := range map[string]struct {
+		policies []policy.RotationPolicy
+		secret   string
+		said     bool
+		want     policy.Bound
+	}{
+		"nobody says anything":  {[]policy.RotationPolicy{quiet}, "mail/a", false, policy.Bound{}},
+		"one allows it":         {[]policy.RotationPolicy{quiet, says("b", true)}, "mail/a", true, policy.Bound{Limit: policy.LimitPlain, Policy: "b", Allowed: true}},
+		"one of another secret": {[]policy.RotationPolicy{quiet, says("b", true)}, "db/a", false, policy.Bound{}},
+		"one forbids it":        {[]policy.RotationPolicy{says("b", true), says("d", false), says("c", false)}, "mail/a", true, policy.Bound{Limit: policy.LimitPlain, Policy: "c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range test.policies { // in whatever order they stand
+				test.policies = append(test.policies[1:], test.policies[0])
+				r := policy.Resolve(test.policies, test.secret, nil, policy.Settings{})
+				if got, said := r.PlainPayload(); said != test.said || got != test.want {
+					t.Errorf("%+v, said: %t", got, said)
+				}
+			}
+		})
+	}
+}

@@ -31,6 +31,7 @@ type Settings struct {
 	Window          *string
 	MaxAge          *time.Duration
 	MaxConcurrent   *int
+	NoticeBefore    *time.Duration
 	Overlap         *time.Duration
 	MinInterval     *time.Duration
 	WaitForMirrors  *bool
@@ -192,6 +193,7 @@ func (m *merge) run() Resolved {
 	pick(m, "window", &r.Window, s.Window, p.Window)
 	pick(m, "max_age", &r.MaxAge, s.MaxAge, p.MaxAge)
 	pick(m, "max_concurrent", &r.MaxConcurrent, s.MaxConcurrent, p.MaxConcurrent)
+	pick(m, "notice_before", &r.NoticeBefore, s.NoticeBefore, p.NoticeBefore)
 	pick(m, "overlap", &r.Overlap, s.Overlap, p.Overlap)
 	m.maxOverlap(&r)
 	pick(m, "min_interval", &r.MinInterval, s.MinInterval, p.MinInterval)

@@ -199,6 +199,7 @@ func TestCheck(t *testing.T) {
 		{func(r *policy.Rotation) { r.Overlap = -1 }, "overlap", "negative"},
 		{func(r *policy.Rotation) { r.Jitter = -1 }, "jitter", "negative"},
 		{func(r *policy.Rotation) { r.MaxAge = -1 }, "max_age", "negative"},
+		{func(r *policy.Rotation) { r.NoticeBefore = -1 }, "notice_before", "negative"},
 		{func(r *policy.Rotation) { r.MaxAge = 24 * time.Hour }, "max_age", "not longer than the overlap, 24h0m0s"},
 		{func(r *policy.Rotation) { r.MaxAge, r.MinInterval = 48*time.Hour, 49*time.Hour }, "max_age", "shorter than min_interval, 49h0m0s"},
 		{func(r *policy.Rotation) { r.MaxAge, r.Window = 48*time.Hour, "Sun 03:00-04:00" }, "max_age", "stays closed for up to 167h0m0s"},

@@ -11,6 +11,7 @@ type Rotation struct {
 	Window          string          `json:"window"`           // times of the week in TimeZone at which a rotation may begin, except in an emergency; empty: any
 	MaxAge          time.Duration   `json:"max_age"`          // of the current version: it is rotated by then, whatever the schedule; 0: any
 	MaxConcurrent   int             `json:"max_concurrent"`   // rotations under way at once of the secrets of one policy; 0: any
+	NoticeBefore    time.Duration   `json:"notice_before"`    // how long ahead of a rotation that is due its consumers are told; 0: not at all
 	Overlap         time.Duration   `json:"overlap"`          // how long the previous version stays valid
 	MaxOverlap      time.Duration   `json:"max_overlap"`      // that consumers and mirrors may hold it up to
 	MinInterval     time.Duration   `json:"min_interval"`     // between two rotations, except in an emergency
@@ -46,6 +47,7 @@ type Requirement string
 const (
 	RequireNone     Requirement = "none"
 	RequireReceived Requirement = "received"
+	RequireFetched  Requirement = "fetched"
 	RequireApplied  Requirement = "applied"
 )
 

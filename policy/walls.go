@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Walls are what a caller never gets across, whatever its policies say: those of
@@ -66,10 +67,11 @@ var (
 // broker: a path below "sys/".
 func (w Walls) Before(control string, c Capability) Wall {
 	everybody := slices.Contains(wholeNode, control) || control == freezePath && c != Read
+	tenants := slices.Contains(ofATenant, control) || strings.HasPrefix(control, consumers)
 	switch {
 	case w.Tenant != "" && everybody:
 		return TenantWall
-	case w.Environment != "" && (everybody || slices.Contains(ofATenant, control)):
+	case w.Environment != "" && (everybody || tenants):
 		return EnvironmentWall
 	}
 	return NoWall

@@ -73,6 +73,8 @@ func TestWallsBeforeControls(t *testing.T) {
 		{environment, "sys/alerts", policy.Read, policy.EnvironmentWall},
 		{environment, "sys/audit", policy.Read, policy.EnvironmentWall},
 		{environment, "sys/tokens", policy.Create, policy.NoWall},
+		{tenant, "sys/consumers/shop", policy.Update, policy.NoWall},
+		{environment, "sys/consumers/shop", policy.List, policy.EnvironmentWall},
 	} {
 		if got := c.bound.Before(c.path, c.c); got != c.want {
 			t.Errorf("%s on %s: got %q, want %q", c.c, c.path, got, c.want)

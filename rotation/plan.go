@@ -47,6 +47,7 @@ type Requirement string
 const (
 	RequireNone     Requirement = "none"
 	RequireReceived Requirement = "received"
+	RequireFetched  Requirement = "fetched"
 	RequireApplied  Requirement = "applied"
 )
 

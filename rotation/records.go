@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"encoding/json"
-	"slices"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -53,6 +52,8 @@ type Definition struct {
 	MaxConcurrent int    `json:"max_concurrent,omitempty"`
 	// Pair names secrets, of one tenant, that never rotate within each other's overlap.
 	Pair string `json:"pair,omitempty"`
+	// NoticeBefore is how long ahead of a rotation that is due its consumers are told; 0: not at all.
+	NoticeBefore time.Duration `json:"notice_before,omitempty"`
 	// MinInterval is the least time between two publications, except in an emergency.
 	MinInterval time.Duration `json:"min_interval,omitempty"`
 	Plan        Plan          `json:"plan,omitzero"`
@@ -78,6 +79,8 @@ type Secret struct {
 	LastVersion int   // number of the newest version ever, 0 = none; kept by the store, never saved
 	Generation  int64 // only grows
 	NextDueAt   time.Time
+	NoticeAt    time.Time // when consumers are to be told of NextDueAt; zero: they were, or are not told
+	NoticedDue  time.Time // the NextDueAt that they were told of last
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 	Revision    int64
@@ -150,55 +153,6 @@ type Step struct {
 	EndedAt    time.Time
 	Outcome    string // "ok", "failed", "retry", "waiting"
 	Detail     string
-}
-
-// DeliveryState is how far a delivery has come.
-type DeliveryState string
-
-const (
-	DeliveryPending    DeliveryState = "pending"
-	DeliveryReceived   DeliveryState = "received"   // the consumer answered 2xx
-	DeliveryApplied    DeliveryState = "applied"    // it says that it uses the new version
-	DeliverySuperseded DeliveryState = "superseded" // a newer generation took its place
-	DeliveryDead       DeliveryState = "dead"       // given up
-)
-
-// Satisfies tells whether a delivery in state s fulfils the requirement. What a
-// newer generation superseded holds nobody up.
-func (s DeliveryState) Satisfies(r Requirement) bool {
-	switch r {
-	case RequireReceived:
-		return slices.Contains([]DeliveryState{DeliveryReceived, DeliveryApplied, DeliverySuperseded}, s)
-	case RequireApplied:
-		return s == DeliveryApplied || s == DeliverySuperseded
-	}
-	return true
-}
-
-// EventRotated is the event of a delivery: a new version is current.
-const EventRotated = "secret.rotated"
-
-// Delivery is one webhook to one consumer. Its body is built at each attempt from
-// this record and the version's sealed value, so that no other copy is kept.
-type Delivery struct {
-	ID            string
-	SecretID      string
-	Ref           backends.Ref
-	Consumer      string
-	Version       int
-	Generation    int64
-	Event         string
-	Trigger       Trigger
-	Reason        string
-	State         DeliveryState
-	Attempts      int
-	Error         string
-	CreatedAt     time.Time
-	NextAttemptAt time.Time
-	Lease         time.Time // an attempt is under way until then
-	ReceivedAt    time.Time
-	AppliedAt     time.Time
-	Revision      int64
 }
 
 // Change is one entry of the feed that watchers, caches and other nodes follow;

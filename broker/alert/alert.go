@@ -25,6 +25,7 @@ const (
 	Resurrected            = engine.AlertResurrected
 	Unprovable             = engine.AlertUnprovable
 	StuckDelivery          = "stuck_delivery"
+	ConsumerDisabled       = "consumer_disabled"
 	MissingAcknowledgement = engine.AlertMissingAcknowledgement
 	Drift                  = "drift"
 	RotationFailed         = "rotation_failed"

@@ -38,7 +38,10 @@ type Config struct {
 	Source func() string // the URL of this broker
 	// Local tells what this node alone can: what is wrong with it now, and of which kinds
 	// that may not be all, since it has not looked yet.
-	Local    func() (found []store.Raise, unsure []string)
+	Local func() (found []store.Raise, unsure []string)
+	// Disabled tells whether a consumer of the configuration wants no more deliveries where
+	// they go by now, and whose it is.
+	Disabled func(rotation.ConsumerState) (tenant string, is bool)
 	Observer Observer
 	Every    time.Duration // between two looks; 0: ten seconds
 	Now      func() time.Time

@@ -112,7 +112,7 @@ type node struct {
 func newNode(t *testing.T, db *store.DB, name string, c *clock, rules alert.Rules) *node {
 	t.Helper()
 	n := &node{local: &local{}, log: &bytes.Buffer{}}
-	n.Runner = alert.NewRunner(alert.Config{Store: db, Node: name, Source: func() string { return "http://broker" }, Local: n.local.wrong,
+	n.Runner = alert.NewRunner(alert.Config{Store: db, Node: name, Source: func() string { return "http://broker" }, Local: n.local.wrong, Disabled: disabled,
 		Observer: uncounted{}, Now: c.Now, Logger: hclog.New(&hclog.LoggerOptions{Output: n.log, Level: hclog.Debug})})
 	n.SetRules(rules)
 	t.Cleanup(n.Wait)

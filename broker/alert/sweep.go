@@ -142,7 +142,7 @@ func (r *Runner) look(ctx context.Context) (f *finding, err error) {
 			return err
 		}
 		f = newFinding(slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() }))
-		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, overlaps, valuesWanted, dead, r.endings, r.placements, failures} {
+		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, r.consumers, overlaps, valuesWanted, dead, r.endings, r.placements, failures} {
 			if err := look(ctx, tx, f); err != nil {
 				return err
 			}
@@ -248,38 +248,70 @@ func underWay(r rotation.Rotation) string {
 
 func (r *Runner) deliveries(ctx context.Context, tx *store.Tx, f *finding) error {
 	return tx.StuckDeliveries(ctx, r.Now().Add(-slowDelivery), func(d rotation.Delivery) {
-		subject := d.Consumer + " " + d.Ref.Name
+		subject, of := d.Consumer+" "+d.Ref.Name, fmt.Sprintf("of version %d of %s", d.Version, d.Ref)
+		if !d.Event.MakesCurrent() {
+			of += " (" + string(d.Event) + ")"
+		}
 		if d.State == rotation.DeliveryDead {
-			f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery replay "+d.ID, "consumer %s was not told of version %d of %s: given up after %s%s",
-				d.Consumer, d.Version, d.Ref, counted(d.Attempts, "attempt"), because(d.Error)))
+			f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery replay "+d.ID, "consumer %s was not told %s: given up after %s%s",
+				d.Consumer, of, counted(d.Attempts, "attempt"), because(d.Error)))
 			return
 		}
-		f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery list --consumer "+d.Consumer, "consumer %s cannot be told of version %d of %s since %s, by %s so far%s",
-			d.Consumer, d.Version, d.Ref, stamp(d.CreatedAt), counted(d.Attempts, "attempt"), because(d.Error)))
+		f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery list --consumer "+d.Consumer, "consumer %s cannot be told %s since %s, by %s so far%s",
+			d.Consumer, of, stamp(d.CreatedAt), counted(d.Attempts, "attempt"), because(d.Error)))
 	})
 }
 
-func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
-	err := tx.HeldOverlaps(ctx, func(o store.RotationOf) {
-		f.add(about(MissingAcknowledgement, o.Ref, o.ID, "keybroker delivery list --secret "+o.Ref.String(),
-			"version %d of %s is not revoked yet, since consumers have not acknowledged version %d", o.From, o.Ref, o.To))
-	})
-	for _, a := range f.open { // those that are missing after the overlap
-		if err != nil {
-			return err
-		}
-		if a.Kind != MissingAcknowledgement {
-			continue
-		}
-		var stands bool
-		if stands, err = unacknowledged(ctx, tx, a.Subject); errors.Is(err, backends.ErrNotFound) {
-			stands, err = false, nil
-		}
-		if stands {
-			f.add(a.Raise)
+// consumers looks at those that want no more deliveries.
+func (r *Runner) consumers(ctx context.Context, tx *store.Tx, f *finding) error {
+	states, err := tx.ConsumerStates(ctx)
+	for _, s := range states {
+		if tenant, is := r.Disabled(s); is {
+			f.add(store.Raise{Kind: ConsumerDisabled, Tenant: tenant, Subject: s.Name, Next: "keybroker consumer enable " + s.Name,
+				Text: fmt.Sprintf("consumer %s is told nothing since %s%s: what it is to be told waits", s.Name, stamp(s.DisabledAt), because(s.Why))})
 		}
 	}
 	return err
+}
+
+// overlaps looks at those that wait for consumers, and at those that were ended without.
+func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
+	var held []store.RotationOf
+	if err := tx.HeldOverlaps(ctx, func(o store.RotationOf) { held = append(held, o) }); err != nil {
+		return err
+	}
+	for _, o := range held {
+		missing, err := unacknowledged(ctx, tx, o.Rotation)
+		if err != nil {
+			return err
+		}
+		who := "consumers have not acknowledged"
+		if len(missing) > 0 {
+			who = engine.Unacknowledged(missing)
+		}
+		f.add(about(MissingAcknowledgement, o.Ref, o.ID, "keybroker secret consumers "+o.Ref.String(),
+			"version %d of %s is not revoked yet, since %s version %d", o.From, o.Ref, who, o.To))
+	}
+	for _, a := range f.open { // those that are missing after the overlap
+		if a.Kind != MissingAcknowledgement {
+			continue
+		}
+		rot, err := tx.Rotation(ctx, a.Subject)
+		if errors.Is(err, backends.ErrNotFound) || err == nil && rot.State == rotation.Overlap { // which the query tells
+			continue
+		}
+		var missing []string
+		if err == nil {
+			missing, err = unacknowledged(ctx, tx, rot)
+		}
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			f.add(a.Raise)
+		}
+	}
+	return nil
 }
 
 // valuesWanted looks whether what people are asked for is still wanted.
@@ -323,21 +355,20 @@ func dead(ctx context.Context, tx *store.Tx, f *finding) error {
 	return nil
 }
 
-// unacknowledged tells whether a consumer that is still told has not acknowledged what
-// a rotation has published, and nothing newer.
-func unacknowledged(ctx context.Context, tx *store.Tx, rotationID string) (bool, error) {
-	r, err := tx.Rotation(ctx, rotationID)
-	if err != nil {
-		return false, err
-	}
+// unacknowledged are the consumers that are still told and have not acknowledged what a
+// rotation has published, nor anything newer.
+func unacknowledged(ctx context.Context, tx *store.Tx, r rotation.Rotation) (missing []string, err error) {
 	s, err := tx.Secret(ctx, r.SecretID)
-	if err != nil || s.Current != r.To || s.State == rotation.SecretUnmanaged || r.State == rotation.Overlap {
-		return false, err // in the overlap the query tells
+	if err != nil || s.Current != r.To || s.State == rotation.SecretUnmanaged {
+		return nil, err
 	}
 	all, err := tx.Deliveries(ctx, s.ID, s.Generation)
-	return slices.ContainsFunc(all, func(d rotation.Delivery) bool {
-		return slices.Contains(s.Definition.Consumers, d.Consumer) && !d.State.Satisfies(r.Plan.Acknowledgement.Require)
-	}), err
+	for _, d := range all {
+		if slices.Contains(s.Definition.Consumers, d.Consumer) && !d.Satisfies(r.Plan.Acknowledgement.Require) {
+			missing = append(missing, d.Consumer)
+		}
+	}
+	return missing, err
 }
 
 func (r *Runner) placements(ctx context.Context, tx *store.Tx, f *finding) error {

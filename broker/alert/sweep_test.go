@@ -84,7 +84,7 @@ func TestSweepFindsAndEnds(t *testing.T) {
 		must()
 		c.pass(time.Hour + time.Second)
 		must(alert.StuckDelivery)
-		d.State = rotation.DeliveryReceived
+		d.State, d.ReceivedAt = rotation.DeliveryReceived, c.Now()
 		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(ctx, &d) })
 		must()
 
@@ -95,7 +95,7 @@ func TestSweepFindsAndEnds(t *testing.T) {
 		held.State, held.WaitingFor = rotation.Retiring, "" // it timed out, and web has not applied it
 		save(t, db, func(tx *store.Tx) error { return tx.SaveRotation(ctx, &held) })
 		must(alert.MissingAcknowledgement)
-		d.State = rotation.DeliveryApplied
+		d.State, d.AppliedAt = rotation.DeliveryApplied, c.Now()
 		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(ctx, &d) })
 		must()
 		held.State, held.EndedAt, held.Error = rotation.Failed, c.Now(), why
@@ -228,7 +228,7 @@ func TestEngineRaises(t *testing.T) {
 			if err := tx.AddDelivery(t.Context(), &d); err != nil {
 				return err
 			}
-			return tx.AddAlert(t.Context(), alert.MissingAcknowledgement, "acme", r.ID, "version 1 is being revoked although 1 consumers have not acknowledged", "next")
+			return tx.AddAlert(t.Context(), alert.MissingAcknowledgement, "acme", r.ID, "version 1 is being revoked although web has not acknowledged", "next")
 		})
 		n := newNode(t, db, "a", c, alert.Rules{})
 		n.tick(t)
@@ -241,11 +241,55 @@ func TestEngineRaises(t *testing.T) {
 		if got := open(t, db); len(got) != 1 {
 			t.Errorf("open %q", got)
 		}
-		d.State = rotation.DeliveryReceived
+		d.State, d.ReceivedAt = rotation.DeliveryReceived, c.Now()
 		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(t.Context(), &d) })
 		n.tick(t)
 		if got := open(t, db); len(got) != 0 {
 			t.Errorf("open %q", got)
+		}
+	})
+}
+
+// disabled says of a state of the tests whose consumer it is of: of one that is configured.
+func disabled(s rotation.ConsumerState) (tenant string, is bool) {
+	return "acme", s.Name != "gone" && !s.DisabledAt.IsZero()
+}
+
+// TestAConsumerThatWantsNoMoreIsTold, until it is enabled; and an overlap that waits names
+// whom it waits for.
+func TestAConsumerThatWantsNoMoreIsTold(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		n := newNode(t, db, "a", c, alert.Rules{})
+		keep := func(name string, at time.Time) {
+			save(t, db, func(tx *store.Tx) error {
+				return tx.SaveConsumerState(t.Context(), rotation.ConsumerState{Name: name, DisabledAt: at, Why: "it answered 410"})
+			})
+			n.tick(t)
+		}
+		keep("web", start)
+		keep("gone", start) // of no configuration any more
+		all := alerts(t, db)
+		if len(all) != 1 || all[0].Kind != alert.ConsumerDisabled || all[0].Tenant != "acme" || all[0].Subject != "web" || all[0].Next != "keybroker consumer enable web" ||
+			!strings.Contains(all[0].Text, "(it answered 410)") {
+			t.Errorf("%+v", all)
+		}
+		keep("web", time.Time{})
+		if got := open(t, db); len(got) != 0 {
+			t.Errorf("open %q", got)
+		}
+
+		s := addSecret(t, db)
+		r := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerManual, State: rotation.Overlap, WaitingFor: rotation.WaitAcknowledgment, From: 1, To: 2, CreatedAt: start,
+			Plan: rotation.Plan{Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied}}}
+		d := rotation.Delivery{ID: "del_1", SecretID: s.ID, Ref: s.Ref, Consumer: "web", Version: 2, Generation: 2, Event: rotation.EventRotated,
+			Trigger: rotation.TriggerSchedule, CreatedAt: start, NextAttemptAt: start}
+		save(t, db, func(tx *store.Tx) error {
+			return errors.Join(tx.AddRotation(t.Context(), &r), tx.AddDelivery(t.Context(), &d))
+		})
+		n.tick(t)
+		if all := unsettled(t, db); len(all) != 1 || all[0].Text != "version 1 of acme:mail/sender is not revoked yet, since web has not acknowledged version 2" ||
+			all[0].Next != "keybroker secret consumers acme:mail/sender" {
+			t.Errorf("%+v", all)
 		}
 	})
 }

@@ -19,6 +19,7 @@ var AlertKinds = []string{
 	"resurrected",             // one that was proven to fail works again
 	"unprovable",              // nobody can tell whether it fails
 	"stuck_delivery",          // a consumer cannot be told
+	"consumer_disabled",       // it wants no more deliveries
 	"missing_acknowledgement", // a consumer did not say that it uses the new version
 	"drift",                   // a vault holds something else than it was given
 	"rotation_failed",

@@ -114,7 +114,8 @@ func (c *Client) Delivery(ctx context.Context, id string) (Delivery, error) {
 	return do[Delivery](ctx, c, api("GET", "deliveries", id))
 }
 
-// Acknowledge says that the consumer of a delivery uses what was delivered.
+// Acknowledge says of a delivery that an instance of its consumer has it, or uses what
+// was delivered.
 func (c *Client) Acknowledge(ctx context.Context, id string, r AcknowledgeRequest) (Delivery, error) {
 	return do[Delivery](ctx, c, api("POST", "deliveries", id, "ack").send(r))
 }

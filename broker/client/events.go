@@ -22,7 +22,10 @@ const (
 	lastReopen   = 10 * time.Second
 )
 
-var errBroken = errors.New("the event stream broke")
+var (
+	errBroken   = errors.New("the event stream broke")
+	errNonsense = errors.New("the server's event is not what keybroker sends") // it is not quoted: it may hold a value
+)
 
 // WatchRotation follows a rotation until it has ended: the last event is then
 // EventEnd. A stream that breaks yields EventInterrupted and is opened again,
@@ -41,31 +44,47 @@ func (c *Client) WatchRetirement(ctx context.Context, id string) iter.Seq2[Event
 }
 
 func (c *Client) watch(ctx context.Context, k call) iter.Seq2[Event, error] {
-	k.header = http.Header{"Accept": {"text/event-stream"}}
 	return func(yield func(Event, error) bool) {
-		delay, opened := firstReopen, false
-		for {
-			more, err := c.readEvents(ctx, k, func(e Event) bool {
-				delay, opened = firstReopen, true
-				return yield(e, nil)
-			})
-			switch {
-			case !more:
-				return
-			case ctx.Err() != nil:
-				yield(Event{}, fmt.Errorf("watching: %w", context.Cause(ctx)))
-				return
-			case !opened && Status(err) != http.StatusTooManyRequests, final(err):
-				yield(Event{}, err)
-				return
-			case !yield(Event{Type: EventInterrupted, Err: err}, nil):
-				return
+		err := c.follow(ctx, k, func(raw sse.Event) (bool, error) {
+			e, known, err := parseEvent(raw)
+			if err != nil {
+				return false, err
 			}
-			if !sleep(ctx, max(delay, retryAfter(err))) {
-				continue // the context's error ends it
-			}
-			delay = min(2*delay, lastReopen)
+			return (!known || yield(e, nil)) && e.Type != EventEnd, nil
+		}, func(err error) bool { return yield(Event{Type: EventInterrupted, Err: err}, nil) })
+		if err != nil {
+			yield(Event{}, err)
 		}
+	}
+}
+
+// follow reads a stream, which it opens again when it breaks, until handle or interrupted
+// want no more. The error is why it ends before.
+func (c *Client) follow(ctx context.Context, k call, handle func(sse.Event) (more bool, err error), interrupted func(error) (more bool)) error {
+	k.header = http.Header{"Accept": {"text/event-stream"}}
+	delay, opened := firstReopen, false
+	for {
+		more, began, err := c.readEvents(ctx, k, func(raw sse.Event) (bool, error) {
+			more, err := handle(raw)
+			if err == nil {
+				delay, opened = firstReopen, true
+			}
+			return more, err
+		})
+		opened = opened || began && !errors.Is(err, errNonsense)
+		switch {
+		case !more:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("watching: %w", context.Cause(ctx))
+		case !opened && Status(err) != http.StatusTooManyRequests, final(err):
+			return err
+		case !interrupted(err):
+			return nil
+		}
+		if sleep(ctx, max(delay, retryAfter(err))) {
+			delay = min(2*delay, lastReopen)
+		} // else the context's error ends it
 	}
 }
 
@@ -94,9 +113,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// readEvents reads one stream. It returns false when nothing more is wanted: the
-// end was read, or handle said so.
-func (c *Client) readEvents(ctx context.Context, k call, handle func(Event) bool) (bool, error) {
+// readEvents reads one stream; began tells that the server has opened it. It returns
+// false when handle wants no more.
+func (c *Client) readEvents(ctx context.Context, k call, handle func(sse.Event) (bool, error)) (more, began bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	quiet := time.AfterFunc(silence, func() { cancel(fmt.Errorf("%w: nothing came for %s", errBroken, silence)) })
@@ -104,28 +123,24 @@ func (c *Client) readEvents(ctx context.Context, k call, handle func(Event) bool
 
 	resp, err := c.open(ctx, k)
 	if err != nil {
-		return true, err
+		return true, false, err
 	}
 	defer resp.Body.Close()
 	if t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); t != "text/event-stream" {
-		return true, errors.New("the server answered with no event stream; is the address right?")
+		return true, false, errors.New("the server answered with no event stream; is the address right?")
 	}
 	for raw, err := range sse.Read(&wakeful{resp.Body, quiet}, &sse.ReadConfig{MaxEventSize: maxEventSize}) {
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			return true, fmt.Errorf("reading events: %w", err)
+			return true, true, fmt.Errorf("reading events: %w", err)
 		}
-		e, known, err := parseEvent(raw)
-		if err != nil {
-			return true, err
-		}
-		if known && !handle(e) || e.Type == EventEnd {
-			return false, nil
+		if more, err := handle(raw); err != nil || !more {
+			return err != nil, true, err
 		}
 	}
-	return true, errBroken
+	return true, true, errBroken
 }
 
 // parseEvent decodes an event; those of an unknown type are left to newer clients.
@@ -145,7 +160,7 @@ func parseEvent(raw sse.Event) (e Event, known bool, err error) {
 		return e, false, nil
 	}
 	if err := json.Unmarshal([]byte(raw.Data), into); err != nil {
-		return e, false, fmt.Errorf("the server's %s event is not what keybroker sends", raw.Type)
+		return e, false, fmt.Errorf("%w: %s", errNonsense, raw.Type)
 	}
 	return e, true, nil
 }

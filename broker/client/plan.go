@@ -29,7 +29,7 @@ type Setting struct {
 // Limit is what a secret may not exceed, whatever it asks for. Those of all policies
 // that match it hold.
 type Limit struct {
-	Name   string `json:"name"` // "max_overlap", "max_age", "min_length"
+	Name   string `json:"name"` // "max_overlap", "max_age", "min_length", "plain_payload"
 	Value  string `json:"value"`
 	Policy string `json:"policy"`
 	File   string `json:"file,omitempty"`
@@ -39,8 +39,9 @@ type Limit struct {
 // Due is one rotation to come, as far as can be told: each counts from the one before.
 type Due struct {
 	At       time.Time `json:"at"`
-	BeginsAt time.Time `json:"begins_at"` // At, or when the maintenance window opens after it
-	Why      string    `json:"why"`       // "schedule", "max_age", "not_after"
+	BeginsAt time.Time `json:"begins_at"`          // At, or when the maintenance window opens after it
+	Why      string    `json:"why"`                // "schedule", "max_age", "not_after"
+	NoticeAt time.Time `json:"notice_at,omitzero"` // when consumers are told of it, ahead of time
 }
 
 // Effective is how one secret rotates, and where that is said.

@@ -47,8 +47,7 @@ func many(b *testing.B, n int) (dir string) {
 		}
 		consumer "team-%[1]d" {
 		  webhook {
-		    url                 = "https://team-%[1]d.example.com/hook"
-		    signing_secret_file = "team-%[1]d.whsec"
+		    url = "https://team-%[1]d.example.com/hook"
 		  }
 		}
 		policy "team-%[1]d" {

@@ -17,6 +17,7 @@ package config
 
 import (
 	"encoding/json"
+	"io"
 	"net/netip"
 	"time"
 
@@ -58,6 +59,7 @@ type Config struct {
 	policies map[string]*hclsyntax.Block // by name
 
 	rotationPolicies map[string]*hclsyntax.Block // by name
+	consumers        map[string]*Consumer
 	timings          *timings
 	secrets          map[backends.Ref]*Secret
 }
@@ -243,19 +245,26 @@ type Secret struct {
 
 // Consumer is an application that is told of new versions.
 type Consumer struct {
-	Name    string
-	Tenant  string
-	Role    string // that it reads and acknowledges as; empty: whoever may read
-	Webhook Webhook
-	Range   hcl.Range // of the block's header
-}
+	Name        string
+	Tenant      string
+	Role        string           // that it reads, collects and acknowledges as; empty: whoever may
+	Events      []rotation.Event // beside those that make a version current; nil: all
+	Instances   int              // that are to say that they use a version; at least 1
+	Concurrency int              // attempts at once on one node, at least 1
+	Inbox       bool             // it collects its messages; Endpoint is empty
+	Endpoint    webhook.Endpoint
+	Payload     webhook.Payload
 
-// Webhook is how a consumer is told. Without SigningSecret and SigningSecretFile
-// the daemon makes a signing secret and keeps it sealed.
-type Webhook struct {
-	webhook.Endpoint
-	SigningSecret     backends.SecretString // as webhook.NewSigner takes it
-	SigningSecretFile string                // holds it; the daemon creates the file where it is missing
+	PublicKeyFile     string                // of webhook.Sealed
+	Signature         webhook.Algorithm     // of the broker's own key; with SigningSecret what that is of
+	SigningSecret     backends.SecretString // as webhook.NewSigner takes it; empty, as SigningSecretFile: the broker has its own
+	SigningSecretFile string                // holds such secrets, one a line: each signs
+	Range             hcl.Range             // of the block's header
+
+	block  *hclsyntax.Block
+	source []byte            // its tokens
+	digest func(w io.Writer) // of what the source does not show; nil: its block has a mistake
+	faulty bool              // it may say otherwise what nobody could read
 }
 
 // Action is what a trigger does.

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,8 +83,16 @@ func TestEverythingIsDecoded(t *testing.T) {
 	if vars := probe.Headers.Variables(); len(vars) != 1 || probe.Accepted.Status[0] != 200 {
 		t.Errorf("the headers' template: %v, status %v", vars, probe.Accepted.Status)
 	}
-	if c := cfg.Consumers[0]; c.Tenant != "acme" || c.Webhook.Payload != webhook.Reference || c.Webhook.SigningSecretFile != "testdata/newsletter.whsec" {
-		t.Errorf("consumer %+v", c)
+	told := *cfg.Consumers[0]
+	if told.Tenant != "acme" || told.Role != "newsletter" || told.Instances != 3 || told.Concurrency != 2 || told.Inbox || len(told.Events) != 2 ||
+		told.Payload != webhook.Sealed || told.PublicKeyFile != "testdata/recipient.jwk" ||
+		told.Signature != webhook.HMAC || told.SigningSecretFile != "testdata/signing_keys.txt" ||
+		told.Endpoint.URL != "https://example.com/hook" || told.Endpoint.TLS.MinVersion != tls.VersionTLS12 || len(told.Endpoint.TLS.Pins) != 2 {
+		t.Errorf("consumer %+v", told)
+	}
+	if c := cfg.Consumers[1]; !c.Inbox || c.Events == nil || len(c.Events) != 0 || c.Instances != 1 || c.Concurrency != 4 ||
+		c.Payload != webhook.Reference || c.Signature != webhook.Ed25519 {
+		t.Errorf("consumer %+v", *c)
 	}
 	s := cfg.Secrets[0]
 	if s.Ref != (backends.Ref{Tenant: "acme", Name: "mail/sender"}) || s.Probe != "mailer" || s.Labels["risk"] != "high" {
@@ -115,6 +124,7 @@ func TestDefinition(t *testing.T) {
 		Labels:   map[string]string{"risk": "high", "environment": "production"},
 		Schedule: "0 3 1 * *", TimeZone: "Europe/Berlin", Jitter: 30 * time.Minute, MinInterval: time.Hour,
 		Window: "Mon-Fri 02:00-05:00", MaxAge: 35 * 24 * time.Hour, Policy: "monthly", MaxConcurrent: 10, Pair: "mail",
+		NoticeBefore: 72 * time.Hour,
 		Plan: rotation.Plan{
 			Overlap: 12 * time.Hour, MaxOverlap: 36 * time.Hour,
 			Verify: rotation.Verify{Successes: 3, Interval: time.Second, Timeout: time.Minute},
@@ -452,7 +462,7 @@ func TestDefaultConfiguration(t *testing.T) {
 	if d.Schedule != "* * * * *" || d.Plan.Overlap != 20*time.Second || d.Plan.Confirm.Window != 8*time.Second {
 		t.Errorf("definition %+v", d)
 	}
-	if file := cfg.Consumers[0].Webhook.SigningSecretFile; file != filepath.Join("../..", "data", "demo-app.whsec") {
-		t.Errorf("signing secret in %s", file)
+	if c := cfg.Consumers[0]; c.Payload != webhook.Plain || c.Signature != webhook.Ed25519 || c.SigningSecretFile != "" {
+		t.Errorf("consumer %+v", *c)
 	}
 }

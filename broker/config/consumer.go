@@ -2,122 +2,123 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
-	"net/url"
-	"strings"
+	"io"
+	"reflect"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/keybroker/keybroker/backends"
-	"github.com/keybroker/keybroker/policy"
-	"github.com/keybroker/keybroker/rotation/outbound"
+	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
+// consumerSpec is a consumer's block.
+type consumerSpec struct {
+	Name      string           `hcl:"name,label"`
+	Tenant    string           `hcl:"tenant,optional"`
+	Role      string           `hcl:"role,optional"`
+	Events    []rotation.Event `hcl:"events,optional"`
+	Instances *int             `hcl:"instances"`
+	Webhook   *hclsyntax.Block `hcl:"webhook,block"`
+	Inbox     *hclsyntax.Block `hcl:"inbox,block"`
+}
+
+// defaultConcurrency is how many attempts one consumer bears at once, on each node.
+const defaultConcurrency = 4
+
 func (l *loader) consumer(b *hclsyntax.Block) {
-	var spec struct {
-		Name    string           `hcl:"name,label"`
-		Tenant  string           `hcl:"tenant,optional"`
-		Role    string           `hcl:"role,optional"`
-		Webhook *hclsyntax.Block `hcl:"webhook,block"`
-	}
-	spec.Tenant = backends.DefaultTenant
+	spec := consumerSpec{Tenant: backends.DefaultTenant}
 	good := l.block(b, &spec)
 	if len(b.Labels) != 1 || !l.declare("consumer", spec.Name, b, b.LabelRanges[0]) {
 		return
 	}
-	c := &Consumer{Name: spec.Name, Tenant: spec.Tenant, Role: spec.Role, Range: b.DefRange()}
+	c := &Consumer{Name: spec.Name, Tenant: spec.Tenant, Role: spec.Role, Events: spec.Events, Instances: 1,
+		Concurrency: defaultConcurrency, Inbox: spec.Inbox != nil, Payload: webhook.Reference, Signature: webhook.Ed25519,
+		Range: b.DefRange(), block: b, source: l.tokensOf(b)}
 	l.cfg.Consumers = append(l.cfg.Consumers, c)
+	l.cfg.consumers[c.Name] = c
 	l.belongs(b, spec.Tenant)
 	if spec.Role != "" && l.refer("role", spec.Role, at(b, "role")) {
 		l.readers[c.Name] = l.roles[spec.Role]
 		l.readsAs(b, spec.Role)
 	}
-	if !good {
-		return
-	}
-	if spec.Webhook == nil {
-		l.mistake(b.DefRange(), fmt.Sprintf("The consumer %q has no webhook", spec.Name), "Add webhook { url = … }.")
-		return
-	}
-	c.Webhook = l.webhook(spec.Webhook)
-}
-
-func (l *loader) webhook(b *hclsyntax.Block) Webhook {
-	var spec struct {
-		URL                 string                `hcl:"url"`
-		Payload             webhook.Payload       `hcl:"payload,optional"`
-		SigningSecret       backends.SecretString `hcl:"signing_secret,optional"`
-		SigningSecretFile   string                `hcl:"signing_secret_file,optional"`
-		AllowPrivateNetwork bool                  `hcl:"allow_private_network,optional"`
-	}
-	spec.Payload = webhook.Reference
-	good := l.block(b, &spec)
-	w := Webhook{
-		Endpoint:          webhook.Endpoint{URL: spec.URL, AllowPrivate: spec.AllowPrivateNetwork, Payload: spec.Payload},
-		SigningSecret:     spec.SigningSecret,
-		SigningSecretFile: spec.SigningSecretFile,
-	}
-	if !good {
-		return w
-	}
-	switch spec.Payload {
-	case webhook.Plain, webhook.Reference:
-		l.webhookURL(b, w.Endpoint)
-	default:
-		l.mistake(at(b, "payload"), fmt.Sprintf("There is no payload %q", string(spec.Payload)),
-			suggest(string(spec.Payload), []string{string(webhook.Reference), string(webhook.Plain)}))
-	}
-	if spec.SigningSecret != "" && spec.SigningSecretFile != "" {
-		l.mistake(at(b, "signing_secret_file"), "There are two signing secrets", "Write signing_secret or signing_secret_file, or neither: then one is made.")
-	}
-	if spec.SigningSecret != "" && !l.opts.Offline {
-		if _, err := webhook.NewSigner(spec.SigningSecret); err != nil {
-			l.mistake(at(b, "signing_secret"), "The signing secret cannot be used", reasonOf(err))
+	l.events(b, spec.Events)
+	if spec.Instances != nil && !l.spoilt(at(b, "instances")) {
+		if c.Instances = *spec.Instances; c.Instances < 1 {
+			l.mistake(at(b, "instances"), fmt.Sprintf("%d instances could never say that they use a version", c.Instances), "Write how many there are, at least 1, or leave it out.")
 		}
 	}
-	return w
+	l.told(c, spec, good)
+	inner := blockOf(b, c.way())
+	c.faulty = l.obscure(c.Range) || inner != nil && l.obscure(inner.DefRange())
 }
 
-// webhookURL checks where deliveries go. The URL is not shown where it may hold
-// credentials.
-func (l *loader) webhookURL(b *hclsyntax.Block, e webhook.Endpoint) {
-	where := at(b, "url")
-	u, err := url.Parse(e.URL)
-	if err != nil || u.User != nil {
-		l.hidden = append(l.hidden, where)
+// told decodes how a consumer is told: by a webhook or by an inbox.
+func (l *loader) told(c *Consumer, spec consumerSpec, good bool) {
+	switch {
+	case spec.Webhook != nil && spec.Inbox != nil:
+		second := spec.Inbox
+		if spec.Webhook.Range().Start.Byte > second.Range().Start.Byte {
+			second = spec.Webhook
+		}
+		l.mistake(second.DefRange(), fmt.Sprintf("The consumer %q has a webhook and an inbox", c.Name), "It is told in one way: remove one of the two blocks.")
+	case spec.Webhook == nil && spec.Inbox == nil:
+		if good {
+			l.mistake(c.Range, fmt.Sprintf("The consumer %q has neither a webhook nor an inbox", c.Name), "Add webhook { url = … }, or inbox {} for one that collects its messages.")
+		}
+	case spec.Webhook != nil:
+		l.webhook(spec.Webhook, c)
+	default:
+		l.inbox(spec.Inbox, c)
 	}
-	if err := e.Check(); err != nil {
-		l.mistake(where, "The webhook's url cannot be used", reasonOf(err))
+}
+
+// events checks which events a consumer wants to be told of.
+func (l *loader) events(b *hclsyntax.Block, events []rotation.Event) {
+	if l.spoilt(at(b, "events")) {
 		return
 	}
-	if u.User != nil {
-		l.mistake(where, "A literal where a secret belongs: the url holds credentials",
-			"Leave them out: deliveries are signed, and that is how the consumer knows them.")
-		return
+	var known []string
+	for _, e := range rotation.Events() {
+		known = append(known, string(e))
 	}
-	addr, err := netip.ParseAddr(u.Hostname())
-	if err != nil && loopback(u.Hostname()) {
-		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	if !addr.IsValid() {
-		return // a name: the guard judges what it resolves to, when it is used
-	}
-	if err := outbound.CheckAddr(addr, e.AllowPrivate); err != nil {
-		l.mistake(where, "The webhook's url leads where deliveries may not go", reasonOf(err))
+	for i, e := range events {
+		where := element(b, "events", i)
+		switch {
+		case !slices.Contains(known, string(e)):
+			l.mistake(where, fmt.Sprintf("There is no event %q", string(e)), suggest(string(e), known))
+		case slices.Contains(events[:i], e):
+			l.mistake(where, fmt.Sprintf("The event %q is listed twice", string(e)), "Remove one.")
+		}
 	}
 }
 
-// reasonOf gives an error's text as a sentence, without its class.
-func reasonOf(err error) string { return upper(reasonText(err)) + "." }
-
-func reasonText(err error) string {
-	if class := backends.Class(err); class != nil {
-		return strings.TrimPrefix(err.Error(), class.Error()+": ")
+// inbox decodes how a consumer collects its messages.
+func (l *loader) inbox(b *hclsyntax.Block, c *Consumer) {
+	var m messageSpec
+	l.block(b, &m)
+	if c.Role == "" && !l.obscure(c.Range) {
+		l.mistake(b.DefRange(), fmt.Sprintf("The consumer %q has an inbox, but no role that could collect from it", c.Name), `Write role = "…" in the consumer's block.`)
 	}
-	return err.Error()
+	l.message(b, m, c)
+	c.digest = func(w io.Writer) { digest(w, "", reflect.ValueOf(m)) }
 }
+
+// Digest writes all that makes the consumer what it is: its source without comments and
+// layout, and the content of the files that it names. Secrets are among it: w is a keyed
+// hash. Left out are the files of a client certificate, which are read anew for each
+// connection, and of a signing secret: who signs reads that.
+func (c *Consumer) Digest(w io.Writer) {
+	_, _ = w.Write(c.source)
+	if c.digest != nil {
+		c.digest(w)
+	}
+}
+
+// Written is to a consumer what it is to a Named.
+func (c *Consumer) Written() string { return writtenAs(c.source) }
 
 // readsAs refuses a role that is not of the consumer's tenant: one without a tenant
 // sees those of all.
@@ -143,50 +144,4 @@ func (l *loader) environmentOf(s *Secret, consumer string, where hcl.Range) {
 	}
 	l.mistake(where, fmt.Sprintf("The consumer %q reads as the role %q of the environment %q, but this secret is %s", consumer, role.Name, role.Environment, of),
 		fmt.Sprintf("Set the secret's label %q, or name another consumer.", EnvironmentLabel))
-}
-
-// trigger decodes who may start something from outside.
-func (l *loader) trigger(b *hclsyntax.Block) {
-	var spec struct {
-		Type    string   `hcl:"type,label"`
-		Name    string   `hcl:"name,label"`
-		Tenant  string   `hcl:"tenant,optional"`
-		Action  Action   `hcl:"action"`
-		Secrets []string `hcl:"secrets"`
-	}
-	known := firstLabel(b) == "api"
-	targets := []any{&spec}
-	if !known {
-		targets = append(targets, anything{})
-		spec.Action = ActionRotate
-	}
-	good := l.block(b, targets...)
-	if len(b.Labels) != 2 || !l.declare("trigger", spec.Name, b, b.LabelRanges[1]) ||
-		!l.oneOf("trigger", b, spec.Type, "api") {
-		return
-	}
-	l.belongs(b, spec.Tenant)
-	if !good {
-		return
-	}
-	if spec.Action != ActionRotate && spec.Action != ActionEmergency {
-		l.mistake(at(b, "action"), fmt.Sprintf("There is no action %q", string(spec.Action)),
-			suggest(string(spec.Action), []string{string(ActionRotate), string(ActionEmergency)}))
-	}
-	covered := policy.Policy{Name: spec.Name}
-	for _, path := range spec.Secrets {
-		covered.Rules = append(covered.Rules, policy.Rule{Path: path, Capabilities: []policy.Capability{policy.Rotate}})
-	}
-	for _, problem := range policy.Validate(covered) {
-		l.problem(element(b, "secrets", problem.Rule), problem)
-	}
-	for i, rule := range covered.Rules {
-		if (policy.Policy{Rules: []policy.Rule{rule}}).Templated() {
-			l.mistake(element(b, "secrets", i), fmt.Sprintf("The path %q depends on who asks, which a trigger does not", rule.Path), "Write the paths of the secrets themselves.")
-		}
-	}
-	l.cfg.Triggers = append(l.cfg.Triggers, &Trigger{
-		Type: spec.Type, Name: spec.Name, Tenant: spec.Tenant, Action: spec.Action, Secrets: spec.Secrets, Range: b.DefRange(),
-		acl: policy.Compile([]policy.Policy{covered}, policy.Identity{}),
-	})
 }

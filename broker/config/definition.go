@@ -34,6 +34,9 @@ func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 	}
 	var errs []error
 	wrong, _ := keepingProblems(r.Rotation, s, i, c.keepers(s))
+	for _, p := range c.tellingProblems(s, &r) {
+		wrong = append(wrong, p.Problem)
+	}
 	if i != nil {
 		for _, text := range settingsProblems(i, s.Settings) {
 			errs = append(errs, fmt.Errorf("%w: secret %s: issuer %s: %s", backends.ErrInvalid, s.Ref, s.Issuer, text))
@@ -56,7 +59,7 @@ func (c *Config) Definition(s *Secret) (rotation.Definition, error) {
 		return d, nil
 	}
 	d.Schedule, d.TimeZone, d.Jitter = r.Schedule, r.TimeZone, r.Jitter
-	d.MinInterval, d.MaxAge, d.Window = r.MinInterval, r.MaxAge, r.Window
+	d.MinInterval, d.MaxAge, d.Window, d.NoticeBefore = r.MinInterval, r.MaxAge, r.Window, r.NoticeBefore
 	d.Policy, d.MaxConcurrent, d.Pair = r.Policy, r.MaxConcurrent, s.Pair
 	d.Plan = plan(r.Rotation, i.of(s))
 	d.Plan.MinLength = r.Least()

@@ -169,3 +169,13 @@ func suggest(given string, known []string) string {
 	}
 	return fmt.Sprintf("Known are %s.", strings.Join(known, ", "))
 }
+
+// reasonOf gives an error's text as a sentence, without its class.
+func reasonOf(err error) string { return upper(reasonText(err)) + "." }
+
+func reasonText(err error) string {
+	if class := backends.Class(err); class != nil {
+		return strings.TrimPrefix(err.Error(), class.Error()+": ")
+	}
+	return err.Error()
+}

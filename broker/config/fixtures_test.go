@@ -45,7 +45,8 @@ func expected(t *testing.T, path string) map[string][]string {
 }
 
 func testOptions() config.Options {
-	env := map[string]string{"TOKEN": "s3cr3t-token", "EMPTY": ""}
+	env := map[string]string{"TOKEN": "s3cr3t-token", "EMPTY": "",
+		"WHSEC": "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "WHSK": "whsk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
 	return config.Options{LookupEnv: func(name string) (string, bool) {
 		v, ok := env[name]
 		return v, ok

@@ -88,7 +88,7 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 		decoder:  decoder{opts: opts},
 		reg:      reg,
 		sources:  sources,
-		cfg:      &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}, timings: newTimings()},
+		cfg:      &Config{backends: map[string]*Backend{}, issuers: map[string]*Issuer{}, consumers: map[string]*Consumer{}, timings: newTimings()},
 		declared: map[string]map[string]*hclsyntax.Block{},
 		owners:   map[*hclsyntax.Block]string{},
 		readers:  map[string]*Role{},
@@ -129,19 +129,20 @@ func Parse(sources map[string][]byte, reg Registry, opts Options) (*Config, *Dia
 // loader makes a Config of parsed files.
 type loader struct {
 	decoder
-	reg      Registry
-	sources  map[string][]byte // by file
-	cfg      *Config
-	declared map[string]map[string]*hclsyntax.Block // kind of block → name
-	owners   map[*hclsyntax.Block]string            // tenants of blocks; empty: of none
-	roles    map[string]*Role                       // by name
-	readers  map[string]*Role                       // by the name of the consumer that reads as it
-	walled   bool                                   // a role is bound to an environment
-	tenants  bool                                   // tenants have blocks
-	secrets  map[string]hcl.Range                   // by Ref.String
-	held     map[string]*Secret                     // by Backend.where, in vaults that do not keep tenants apart
-	alone    map[Claim]*Secret                      // by what they have of an issuer's for themselves
-	obscured bool                                   // there is a rotation policy of which nobody knows what it matches or sets
+	reg       Registry
+	sources   map[string][]byte // by file
+	cfg       *Config
+	declared  map[string]map[string]*hclsyntax.Block // kind of block → name
+	owners    map[*hclsyntax.Block]string            // tenants of blocks; empty: of none
+	roles     map[string]*Role                       // by name
+	readers   map[string]*Role                       // by the name of the consumer that reads as it
+	walled    bool                                   // a role is bound to an environment
+	tenants   bool                                   // tenants have blocks
+	secrets   map[string]hcl.Range                   // by Ref.String
+	held      map[string]*Secret                     // by Backend.where, in vaults that do not keep tenants apart
+	alone     map[Claim]*Secret                      // by what they have of an issuer's for themselves
+	obscured  bool                                   // there is a rotation policy of which nobody knows what it matches or sets
+	limitless bool                                   // there is one of which nobody knows what it limits
 }
 
 // document is all that may stand at the top of a configuration.
@@ -198,7 +199,7 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 		}
 	}
 	l.checkReferences()
-	l.cfg.policies, l.cfg.rotationPolicies = l.declared["policy"], l.declared["rotation_policy"]
+	l.cfg.policies = l.declared["policy"]
 	l.cfg.index()
 	if !l.diags.HasErrors() {
 		l.unused(doc, whole.SrcRange)

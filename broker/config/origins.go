@@ -85,7 +85,10 @@ func (c *Config) index() {
 // Written is a digest of what is written in the block, without comments and layout and
 // without what env(), file() and secret() give: it is no secret, and tells two
 // configurations apart that were read in different places.
-func (n Named) Written() string {
-	sum := sha256.Sum256([]byte(strings.TrimSpace(string(n.source))))
+func (n Named) Written() string { return writtenAs(n.source) }
+
+// writtenAs is the digest of a block's tokens.
+func writtenAs(source []byte) string {
+	sum := sha256.Sum256([]byte(strings.TrimSpace(string(source))))
 	return hex.EncodeToString(sum[:])
 }

@@ -20,6 +20,7 @@ type settingsBlock struct {
 	MaxAge         *time.Duration `hcl:"max_age"`
 	Overlap        *time.Duration `hcl:"overlap"`
 	MinInterval    *time.Duration `hcl:"min_interval"`
+	NoticeBefore   *time.Duration `hcl:"notice_before"`
 	Approval       *bool          `hcl:"approval"`
 	WaitForMirrors *bool          `hcl:"wait_for_mirrors"`
 	Verify         *struct {
@@ -53,7 +54,7 @@ type settingsBlock struct {
 func (b settingsBlock) settings() policy.Settings {
 	s := policy.Settings{
 		Schedule: b.Schedule, TimeZone: b.TimeZone, Jitter: b.Jitter, Window: b.Window, MaxAge: b.MaxAge,
-		Overlap: b.Overlap, MinInterval: b.MinInterval, Approval: b.Approval, WaitForMirrors: b.WaitForMirrors,
+		Overlap: b.Overlap, MinInterval: b.MinInterval, NoticeBefore: b.NoticeBefore, Approval: b.Approval, WaitForMirrors: b.WaitForMirrors,
 	}
 	if v := b.Verify; v != nil {
 		s.Verify = policy.VerifySettings{Successes: v.Successes, Interval: v.Interval, Timeout: v.Timeout}
@@ -83,9 +84,10 @@ type rotationPolicySpec struct {
 		Labels map[string]string `hcl:"labels,optional"`
 	} `hcl:"match,block"`
 	Limits *struct {
-		MaxOverlap *time.Duration `hcl:"max_overlap"`
-		MaxAge     *time.Duration `hcl:"max_age"`
-		MinLength  *int           `hcl:"min_length"`
+		MaxOverlap   *time.Duration `hcl:"max_overlap"`
+		MaxAge       *time.Duration `hcl:"max_age"`
+		MinLength    *int           `hcl:"min_length"`
+		PlainPayload *bool          `hcl:"plain_payload"`
 	} `hcl:"limits,block"`
 }
 
@@ -93,11 +95,12 @@ type rotationPolicySpec struct {
 func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 	var spec rotationPolicySpec
 	var settings settingsBlock
-	l.block(b, &spec, &settings)
+	good := l.block(b, &spec, &settings)
 	if len(b.Labels) != 1 || !l.declare("rotation_policy", spec.Name, b, b.LabelRanges[0]) {
 		l.obscured = true
 		return
 	}
+	l.cfg.rotationPolicies = l.declared["rotation_policy"]
 	p := policy.RotationPolicy{Name: spec.Name, Settings: settings.settings()}
 	if spec.Match != nil {
 		p.Match = policy.Match{Paths: spec.Match.Paths, Labels: spec.Match.Labels}
@@ -117,6 +120,9 @@ func (l *loader) rotationPolicy(b *hclsyntax.Block) {
 		if !l.doubtful(e.Attribute, where) {
 			l.excess(where(e.Attribute), e)
 		}
+	}
+	if limits := blockOf(b, "limits"); limits != nil && (l.unknown[limits.DefRange()] || !good) {
+		l.limitless = true
 	}
 	match := blockOf(b, "match")
 	if l.unknown[b.DefRange()] || match != nil && l.obscure(match.DefRange()) {

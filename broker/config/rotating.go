@@ -92,6 +92,9 @@ func (l *loader) doubts(s *Secret, r *policy.Resolved, issuer *Issuer) {
 	if p, ok := l.cfg.timings.shut(r.Rotation); ok && !unsure("window") && !unsure("jitter") {
 		warn(p)
 	}
+	if p, ok := l.cfg.timings.early(r.Rotation); ok && len(s.Consumers) > 0 && !unsure("max_age") && !unsure("notice_before") {
+		warn(p)
+	}
 	if ack, longest := r.Acknowledgement, max(r.MaxOverlap, r.Overlap); ack.Require != policy.RequireNone && ack.Timeout > longest && !unsure("acknowledgement.timeout") && !unsure("max_overlap") {
 		l.warn(l.origin(s, r, "acknowledgement.timeout"), fmt.Sprintf("The timeout of %s is longer than max_overlap, %s: the old credential is revoked by then", ack.Timeout, longest),
 			"A consumer cannot hold an overlap beyond limits.max_overlap: raise that, or shorten the timeout.")

@@ -54,6 +54,7 @@ func (l *loader) secretBlock(b *hclsyntax.Block) {
 	l.references(b, s)
 	r := policy.Resolve(l.cfg.RotationPolicies, s.Ref.Name, s.Labels, s.Rotation)
 	l.keeping(s, &r)
+	l.telling(s, &r)
 	l.plan(s, &r)
 }
 

@@ -196,3 +196,23 @@ func (t *timings) soaking(r policy.Rotation, traits issuer.Traits) (policy.Probl
 		Suggestion: "rotations wait for a place, longer from one to the next: shorten the issuer's soak or the overlap, or rotate less often",
 	}, true
 }
+
+// early tells whether consumers are told of nothing ahead of time, or of a rotation
+// before the one that comes first.
+func (t *timings) early(r policy.Rotation) (policy.Problem, bool) {
+	of := t.of(r)
+	every := r.MaxAge
+	if r.Schedule != "" && len(of.problems) == 0 && (every == 0 || of.interval() < every) {
+		every = of.interval()
+	}
+	switch {
+	case r.NoticeBefore <= 0 || len(of.problems) > 0:
+	case every == 0:
+		return problem("notice_before", "write schedule or max_age, or leave it out",
+			"there is no schedule and no max_age: consumers are told ahead only of what ends by itself"), true
+	case r.NoticeBefore > every:
+		return problem("notice_before", "shorten it, or rotate less often",
+			"consumers are told %s ahead of a rotation, but one is due every %s: they are told of the next before the one under way is over", r.NoticeBefore, every), true
+	}
+	return policy.Problem{}, false
+}

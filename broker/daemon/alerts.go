@@ -19,6 +19,7 @@ import (
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 // notifierTypes are the types of notifiers, by their first label.
@@ -27,7 +28,7 @@ var notifierTypes = map[string]notifierType{
 		notifierConfig[notify.Webhook](),
 		func(p *parts, s *setup, n *config.Notifier) (alert.Notifier, error) {
 			c := *n.Config.(*notify.Webhook)
-			secret, write, err := signingSecretOf("notifier "+n.Name, c.SigningSecret, c.SigningSecretFile, filepath.Join(s.cfg.DataDir, "notifiers", n.Name+".whsec"))
+			secret, write, err := notifierSecret(n.Name, c.SigningSecret, c.SigningSecretFile, filepath.Join(s.cfg.DataDir, "notifiers", n.Name+".whsec"))
 			if err != nil {
 				return nil, err
 			}
@@ -105,9 +106,20 @@ func (p *parts) notifiers(s, before *setup) error {
 
 // openAlerts makes what looks for what is wrong and tells it.
 func (d *Daemon) openAlerts() {
-	d.alerts = alert.NewRunner(alert.Config{Store: d.db, Node: d.nodeID(), Source: d.Addr, Local: d.wrongHere, Observer: d.metrics, Every: d.opts.alertEvery,
+	d.alerts = alert.NewRunner(alert.Config{Store: d.db, Node: d.nodeID(), Source: d.Addr, Local: d.wrongHere, Disabled: d.disabled, Observer: d.metrics, Every: d.opts.alertEvery,
 		Now: now, Logger: d.log.Named("alert")})
 	d.metrics.watchAlerts(d.db)
+}
+
+// disabled tells whether a consumer of the configuration wants no more deliveries, and
+// whose it is.
+func (d *Daemon) disabled(s rotation.ConsumerState) (tenant string, is bool) {
+	for _, c := range d.setup.Load().cfg.Consumers {
+		if c.Name == s.Name {
+			return c.Tenant, d.engine.Disabled(s)
+		}
+	}
+	return "", false
 }
 
 // nodeID is the node's name with its port: several may run on one host.

@@ -251,15 +251,15 @@ func TestMissingAcknowledgementIsTold(t *testing.T) {
 	n.rotate(t, "app/key")
 	eventually(t, "it is told", p.was("raised missing_acknowledgement"))
 	open := n.alerts(t, client.AlertQuery{Kind: "missing_acknowledgement"})
-	if len(open) != 1 || open[0].Tenant != backends.DefaultTenant || open[0].Next != "keybroker delivery list --secret app/key" {
+	if len(open) != 1 || open[0].Tenant != backends.DefaultTenant || open[0].Next != "keybroker secret consumers app/key" {
 		t.Fatalf("open %+v", open)
 	}
-	deliveries, err := n.Deliveries(t.Context(), client.DeliveryQuery{Secret: "app/key"})
+	deliveries, err := n.Deliveries(t.Context(), client.DeliveryQuery{Secret: "app/key", Event: "secret.rotated"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	latest := deliveries.Items[0]
-	if _, err := n.Acknowledge(t.Context(), latest.ID, client.AcknowledgeRequest{Generation: latest.Generation}); err != nil {
+	if _, err := n.Acknowledge(t.Context(), latest.ID, n.applied(t, latest)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "its end is told", p.was("resolved missing_acknowledgement"))

@@ -89,18 +89,23 @@ func manySite(b *testing.B, secrets int, more string) (*site, *consumer) {
 	b.Helper()
 	signing := newSigningSecret()
 	c := newConsumer(b, signing)
-	hcl := strings.NewReplacer(
-		`overlap = "2s"`, `overlap = "0s"`,
-		`interval  = "50ms"`, `interval  = "0s"`,
-		`rejections = 3`, `rejections = 2`,
-		`window     = "2s"`, `window     = "0s"`,
-	).Replace(withConsumer(embedded, c)) + more
+	hcl := withoutWaits(withConsumer(embedded, c)) + more
 	for i := range secrets {
 		hcl += fmt.Sprintf("secret \"many/key%d\" {\n  backend = \"embedded\"\n  probe = \"internal\"\n  consumers = [\"app\"]\n  issuer \"internal\" {}\n}\n", i)
 	}
 	s := newSite(b, hcl)
 	s.env["SIGNING_SECRET"] = signing.Reveal()
 	return s, c
+}
+
+// withoutWaits lets rotations wait for nothing.
+func withoutWaits(hcl string) string {
+	return strings.NewReplacer(
+		`overlap = "2s"`, `overlap = "0s"`,
+		`interval  = "50ms"`, `interval  = "0s"`,
+		`rejections = 3`, `rejections = 2`,
+		`window     = "2s"`, `window     = "0s"`,
+	).Replace(hcl)
 }
 
 func startMany(b *testing.B, s *site) *many {

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"net/url"
+
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/config"
@@ -13,7 +15,7 @@ func (s *setup) rules(down func(backend string) bool) broker.Rules {
 	r := broker.Rules{
 		Rules:    authn.Rules{Roles: map[string]*policy.Role{}, Certificates: s.certificates, Logins: s.logins},
 		Policies: s.cfg.Policies, Triggers: map[string]broker.Trigger{}, Backends: s.catalog.Backends,
-		Environments: map[string][]string{}, Consumers: map[string]string{}, Down: down,
+		Environments: map[string][]string{}, Consumers: map[string]broker.Consumer{}, Down: down,
 	}
 	for _, role := range s.cfg.Roles {
 		r.Roles[role.Name] = &role.Role
@@ -25,7 +27,18 @@ func (s *setup) rules(down func(backend string) bool) broker.Rules {
 		r.Environments[b.Name] = b.Environments
 	}
 	for _, c := range s.cfg.Consumers {
-		r.Consumers[c.Name] = c.Role
+		r.Consumers[c.Name] = broker.Consumer{Name: c.Name, Tenant: c.Tenant, Role: c.Role, Inbox: c.Inbox, Payload: string(c.Payload), Endpoint: server(c.Endpoint.URL),
+			Events: c.Events, Instances: c.Instances, Concurrency: c.Concurrency, Signature: string(c.Signature)}
 	}
 	return r
+}
+
+// server is what may be shown of a URL: neither who asks nor path and query, which may
+// hold credentials; empty if it is none.
+func server(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
 }

@@ -213,7 +213,13 @@ func (h *hunt) askEverything(n *node, secret string) {
 	check(deliveries, err)
 	for _, d := range deliveries.Items {
 		check(n.Delivery(ctx, d.ID))
-		check(n.Acknowledge(ctx, d.ID, client.AcknowledgeRequest{Generation: d.Generation}))
+		check(n.Acknowledge(ctx, d.ID, client.AcknowledgeRequest{Status: client.AckReceived, Generation: d.Generation}))
+		if d.Event != "secret.rotated" {
+			continue
+		}
+		if _, err := n.Acknowledge(ctx, d.ID, client.AcknowledgeRequest{Generation: d.Generation, Fingerprint: "00"}); client.Status(err)/100 != 4 {
+			h.t.Errorf("applied without proof: %v, want a refusal", err)
+		}
 	}
 	if len(rotations.Items) < 3 || len(retirements.Items) < 2 || len(deliveries.Items) < 3 {
 		h.t.Errorf("only %d rotations, %d retirements and %d deliveries to look at", len(rotations.Items), len(retirements.Items), len(deliveries.Items))
@@ -226,6 +232,13 @@ func (h *hunt) askEverything(n *node, secret string) {
 	h.after("a created token", token.Token.Reveal())
 	check(h.caller(token.Token.Reveal()).Secrets(ctx, client.SecretQuery{}))
 	check(n.Tokens(ctx, client.Page{}))
+	check(n.SecretConsumers(ctx, secret))
+	consumers, err := n.Consumers(ctx)
+	check(consumers, err)
+	for _, c := range consumers.Items {
+		check(n.Consumer(ctx, c.Name))
+		check(n.TestConsumer(ctx, c.Name, client.ConsumerRequest{Reason: "hunt"}))
+	}
 	check(n.RevokeToken(ctx, token.ID))
 	for text := range maps.Clone(h.secrets) {
 		check(n.CheckKey(ctx, client.SecretText(text)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,7 +22,6 @@ import (
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/keys"
-	"github.com/keybroker/keybroker/rotation/outbound"
 	"github.com/keybroker/keybroker/rotation/probe"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
@@ -38,6 +38,8 @@ type parts struct {
 	now    func() time.Time
 	source string // of events: this broker's URL
 
+	signing *signing // what consumers' messages are signed with
+
 	open func(context.Context, rotation.Version) (backends.Value, error) // the broker's sealed copy
 	node string                                                          // this node's id, in its audit log
 
@@ -49,9 +51,8 @@ type setup struct {
 	cfg     *config.Config
 	catalog *engine.Catalog
 	digests map[block]string
-	sender  *webhook.Sender
 	running map[block]*running
-	newKeys []func() error // write the signing secrets that were made for it
+	newKeys []func() error // write the signing secrets that were made for its notifiers
 
 	wants    map[block]string // of blocks that refer to managed secrets: which versions are current
 	takes    map[block]string // and with which they were made; none: they are not
@@ -256,7 +257,7 @@ func (s *setup) close() {
 	s.running = nil
 }
 
-// keepKeys writes the signing secrets that were made for new consumers.
+// keepKeys writes the signing secrets that were made for new notifiers.
 func (s *setup) keepKeys() error {
 	for _, write := range s.newKeys {
 		if err := write(); err != nil {
@@ -316,28 +317,23 @@ func orNil(diags hcl.Diagnostics) error {
 	return nil
 }
 
-// senders is the block that no configuration has: what all consumers share.
-var senders = block{"consumer", ""}
-
+// consumers makes those who are told.
 func (p *parts) consumers(s, before *setup) error {
-	if s.sender = before.sender; s.sender != nil {
-		s.running[senders] = before.running[senders].share()
-	} else if err := p.openSender(s); err != nil {
-		return err
-	}
 	for _, k := range s.cfg.Consumers {
-		secret, write, err := signingSecret(s.cfg, k)
+		at := block{"consumer", k.Name}
+		secrets, err := signingSecrets(k)
 		if err != nil {
 			return err
 		}
-		if write != nil {
-			s.newKeys = append(s.newKeys, write)
+		var text strings.Builder
+		k.Digest(&text)
+		for _, secret := range secrets {
+			_, _ = fmt.Fprintf(&text, "%q", secret.Reveal())
 		}
-		at := block{"consumer", k.Name}
-		s.digests[at] = p.mac(fmt.Sprintf("%q %q %q %q %t %s", k.Tenant, k.Role, k.Webhook.URL, k.Webhook.Payload, k.Webhook.AllowPrivate, secret.Reveal()))
+		s.digests[at] = p.mac(text.String())
 		err = component(s, before, at, s.catalog.Consumers, before.catalog.Consumers, func() (engine.Deliverer, func(), error) {
-			signer, err := webhook.NewSigner(secret)
-			return &webhookConsumer{endpoint: k.Webhook.Endpoint, signer: signer, sender: s.sender, source: p.source}, nil, err
+			c, err := p.consumer(k, secrets)
+			return c, closing(c), err
 		})
 		if err != nil {
 			return err
@@ -346,16 +342,24 @@ func (p *parts) consumers(s, before *setup) error {
 	return nil
 }
 
-func (p *parts) openSender(s *setup) error {
-	public, err := outbound.New(outbound.Options{Timeout: webhook.Timeout})
-	if err != nil {
-		return err
+// consumer makes one; secrets are the operator's to sign with, none: the broker has its
+// own.
+func (p *parts) consumer(k *config.Consumer, secrets []backends.SecretString) (_ *consumer, err error) {
+	c := &consumer{config: k, endpoint: p.mac(k.Endpoint.URL), signing: p.signing, source: p.source, now: p.now}
+	if len(secrets) > 0 {
+		if c.secrets, err = webhook.NewSigner(secrets...); err != nil {
+			return nil, err
+		}
 	}
-	private, err := outbound.New(outbound.Options{Timeout: webhook.Timeout, AllowPrivate: true})
-	if err != nil {
-		return err
+	if k.Payload == webhook.Sealed {
+		if c.recipients, err = webhook.ReadRecipients(k.PublicKeyFile); err != nil {
+			return nil, err
+		}
 	}
-	s.sender = webhook.NewSender(public, private, p.now)
-	s.running[senders] = &running{users: 1, stop: func() { public.Close(); private.Close() }}
-	return nil
+	if !k.Inbox {
+		if c.sender, err = webhook.NewSender(k.Endpoint, p.now); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }

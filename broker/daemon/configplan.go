@@ -63,8 +63,7 @@ func writtenBlocks(cfg *config.Config) []client.PlannedBlock {
 		named("probe", b.Named)
 	}
 	for _, k := range cfg.Consumers {
-		w := k.Webhook
-		plain("consumer", k.Name, k.Tenant, k.Role, w.URL, w.Payload, w.AllowPrivate)
+		out = append(out, client.PlannedBlock{Kind: "consumer", Name: k.Name, Digest: k.Written()})
 	}
 	for _, r := range cfg.RotationPolicies {
 		plain("rotation_policy", r.Name, r)
@@ -294,7 +293,8 @@ func dueUnder(ctx context.Context, tx *store.Tx, c change, at time.Time) (time.T
 	return due.At, nil
 }
 
-// reschedules tells whether one of the settings changed that make a secret due.
+// reschedules tells whether one of the settings changed that say when a secret is due, or
+// when consumers are told of that.
 func reschedules(was, is rotation.Definition) bool {
 	return was.Schedule != is.Schedule || was.TimeZone != is.TimeZone || was.Jitter != is.Jitter || was.Window != is.Window ||
 		was.MaxAge != is.MaxAge || was.MinInterval != is.MinInterval || was.Plan.Overlap != is.Plan.Overlap || was.Issuer != is.Issuer

@@ -226,7 +226,9 @@ func TestWhereSettingsComeFrom(t *testing.T) {
 	if len(want) > 0 || plan.Policy != "senders" {
 		t.Errorf("missing: %v; policy %q", want, plan.Policy)
 	}
-	if len(plan.Limits) != 1 || plan.Limits[0] != (client.Limit{Name: "max_overlap", Value: "24h0m0s", Policy: "everything", File: "config.hcl", Line: line(`max_overlap = "24h"`)}) {
+	limits := []client.Limit{{Name: "max_overlap", Value: "24h0m0s", Policy: "everything", File: "config.hcl", Line: line(`max_overlap = "24h"`)},
+		{Name: "plain_payload", Value: "true", Policy: "told-plainly", File: "config.hcl", Line: line("plain_payload = true")}}
+	if !slices.Equal(plan.Limits, limits) {
 		t.Errorf("%+v", plan.Limits)
 	}
 	berlin := must(time.LoadLocation("Europe/Berlin"))(t)

@@ -5,41 +5,98 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/keybroker/keybroker/broker/config"
+	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
-// webhookConsumer delivers the engine's messages to one consumer's webhook.
-type webhookConsumer struct {
-	endpoint webhook.Endpoint
-	signer   *webhook.Signer
-	sender   *webhook.Sender
-	source   string // of the events: this broker
+// composeRetry is when a message is tried again that could not be made.
+const composeRetry = time.Minute
+
+// consumer tells one consumer what the engine has for it: by its webhook, or by the inbox
+// that it collects from.
+type consumer struct {
+	config     *config.Consumer
+	endpoint   string              // keyed digest of its URL
+	sender     *webhook.Sender     // nil: an inbox
+	recipients *webhook.Recipients // of a sealed payload
+	secrets    *webhook.Signer     // the operator's; nil: the broker has its own keys
+	signing    *signing
+	source     string // of the events: this broker
+	now        func() time.Time
 }
 
-// NeedsValue tells whether the payload is plain.
-func (c *webhookConsumer) NeedsValue() bool { return c.endpoint.Payload == webhook.Plain }
+// Close ends the connections to the webhook.
+func (c *consumer) Close() {
+	if c.sender != nil {
+		c.sender.Close()
+	}
+}
 
-// Deliver makes one signed attempt.
-func (c *webhookConsumer) Deliver(ctx context.Context, m engine.Message) engine.Outcome {
-	msg := webhook.Message{ID: m.Delivery.ID, Source: c.source, Ref: m.Delivery.Ref, Version: m.Delivery.Version,
-		Generation: m.Delivery.Generation, Trigger: string(m.Delivery.Trigger), Reason: m.Delivery.Reason,
-		PublishedAt: m.Published.PublishedAt, Payload: c.endpoint.Payload, Value: m.Value}
-	if m.Previous != nil && !m.Previous.OverlapUntil.IsZero() {
-		msg.Previous = &webhook.Previous{Version: m.Previous.Number, Until: m.Previous.OverlapUntil}
-	}
-	body, err := msg.Body()
+// Terms implements engine.Deliverer.
+func (c *consumer) Terms() engine.Terms {
+	return engine.Terms{Events: c.config.Events, Instances: c.config.Instances, Concurrency: c.config.Concurrency,
+		NeedsValue: c.config.Payload.CarriesValue(), Inbox: c.config.Inbox, Endpoint: c.endpoint}
+}
+
+// Deliver implements engine.Deliverer: it makes one signed attempt.
+func (c *consumer) Deliver(ctx context.Context, m engine.Message) engine.Outcome {
+	body, err := c.message(m).Body()
 	if err != nil {
-		return engine.Outcome{Next: time.Minute, Detail: err.Error()}
+		return engine.Outcome{Next: composeRetry, Detail: err.Error()}
 	}
-	out := c.sender.Send(ctx, c.endpoint, msg.ID, body, c.signer)
+	signer, err := c.signer(ctx)
+	if err != nil {
+		return engine.Outcome{Next: composeRetry, Detail: err.Error()}
+	}
+	out := c.sender.Send(ctx, m.Delivery.ID, body, signer)
 	next, more := out.Next(m.Delivery.Attempts, rand.Float64)
 	if !more {
 		next = -1
 	}
-	res := engine.Outcome{Received: out.Received, Applied: out.Applied, Gone: out.Gone, Next: next}
+	res := engine.Outcome{Received: out.Received, Gone: out.Gone, Down: out.Down(), Next: next}
+	if out.Claim != nil {
+		claim := engine.Claim(*out.Claim)
+		res.Claim = &claim
+	}
 	if out.Err != nil {
 		res.Detail = out.Err.Error()
 	}
 	return res
+}
+
+// Compose implements engine.Deliverer.
+func (c *consumer) Compose(ctx context.Context, m engine.Message) (engine.Envelope, error) {
+	body, err := c.message(m).Body()
+	if err != nil {
+		return engine.Envelope{}, err
+	}
+	signer, err := c.signer(ctx)
+	if err != nil {
+		return engine.Envelope{}, err
+	}
+	header := signer.Sign(m.Delivery.ID, c.now(), body)
+	header.Set("Content-Type", webhook.ContentType)
+	return engine.Envelope{Header: header, Body: body}, nil
+}
+
+// message is what the consumer is told, as its payload says.
+func (c *consumer) message(m engine.Message) webhook.Message {
+	d := m.Delivery
+	msg := webhook.Message{ID: d.ID, Source: c.source, Event: d.Event, Audience: c.config.Name, Ref: d.Ref, Version: d.Version, Generation: d.Generation,
+		Trigger: string(d.Trigger), Reason: d.Reason, Time: d.CreatedAt, PublishedAt: m.Published.PublishedAt, DueAt: d.DueAt,
+		Payload: c.config.Payload, Value: m.Value, Recipients: c.recipients}
+	if m.Previous != nil && !m.Previous.OverlapUntil.IsZero() {
+		msg.Previous = &webhook.Previous{Version: m.Previous.Number, Until: m.Previous.OverlapUntil}
+	}
+	return msg
+}
+
+// signer is what signs at this moment.
+func (c *consumer) signer(ctx context.Context) (*webhook.Signer, error) {
+	if c.secrets != nil {
+		return c.secrets, nil
+	}
+	return c.signing.signer(ctx, store.Consumer{Tenant: c.config.Tenant, Name: c.config.Name})
 }

@@ -42,8 +42,14 @@ type Options struct {
 	// For tests: who is told of each step of a rotation of the seal, and other times.
 	sealStep  func(step string) error
 	sealTimes sealTimes
+	// For tests: who is told of each step of a rotation of a signing key.
+	signingStep func(step string) error
 	// For tests: how often it is looked for what is worth an alert.
 	alertEvery time.Duration
+	// For tests: the clock of the engine; nil: now.
+	engineNow func() time.Time
+	// For tests: how many workers there are for deliveries; 0: as usual.
+	pushWorkers int
 	// For tests: how often it is looked for another certificate.
 	certificateEvery time.Duration
 }
@@ -76,6 +82,7 @@ type Daemon struct {
 	metrics   *metrics
 	health    *health
 	alerts    *alert.Runner
+	signing   *signing
 	wire      wire
 	telemetry net.Listener // of the metrics; nil: they have none of their own
 	closers   []func() error
@@ -196,11 +203,13 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 	}
 	d.keys = keys.NewChecker(d.db.APIKeys(), hasher)
 	d.authn = authn.NewCallers(authn.NewTokens(d.db, own[keyTokenPepper], now), d.audit, d.log.Named("authn"))
+	d.signing = newSigning(d.db, d.seals, now, d.log.Named("signing"))
+	d.signing.step = d.opts.signingStep
 	fingerprint := fingerprinter(own[keyFingerprint])
-	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, check: d.keys, doubts: d.aftermath.doubts, logger: d.log, now: now, observer: d.metrics, node: d.node,
+	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, check: d.keys, doubts: d.aftermath.doubts, logger: d.log, now: now, observer: d.metrics, node: d.node, signing: d.signing,
 		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
 	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint, AuditHash: d.audit.Hash,
-		Node: nodeName(), Now: now, Logger: d.log.Named("engine"), Observer: d.metrics})
+		Node: nodeName(), Now: d.opts.engineClock(), Logger: d.log.Named("engine"), Observer: d.metrics})
 	d.parts.open = d.engine.Open
 	d.metrics.watchIssuers(d.engine)
 	return nil
@@ -208,6 +217,13 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 
 // now is the clock of the node: UTC, to the microsecond, as the store keeps it.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+func (o Options) engineClock() func() time.Time {
+	if o.engineNow != nil {
+		return o.engineNow
+	}
+	return now
+}
 
 func nodeName() string {
 	name, err := os.Hostname()
@@ -222,14 +238,14 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.keepKeys(); err != nil {
+	if err := errors.Join(s.keepKeys(), d.signing.commit(ctx, s.cfg.Consumers)); err != nil {
 		s.close()
 		return err
 	}
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
 	d.openAlerts()
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Doubts: d.aftermath.doubts,
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Signing: asSigning{d}, Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
 	d.use(s)
 	d.tellTroubles(nil, s)
@@ -267,12 +283,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stopWork()
 	jobs := river.NewWorkers()
 	d.engine.AddWorkers(jobs)
-	if err := d.db.Start(work, jobs, store.StartOptions{MaxWorkers: workers, JobTimeout: jobTimeout, StopTimeout: stopTimeout, Work: d.engine.Work}); err != nil {
+	if err := d.db.Start(work, jobs, store.StartOptions{MaxWorkers: workers, PushWorkers: d.opts.pushWorkers, JobTimeout: jobTimeout, StopTimeout: stopTimeout, Work: d.engine.Work}); err != nil {
 		d.endReloads()
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.alerts.Run, d.followUnmet, d.followManaged, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.dropRootToken} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.signing.run, d.alerts.Run, d.followUnmet, d.followManaged, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.dropRootToken} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})
@@ -305,12 +321,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, stopErr, d.close())
 }
 
-// How long the feed of changes, the ids of inbound events and ended tokens are kept.
+// How long the feed of changes, the ids of inbound events, ended tokens and reads of
+// retired versions are kept.
 const (
 	pruneEvery  = time.Hour
 	keepChanges = 7 * 24 * time.Hour
 	keepEvents  = 30 * 24 * time.Hour
 	keepTokens  = 90 * 24 * time.Hour // after they have ended
+	keepReads   = 90 * 24 * time.Hour
 )
 
 // prune forgets what is older than anybody looks back.
@@ -320,7 +338,7 @@ func (d *Daemon) prune(ctx context.Context) {
 	for {
 		err := d.db.Update(ctx, func(tx *store.Tx) error {
 			return errors.Join(tx.PruneChanges(ctx, now().Add(-keepChanges)), tx.PruneEvents(ctx, now().Add(-keepEvents)),
-				tx.PruneTokens(ctx, now().Add(-keepTokens)))
+				tx.PruneTokens(ctx, now().Add(-keepTokens)), tx.PruneReads(ctx, now().Add(-keepReads)))
 		})
 		if err != nil && ctx.Err() == nil {
 			d.log.Warn("pruning failed", "error", err)

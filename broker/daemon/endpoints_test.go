@@ -17,11 +17,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn/certtest"
 	"github.com/keybroker/keybroker/broker/authn/oidcserver"
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/httpapi"
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 // call is how an endpoint is asked about the one secret that there is. Which answer a
@@ -96,8 +98,9 @@ func TestEveryEndpoint(t *testing.T) {
 }
 
 const (
-	onlySecret  = "app/key"
-	onlyTrigger = "ci"
+	onlySecret   = "app/key"
+	onlyTrigger  = "ci"
+	onlyConsumer = "app"
 )
 
 // pathOfAccess is what policies are asked about for e; empty: nothing.
@@ -105,7 +108,7 @@ func pathOfAccess(e httpapi.Endpoint) string {
 	if e.Access.Path == httpapi.Secret {
 		return onlySecret
 	}
-	return strings.ReplaceAll(e.Access.Path, "{trigger}", onlyTrigger)
+	return strings.NewReplacer("{trigger}", onlyTrigger, "consumers/{name}", "consumers/"+onlyConsumer).Replace(e.Access.Path)
 }
 
 // holder is somebody who calls.
@@ -172,6 +175,8 @@ func (w *surface) wanted(e httpapi.Endpoint, h holder) []int {
 		return ok
 	case a.Path == httpapi.Secret:
 		return w.wantedOfSecret(e, h, ok)
+	case a.Hides && !strings.Contains(e.Pattern, "{"):
+		return ok // a list leaves out what is not seen
 	case !w.granted(e, h), a.Unbound && h.tenant != "", c.walled && h.environment != "":
 		return []int{http.StatusForbidden}
 	case c.tenant && !h.reaches(), c.nobody && h.environment != "" && c.shows == "":
@@ -228,7 +233,7 @@ func (w *surface) ask(e httpapi.Endpoint, h holder, body string, want []int) {
 		return
 	}
 	visible := h.reaches() && !(c.nobody && h.environment != "")
-	if e.Access.Path == httpapi.Secret {
+	if e.Access.Hides {
 		visible = visible && w.granted(e, h)
 	}
 	if strings.Contains(answer, c.shows) != visible {
@@ -359,6 +364,9 @@ rotation_policy "quick" {
     rejections = 2
     window     = "100ms"
   }
+  limits {
+    plain_payload = true
+  }
 }
 trigger "api" "ci" {
   action  = "rotate"
@@ -454,6 +462,7 @@ func newSurface(t *testing.T) *surface {
 	t.Cleanup(own.Close)
 	n.Client = own
 	n.done(t, "acme:app/key", "acme:app/key")
+	n.told(t)
 
 	certified := w.client(server, mesh)
 	w.holders = append(w.holders, holder{name: "the root token", token: s.rootToken(), http: w.plain, may: anything})
@@ -467,6 +476,15 @@ func newSurface(t *testing.T) *surface {
 	}
 	w.calls = w.table(made)
 	return w
+}
+
+// told waits until every delivery has arrived, or came to nothing.
+func (n *node) told(t testing.TB) {
+	t.Helper()
+	eventually(t, "consumers that know all", func() bool {
+		waiting, err := n.Deliveries(t.Context(), client.DeliveryQuery{State: client.DeliveryPending})
+		return err == nil && len(waiting.Items) == 0
+	})
 }
 
 // client is one that knows the server, and may show a certificate of its own.
@@ -612,7 +630,7 @@ func (w *surface) makeHolders(provider *oidcserver.Server, certified *http.Clien
 	found := things{token: victim.ID, key: w.n.value(w.t, "app/key").Fields["key"],
 		rotation:   must(w.n.Rotations(ctx, client.RotationQuery{}))(w.t).Items[0].ID,
 		retirement: must(w.n.Retirements(ctx, client.RetirementQuery{}))(w.t).Items[0].ID,
-		delivery:   must(w.n.Deliveries(ctx, client.DeliveryQuery{}))(w.t).Items[0].ID}
+		delivery:   must(w.n.Deliveries(ctx, client.DeliveryQuery{Event: string(rotation.EventRotated)}))(w.t).Items[0].ID}
 	for _, a := range must(w.n.Alerts(ctx, client.AlertQuery{}))(w.t).Items {
 		if a.Tenant == "acme" {
 			found.alert = a.ID
@@ -655,6 +673,7 @@ func (w *surface) table(x things) map[string]call {
 		"GET /api/v1/secrets/{name}":                {path: secret},
 		"GET /api/v1/secrets/{name}/value":          {path: secret + "/value"},
 		"GET /api/v1/secrets/{name}/plan":           {path: secret + "/plan"},
+		"GET /api/v1/secrets/{name}/consumers":      {path: secret + "/consumers"},
 		"POST /api/v1/secrets/{name}/rotate":        {path: secret + "/rotate", body: reason, ok: []int{202, 409}, last: 1},
 		"POST /api/v1/secrets/{name}/revoke":        {path: secret + "/revoke", body: `{"version":1,"reason":"test"}`},
 		"POST /api/v1/secrets/{name}/emergency":     {path: secret + "/emergency", body: reason, inert: "{}", ok: []int{400}},
@@ -684,9 +703,16 @@ func (w *surface) table(x things) map[string]call {
 		"GET /api/v1/orphans":                  {},
 		"GET /api/v1/deliveries":               {shows: onlySecret},
 		"GET /api/v1/deliveries/{id}":          {path: api + "deliveries/" + x.delivery},
-		"POST /api/v1/deliveries/{id}/ack":     {path: api + "deliveries/" + x.delivery + "/ack", body: `{"generation":2}`},
+		"POST /api/v1/deliveries/{id}/ack":     {path: api + "deliveries/" + x.delivery + "/ack", body: fmt.Sprintf(`{"generation":2,"fingerprint":%q}`, rotation.Fingerprint(x.delivery, backends.NewValue(map[string]string{"key": x.key})))},
 		"POST /api/v1/deliveries/{id}/replay":  {path: api + "deliveries/" + x.delivery + "/replay", body: reason, inert: dry},
 		"POST /api/v1/events/{trigger}":        {path: api + "events/" + onlyTrigger, body: `{"id":"1","secret":"app/key","reason":"test"}`, inert: `{"secret":"app/key"}`, ok: []int{400}, tenant: true},
+
+		"GET /api/v1/consumers/{name}/inbox":           {path: api + "consumers/" + onlyConsumer + "/inbox", ok: []int{404}}, // it has none, and no role
+		"GET /api/v1/consumers":                        {shows: `"name":"` + onlyConsumer + `"`, nobody: true},
+		"GET /api/v1/consumers/{name}":                 {path: api + "consumers/" + onlyConsumer, tenant: true, walled: true},
+		"POST /api/v1/consumers/{name}/test":           {path: api + "consumers/" + onlyConsumer + "/test", body: reason, tenant: true, walled: true},
+		"POST /api/v1/consumers/{name}/enable":         {path: api + "consumers/" + onlyConsumer + "/enable", body: reason, tenant: true, walled: true},
+		"POST /api/v1/consumers/{name}/rotate-signing": {path: api + "consumers/" + onlyConsumer + "/rotate-signing", body: reason, inert: `{"overlap":"soon"}`, ok: []int{400}, tenant: true, walled: true},
 
 		"GET /api/v1/issuers":               {walled: true},
 		"POST /api/v1/issuers/{name}/check": {path: api + "issuers/internal/check", body: `{"secret":"app/key"}`, inert: "{}", ok: []int{200, 422}, tenant: true, walled: true},
@@ -729,5 +755,7 @@ func (w *surface) table(x things) map[string]call {
 		"GET /readyz":             {},
 		"GET /metrics":            {walled: true},
 		"GET /openapi.json":       {},
+
+		"GET /.well-known/keybroker/webhook-keys/{consumer}": {path: "/.well-known/keybroker/webhook-keys/app"},
 	}
 }

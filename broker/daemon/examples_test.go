@@ -29,7 +29,7 @@ secret "beside/key" {
 // block of the READMEs, as `keybroker validate --offline` would.
 func TestDocumentedConfigurationsAreValid(t *testing.T) {
 	sources := map[string]string{}
-	documents := []string{"config.hcl", "README.md", "docs/backends.md", "examples/consumer/README.md"}
+	documents := []string{"config.hcl", "README.md", "docs/backends.md", "docs/consumers.md", "examples/consumer/README.md"}
 	for _, pattern := range []string{"examples/*/*.hcl", "examples/issuers/*/*.hcl", "docs/issuers/*.md"} {
 		found, err := filepath.Glob("../../" + pattern)
 		if err != nil || len(found) == 0 {
@@ -61,7 +61,7 @@ func TestDocumentedConfigurationsAreValid(t *testing.T) {
 	for file, text := range sources {
 		whole := map[string][]byte{file: []byte(text)}
 		switch {
-		case strings.HasPrefix(file, "docs/issuers/"): // of the blocks alone that it is about
+		case strings.HasPrefix(file, "docs/issuers/"), strings.Contains(file, "consumer"): // of the blocks alone that it is about
 			whole["config.hcl"] = []byte(around)
 		case !strings.Contains(text, "\nsecret "): // what is added to a configuration
 			whole["config.hcl"] = []byte(sources["config.hcl"])

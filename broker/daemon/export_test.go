@@ -27,6 +27,10 @@ func (o *Options) QuickSeal(grace time.Duration, step func(string) error) {
 	o.sealTimes = sealTimes{look: 50 * time.Millisecond, check: time.Second, retry: 50 * time.Millisecond, grace: grace}
 }
 
+// SigningSteps has step told of each step of a rotation of a signing key; an error of it
+// is the end of the work there.
+func (o *Options) SigningSteps(step func(string) error) { o.signingStep = step }
+
 // LookForAlerts says how often a node looks for what is wrong, and tells it.
 func (o *Options) LookForAlerts(every time.Duration) { o.alertEvery = every }
 
@@ -37,6 +41,12 @@ func CertificateTrouble(lives, left time.Duration) (bool, string) {
 	leaf := &x509.Certificate{NotBefore: at.Add(left - lives), NotAfter: at.Add(left)}
 	return certificateTrouble(&certificate{inUse: &tls.Certificate{Leaf: leaf}}, at)
 }
+
+// EngineClock is what the engine takes for the time.
+func (o *Options) EngineClock(now func() time.Time) { o.engineNow = now }
+
+// PushWorkers says how many workers there are for deliveries.
+func (o *Options) PushWorkers(n int) { o.pushWorkers = n }
 
 // LookForCertificates says how often a node looks whether its certificate was replaced.
 func (o *Options) LookForCertificates(every time.Duration) { o.certificateEvery = every }

@@ -21,6 +21,7 @@ import (
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/daemon"
 	"github.com/keybroker/keybroker/examples/consumer/receiver"
+	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
@@ -266,6 +267,11 @@ rotation_policy "quick" {
     window     = "2s"
   }
 }
+rotation_policy "told-plainly" { # beside those that say how secrets rotate
+  limits {
+    plain_payload = true
+  }
+}
 policy "reader" {
   path "app/*" {
     capabilities = ["read"]
@@ -300,6 +306,17 @@ consumer "app" {
   }
 }
 `
+}
+
+// applied is what a consumer says of a delivery whose version it uses.
+func (n *node) applied(t testing.TB, d client.Delivery) client.AcknowledgeRequest {
+	t.Helper()
+	v, err := n.Value(t.Context(), d.Secret, d.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client.AcknowledgeRequest{Status: client.AckApplied, Generation: d.Generation,
+		Fingerprint: rotation.Fingerprint(d.ID, backends.NewValue(v.Fields))}
 }
 
 func newSigningSecret() backends.SecretString { return webhook.GenerateSecret() }

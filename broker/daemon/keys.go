@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/backends/privatefile"
@@ -59,16 +60,35 @@ func fingerprinter(key []byte) func(tenant, value string) string {
 	}
 }
 
-// signingSecret returns what a consumer's webhooks are signed with. Where it is
-// in a file that is missing, it is made, and write puts it there, for the consumer
-// to be given.
-func signingSecret(cfg *config.Config, c *config.Consumer) (_ backends.SecretString, write func() error, err error) {
-	return signingSecretOf("consumer "+c.Name, c.Webhook.SigningSecret, c.Webhook.SigningSecretFile, filepath.Join(cfg.DataDir, "consumers", c.Name+".whsec"))
+// signingSecrets are those that the operator has a consumer's messages signed with; none:
+// the broker has its own keys for it.
+func signingSecrets(c *config.Consumer) ([]backends.SecretString, error) {
+	if c.SigningSecret != "" {
+		return []backends.SecretString{c.SigningSecret}, nil
+	}
+	if c.SigningSecretFile == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(c.SigningSecretFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the signing secrets of consumer %s: %w", c.Name, err)
+	}
+	var secrets []backends.SecretString
+	for line := range strings.Lines(string(content)) {
+		if line = strings.TrimSpace(line); line != "" {
+			secrets = append(secrets, backends.SecretString(line))
+		}
+	}
+	if len(secrets) == 0 {
+		return nil, fmt.Errorf("%w: %s, with the signing secrets of consumer %s, is empty", backends.ErrInvalid, c.SigningSecretFile, c.Name)
+	}
+	return secrets, nil
 }
 
-// signingSecretOf is the signing secret that was given, or the one in the file, which
-// unless it is named is the usual one; write creates it where it is missing.
-func signingSecretOf(what string, given backends.SecretString, path, usual string) (_ backends.SecretString, write func() error, err error) {
+// notifierSecret is the signing secret that was given, or the one in the file, which
+// unless it is named is the usual one. Where that is missing, a secret is made, and write
+// puts it there, for the receiver to be given.
+func notifierSecret(name string, given backends.SecretString, path, usual string) (_ backends.SecretString, write func() error, err error) {
 	if given != "" {
 		return given, nil, nil
 	}
@@ -80,12 +100,12 @@ func signingSecretOf(what string, given backends.SecretString, path, usual strin
 		return backends.SecretString(trimNewline(text)), nil, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
-		return "", nil, fmt.Errorf("reading the signing secret of %s: %w", what, err)
+		return "", nil, fmt.Errorf("reading the signing secret of notifier %s: %w", name, err)
 	}
 	secret := webhook.GenerateSecret()
 	return secret, func() error {
 		if err := writePrivate(path, secret); err != nil {
-			return fmt.Errorf("writing the signing secret of %s: %w", what, err)
+			return fmt.Errorf("writing the signing secret of notifier %s: %w", name, err)
 		}
 		return nil
 	}, nil

@@ -401,7 +401,7 @@ func TestReplayOfADeadDelivery(t *testing.T) {
 	o := startOperated(t, brief)
 	ctx := t.Context()
 	o.done(t, mailer)
-	delivered := must(o.Deliveries(ctx, client.DeliveryQuery{Secret: mailer}))(t).Items[0]
+	delivered := must(o.Deliveries(ctx, client.DeliveryQuery{Secret: mailer, Event: "secret.rotated"}))(t).Items[0]
 	eventually(t, "the delivery", func() bool { return must(o.Delivery(ctx, delivered.ID))(t).State == client.DeliveryApplied })
 	o.stop()
 	exec(t, o.database(t), "UPDATE deliveries SET state = 'dead', attempts = 9, error = 'given up', applied_at = NULL")
@@ -432,7 +432,7 @@ func TestOperatorsSeeNothingOfOthers(t *testing.T) {
 	o.done(t, mailer, mailer)
 	rotation := must(o.Rotations(ctx, client.RotationQuery{Secret: mailer}))(t).Items[0].ID
 	retirement := o.retirementsOf(t, mailer)[0].ID
-	delivery := must(o.Deliveries(ctx, client.DeliveryQuery{Secret: mailer}))(t).Items[0].ID
+	delivery := must(o.Deliveries(ctx, client.DeliveryQuery{Secret: mailer, Event: "secret.rotated"}))(t).Items[0].ID
 	acme, _ := o.as(o.node, client.CreateTokenRequest{Tenant: "acme", Policies: []string{"root"}})
 	reader, _ := o.as(o.node, client.CreateTokenRequest{Policies: []string{"reader"}})
 	for what, c := range map[string]func(*client.Client) error{

@@ -176,8 +176,11 @@ func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, de
 				return err
 			}
 		}
+		r.engine.SetNotice(&s)
 		s.UpdatedAt = now
-		err = tx.SaveSecret(ctx, &s)
+		if err = tx.SaveSecret(ctx, &s); err == nil {
+			err = r.engine.Welcome(ctx, tx, s)
+		}
 	}
 	if err != nil {
 		return err
@@ -214,6 +217,6 @@ func (r *reconciler) abandon(ctx context.Context, tx *store.Tx, ref backends.Ref
 	if err != nil {
 		return err
 	}
-	s.State, s.NextDueAt, s.UpdatedAt = rotation.SecretUnmanaged, time.Time{}, r.now()
+	s.State, s.NextDueAt, s.NoticeAt, s.UpdatedAt = rotation.SecretUnmanaged, time.Time{}, time.Time{}, r.now()
 	return tx.SaveSecret(ctx, &s)
 }

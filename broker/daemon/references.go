@@ -258,7 +258,7 @@ func (p *parts) rebuild(ctx context.Context, before *setup) (_ *setup, err error
 		}
 	}()
 	s.digests = before.digests
-	s.sender, s.notifiers, s.sinks = before.sender, before.notifiers, before.sinks
+	s.notifiers, s.sinks = before.notifiers, before.sinks
 	s.certificates, s.logins = before.certificates, before.logins
 	s.catalog.Consumers = before.catalog.Consumers
 	for at, r := range before.running {

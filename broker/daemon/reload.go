@@ -136,6 +136,9 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 		next.close()
 		return out, err
 	}
+	if err := d.signing.look(ctx); err != nil {
+		d.log.Warn("new consumers are told nothing before their signing keys can be read", "error", err)
+	}
 	d.use(next)
 	d.retire(before)
 	d.tellTroubles(before, next)
@@ -150,6 +153,9 @@ func (d *Daemon) exchange(ctx context.Context, by string, dryRun bool) (client.R
 // commit changes the rows, unless something has begun meanwhile that the new
 // configuration does not have what it needs for.
 func (d *Daemon) commit(ctx context.Context, by string, before, next *setup, changes []change) error {
+	if err := d.signing.ready(ctx, next.cfg.Consumers); err != nil {
+		return refused(err)
+	}
 	err := d.db.UpdateLatest(ctx, func(tx *store.Tx) error {
 		// First the rows: whoever begins a rotation meanwhile has read them before.
 		if err := d.reconciler().apply(ctx, tx, changes); err != nil {
@@ -162,7 +168,7 @@ func (d *Daemon) commit(ctx context.Context, by string, before, next *setup, cha
 		if problems, _ := wants.judge(before.cfg, next.cfg); len(problems) > 0 {
 			return broker.RefuseConfig(backends.ErrConflict, problems...)
 		}
-		if err := next.keepKeys(); err != nil {
+		if err := errors.Join(next.keepKeys(), d.signing.keep(ctx, tx, next.cfg.Consumers)); err != nil {
 			return err
 		}
 		return tx.AddAudit(ctx, rotation.AuditEvent{At: now(), Actor: by, Action: "config.apply", Path: "sys/config", Outcome: "ok",
@@ -200,6 +206,7 @@ func (d *Daemon) committed(err error, cfg *config.Config, changes []change) bool
 // use puts a setup in force, for whatever begins from now on.
 func (d *Daemon) use(s *setup) {
 	d.useComponents(s)
+	d.signing.use(s.cfg)
 	d.alerts.SetRules(alertRules(s))
 	if err := d.audit.SetSinks(filepath.Join(s.cfg.DataDir, auditCursorDir), s.sinks); err != nil {
 		d.log.Error("the audit log is sent to no sink", "error", err)

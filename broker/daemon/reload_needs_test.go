@@ -129,14 +129,20 @@ func (s *vaultSite) loginOnce(t *testing.T) {
 	s.env["VAULT_ROLE_ID"], s.env["VAULT_SECRET_ID"] = id.Data["role_id"].(string), secret.Data["secret_id"].(string)
 }
 
-// TestARefusedReloadWritesNoSigningSecret: nor does a dry run; one that is made does.
-func TestARefusedReloadWritesNoSigningSecret(t *testing.T) {
+// TestARefusedReloadMakesNoSigningKey, nor does a dry run; one that is made does. Where
+// that is a notifier's, it is a secret in a file.
+func TestARefusedReloadMakesNoSigningKey(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, withConsumer(embedded, nil))
 	n := s.start()
 	n.done(t, "app/key")
-	path := filepath.Join(s.dir, "data", "consumers", "late.whsec")
-	written := func() bool { _, err := os.Stat(path); return err == nil }
+	path := filepath.Join(s.dir, "data", "notifiers", "late.whsec")
+	made := func() (made int) {
+		if _, err := os.Stat(path); err == nil {
+			made++
+		}
+		return made + len(must(n.WebhookKeys(t.Context(), "late"))(t).Keys)
+	}
 	db, err := sql.Open("sqlite", "file:"+s.config().Storage.Path+"?_pragma=busy_timeout(20000)")
 	if err != nil {
 		t.Fatal(err)
@@ -150,16 +156,20 @@ consumer "late" {
     allow_private_network = true
   }
 }
+notifier "webhook" "late" {
+  url                   = "http://127.0.0.1:1"
+  allow_private_network = true
+}
 `
-	if n.refused(t, false); written() {
-		t.Error("a refused reload has written it")
+	if n.refused(t, false); made() != 0 {
+		t.Error("a refused reload has made one")
 	}
 	exec(t, db, `DROP TRIGGER refuse`)
-	if must(n.Client.Reload(t.Context(), client.ReloadRequest{DryRun: true}))(t); written() {
-		t.Error("a dry run has written it")
+	if must(n.Client.Reload(t.Context(), client.ReloadRequest{DryRun: true}))(t); made() != 0 {
+		t.Error("a dry run has made one")
 	}
-	if n.reload(t); !written() {
-		t.Error("there is no signing secret")
+	if n.reload(t); made() != 2 {
+		t.Errorf("%d were made, want 2", made())
 	}
 	if got := n.reload(t); len(got.Changes) > 0 {
 		t.Errorf("the next reload changes %s", changesOf(got))

@@ -77,6 +77,11 @@ rotation_policy "quick" {
     interval  = "50ms"
   }
 }
+rotation_policy "told-plainly" { # beside those that say how secrets rotate
+  limits {
+    plain_payload = true
+  }
+}
 secret "mail/sender" {
   backend = "prod"
   probe   = "mailer"

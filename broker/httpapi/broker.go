@@ -16,6 +16,8 @@ type Broker interface {
 	Alerts
 	Audits
 	Components
+	Consumers
+	Inboxes
 	Operations
 	Planning
 	Storage
@@ -23,6 +25,7 @@ type Broker interface {
 	Seals
 	OwnTokens
 	Logins
+	WebhookKeys
 
 	Secrets(ctx context.Context, p authn.Principal, q client.SecretQuery) (client.List[client.Secret], error)
 	Secret(ctx context.Context, p authn.Principal, name string) (client.Secret, error)
@@ -44,10 +47,6 @@ type Broker interface {
 
 	Retirements(ctx context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error)
 	Retirement(ctx context.Context, p authn.Principal, id string) (client.Retirement, error)
-
-	Deliveries(ctx context.Context, p authn.Principal, q client.DeliveryQuery) (client.List[client.Delivery], error)
-	Delivery(ctx context.Context, p authn.Principal, id string) (client.Delivery, error)
-	Acknowledge(ctx context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (client.Delivery, error)
 
 	Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (client.Rotation, error)
 

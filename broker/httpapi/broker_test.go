@@ -190,7 +190,7 @@ func (m *memory) Retirement(_ context.Context, p authn.Principal, id string) (cl
 }
 
 func (m *memory) Deliveries(_ context.Context, p authn.Principal, q client.DeliveryQuery) (client.List[client.Delivery], error) {
-	return client.List[client.Delivery]{Items: []client.Delivery{m.delivery()}}, m.serve(p, "deliveries", q.Secret, q.Consumer, q.State)
+	return client.List[client.Delivery]{Items: []client.Delivery{m.delivery()}}, m.serve(p, "deliveries", q.Secret, q.Consumer, q.State, q.Event)
 }
 
 func (m *memory) Delivery(_ context.Context, p authn.Principal, id string) (client.Delivery, error) {
@@ -198,7 +198,7 @@ func (m *memory) Delivery(_ context.Context, p authn.Principal, id string) (clie
 }
 
 func (m *memory) Acknowledge(_ context.Context, p authn.Principal, id string, r client.AcknowledgeRequest) (client.Delivery, error) {
-	return m.delivery(), m.serve(p, "acknowledge", id, r.Generation)
+	return m.delivery(), m.serve(p, "acknowledge", id, r.Status, r.Generation, r.Instance, r.Fingerprint)
 }
 
 func (m *memory) Event(_ context.Context, p authn.Principal, trigger string, r client.EventRequest) (client.Rotation, error) {

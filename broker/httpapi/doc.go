@@ -16,6 +16,7 @@
 //	POST   secrets/{name}/pause         {reason}                    200 secret
 //	POST   secrets/{name}/resume                                    200 secret
 //	GET    secrets/{name}/plan                                      what would happen, when, and why not
+//	GET    secrets/{name}/consumers                                 who was told, got and uses what, and who an old version
 //	POST   secrets/{name}/repair        {reason, dry_run, overwrite} 200 findings
 //	POST   secrets/{name}/import        {handle, version_handles, version, reason, dry_run} 200 what was taken over
 //	POST   secrets/{name}/drift/check   {reason}                    202 list of placements
@@ -34,10 +35,16 @@
 //	GET    retirements/{id}/events      server-sent events
 //	POST   retirements/{id}/probe       {reason, dry_run}           200 intervention
 //	GET    orphans                      ?secret= &limit= &after=
-//	GET    deliveries                   ?secret= &consumer= &state= &limit= &after=
+//	GET    deliveries                   ?secret= &consumer= &state= &event= &limit= &after=
 //	GET    deliveries/{id}
-//	POST   deliveries/{id}/ack          {generation}                200 delivery
+//	POST   deliveries/{id}/ack          {status, generation, instance, fingerprint} 200 delivery
 //	POST   deliveries/{id}/replay       {reason, dry_run}           200 intervention
+//	GET    consumers                                                consumers, and whether they can be told
+//	GET    consumers/{name}                                         with signing keys and the last delivery
+//	POST   consumers/{name}/test        {reason}                    202 delivery, of no secret
+//	POST   consumers/{name}/enable      {reason}                    200 consumer
+//	POST   consumers/{name}/rotate-signing {overlap, reason}        200 keys, and of hmac the secret, once
+//	GET    consumers/{name}/inbox       ?wait= &limit=              200 messages that wait, or server-sent events
 //	POST   events/{trigger}             {id, secret, reason}        202 rotation
 //	GET    audit                        ?actor= &action= &secret= &path= &outcome= &request= &hash= &tenant= &since= &until= &limit= &after=
 //	POST   audit/hash                   {text}                      200 what the log has in its place
@@ -126,4 +133,14 @@
 // once the rotation has ended, and sends a comment every 15 s. A stream that ends
 // without "end" was interrupted: open it again. retirements/{id}/events is the same
 // for one retirement, to its proof, or until nothing changes by itself any more.
+//
+// # Inboxes
+//
+// consumers/{name}/inbox gives a consumer that cannot be called the messages that a
+// webhook would bring: the same headers, body and signature. Only the consumer's role
+// sees it. It waits until there is something (wait, 30 s if not given), then answers
+// {items: [{delivery, headers, body}]}; to who accepts text/event-stream it sends each as
+// an event "message" with the delivery's id, and does not end by itself. What is not
+// acknowledged (deliveries/{id}/ack) within 30 s is handed out again, one message of a
+// secret at a time.
 package httpapi

@@ -17,21 +17,45 @@ import (
 // writeWithin is how long a reader of events may keep one write waiting.
 const writeWithin = 10 * time.Second
 
+// eventStream is the media type of a stream of server-sent events.
+const eventStream = "text/event-stream"
+
 // watches serves a stream of what becomes of what the path names.
 func watches(call func(Broker, context.Context, authn.Principal, string) (<-chan client.Event, error)) Endpoint {
 	return Endpoint{
-		Status: http.StatusOK, Media: "text/event-stream",
+		Status: http.StatusOK, Media: eventStream,
 		serve: func(s *server, w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
-			return s.stream(w, r, caller, call)
+			return streamed(s, w, r, func(ctx context.Context) (<-chan client.Event, error) {
+				return call(s.Broker, ctx, caller, r.PathValue("id"))
+			}, frameOfEvent)
 		}}
 }
 
-func (s *server) stream(w http.ResponseWriter, r *http.Request, caller authn.Principal, call func(Broker, context.Context, authn.Principal, string) (<-chan client.Event, error)) error {
+// frame is one server-sent event.
+type frame struct {
+	id, event string // without an id it is numbered
+	body      any
+	last      bool
+}
+
+func frameOfEvent(e client.Event) frame {
+	f := frame{id: e.ID, event: e.Type, body: struct{}{}, last: e.Type == client.EventEnd}
+	switch e.Type {
+	case client.EventRotation:
+		f.body = e.Rotation
+	case client.EventRetirement:
+		f.body = e.Retirement
+	}
+	return f
+}
+
+// streamed serves what call sends, until that ends, or the context that it is given does.
+func streamed[T any](s *server, w http.ResponseWriter, r *http.Request, call func(context.Context) (<-chan T, error), frameOf func(T) frame) error {
 	if err := bare(r, &struct{}{}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	events, err := call(s.Broker, ctx, caller, r.PathValue("id"))
+	events, err := call(ctx)
 	if err != nil {
 		cancel()
 		return err
@@ -43,7 +67,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, caller authn.Pri
 	}()
 
 	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
+	h.Set("Content-Type", eventStream)
 	h.Set("X-Accel-Buffering", "no") // nginx would hold the events back
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
@@ -51,14 +75,14 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, caller authn.Pri
 	}
 	out := stream{w: w, conn: http.NewResponseController(w), now: s.now}
 	defer out.release()
-	if err := s.forward(ctx, &out, events); err != nil {
+	if err := forward(ctx, s, &out, events, frameOf); err != nil {
 		s.Logger.Debug("event stream broke", "request_id", requestID(w), "error", err)
 	}
 	return nil
 }
 
 // forward writes events until they end, the reader leaves or the server stops.
-func (s *server) forward(ctx context.Context, out *stream, events <-chan client.Event) error {
+func forward[T any](ctx context.Context, s *server, out *stream, events <-chan T, frameOf func(T) frame) error {
 	if err := out.comment("watching"); err != nil {
 		return err
 	}
@@ -70,7 +94,8 @@ func (s *server) forward(ctx context.Context, out *stream, events <-chan client.
 			if !ok {
 				return nil
 			}
-			if err := out.event(e); err != nil || e.Type == client.EventEnd {
+			f := frameOf(e)
+			if err := out.event(f); err != nil || f.last {
 				return err
 			}
 		case <-beat.C:
@@ -100,27 +125,20 @@ func (o *stream) comment(text string) error {
 	return o.write(&m)
 }
 
-func (o *stream) event(e client.Event) error {
+func (o *stream) event(f frame) error {
 	o.sent++
-	if e.ID == "" {
-		e.ID = strconv.Itoa(o.sent)
+	if f.id == "" {
+		f.id = strconv.Itoa(o.sent)
 	}
-	var body any = struct{}{}
-	switch e.Type {
-	case client.EventRotation:
-		body = e.Rotation
-	case client.EventRetirement:
-		body = e.Retirement
-	}
-	data, err := json.Marshal(body)
+	data, err := json.Marshal(f.body)
 	if err != nil {
 		return fmt.Errorf("encoding event: %w", err)
 	}
 	m := sse.Message{}
-	if m.ID, err = sse.NewID(e.ID); err != nil {
+	if m.ID, err = sse.NewID(f.id); err != nil {
 		return fmt.Errorf("naming event: %w", err)
 	}
-	if m.Type, err = sse.NewType(e.Type); err != nil {
+	if m.Type, err = sse.NewType(f.event); err != nil {
 		return fmt.Errorf("naming event: %w", err)
 	}
 	m.AppendData(string(data))

@@ -112,7 +112,9 @@ func TestEveryCallReachesTheBroker(t *testing.T) {
 			return c.Deliveries(ctx, client.DeliveryQuery{Secret: name, Consumer: "shop", State: "dead"})
 		}},
 		{"delivery d1", func() (any, error) { return c.Delivery(ctx, "d1") }},
-		{"acknowledge d1 7", func() (any, error) { return c.Acknowledge(ctx, "d1", client.AcknowledgeRequest{Generation: 7}) }},
+		{"acknowledge d1 applied 7", func() (any, error) {
+			return c.Acknowledge(ctx, "d1", client.AcknowledgeRequest{Status: client.AckApplied, Generation: 7})
+		}},
 		{"event siem e1 payments/stripe leak", func() (any, error) {
 			return c.Event(ctx, "siem", client.EventRequest{ID: "e1", Secret: name, Reason: "leak"})
 		}},

@@ -158,12 +158,15 @@ func (d *describer) operation(e Endpoint) object {
 }
 
 func (d *describer) responses(e Endpoint) object {
-	success := object{"description": "Done."}
-	switch {
-	case e.Answer != nil:
-		success["content"] = object{"application/json": object{"schema": d.schema(e.Answer)}}
-	case e.Media != "":
-		success["content"] = object{e.Media: object{"schema": object{"type": "string"}}}
+	success, content := object{"description": "Done."}, object{}
+	if e.Answer != nil {
+		content["application/json"] = object{"schema": d.schema(e.Answer)}
+	}
+	if e.Media != "" {
+		content[e.Media] = object{"schema": object{"type": "string"}}
+	}
+	if len(content) > 0 {
+		success["content"] = content
 	}
 	if e.Status == http.StatusAccepted {
 		success["description"] = "Begun: what comes of it is seen later."
@@ -246,12 +249,20 @@ var (
 		"trigger": "The name of the trigger's block in the configuration.",
 		"method":  "The name of the auth block in the configuration.",
 
-		root + "issuers/{name}/check name":  "The name of the issuer's block in the configuration.",
-		root + "probes/{name}/run name":     "The name of the probe's block in the configuration.",
-		root + "notifiers/{name}/test name": "The name of the notifier's block in the configuration.",
+		wellKnownKeys + " consumer": "The name of the consumer's block in the configuration.",
+
+		root + "consumers/{name} name":                "The name of the consumer's block in the configuration.",
+		root + "consumers/{name}/test name":           "The name of the consumer's block in the configuration.",
+		root + "consumers/{name}/enable name":         "The name of the consumer's block in the configuration.",
+		root + "consumers/{name}/rotate-signing name": "The name of the consumer's block in the configuration.",
+		root + "consumers/{name}/inbox name":          "The name of the consumer's block in the configuration.",
+		root + "issuers/{name}/check name":            "The name of the issuer's block in the configuration.",
+		root + "probes/{name}/run name":               "The name of the probe's block in the configuration.",
+		root + "notifiers/{name}/test name":           "The name of the notifier's block in the configuration.",
 	}
 	queryParameters = map[string]string{
 		"limit":   "How many items at most.",
+		"wait":    "How long to wait for something, such as 30s, which it is if not given, up to 1m0s.",
 		"after":   "The next of the page before: what follows it is answered.",
 		"prefix":  "Only names that begin so.",
 		"secret":  "Only of the secret of that name.",
@@ -264,6 +275,7 @@ var (
 		root + "alerts?all": "Also those that are over.",
 
 		"consumer": "Only to this consumer.",
+		"event":    "Only of this event.",
 		"actor":    "Only by this actor: an id, as records have it.",
 		"action":   "Only this action, such as secret.read.",
 		"path":     "Only on this policy path.",

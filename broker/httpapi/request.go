@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -93,6 +94,20 @@ func (p *params) number(key string, limit int) int {
 	return n
 }
 
+// duration returns a parameter from 0 to limit, or otherwise if it is not given.
+func (p *params) duration(key string, otherwise, limit time.Duration) time.Duration {
+	text := p.take(Parameter{Name: key, Type: "string"})
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > limit {
+		p.problems = append(p.problems, fmt.Sprintf("the parameter %s is not a duration from 0s to %s", key, limit))
+		return otherwise
+	}
+	return d
+}
+
 // oneOf returns a parameter that is one of the values, or "" if it is not given.
 func (p *params) oneOf(key string, values ...string) string {
 	given := p.values.Has(key)
@@ -141,15 +156,6 @@ func rotationQuery(p *params) client.RotationQuery {
 
 func retirementQuery(p *params) client.RetirementQuery {
 	return client.RetirementQuery{Secret: p.text("secret"), State: p.text("state"), Page: page(p)}
-}
-
-func deliveryQuery(p *params) client.DeliveryQuery {
-	return client.DeliveryQuery{
-		Secret:   p.text("secret"),
-		Consumer: p.text("consumer"),
-		State:    p.text("state"),
-		Page:     page(p),
-	}
 }
 
 // readBody decodes the body, one JSON object of known fields, into into. No body

@@ -12,6 +12,7 @@ const root = "/api/v1/"
 const (
 	inEmergencies = "while an emergency goes on: emergency instead of rotate"
 	toOverwrite   = "update as well"
+	ofATest       = "of a test of a consumer list or read on the path " + consumerPath + ", or its role"
 )
 
 // table is the whole surface. It is data: nothing is served that is not in it.
@@ -24,6 +25,7 @@ func table() []Endpoint {
 		get("secrets/{name}/value", on(policy.Read).also("of a version in its overlap read_previous, of a pending one read_pending, instead of read"),
 			"Gives the value of the current version, or of the version asked for, with an entity tag.", valueOf()),
 		get("secrets/{name}/plan", seen, "Tells what would happen to a secret, when, and what keeps it from happening.", shows("name", Broker.Plan)),
+		get("secrets/{name}/consumers", seen, "Tells which consumer was told of what, got it and uses it, and who may still use an older version.", shows("name", Broker.SecretConsumers)),
 		post("secrets/{name}/rotate", on(policy.Rotate), "Begins a rotation.", takes(http.StatusAccepted, "name", Broker.Rotate)),
 		post("secrets/{name}/revoke", on(policy.Revoke), "Turns one version off, which is then proven.", takes(http.StatusAccepted, "name", Broker.Revoke)).as(ratelimit.Containing),
 		post("secrets/{name}/emergency", on(policy.Emergency), "Turns off what is compromised, and replaces it. Idempotent while the emergency lasts.",
@@ -62,10 +64,19 @@ func table() []Endpoint {
 			takes(http.StatusOK, "id", Broker.TurnedOff)),
 		get("orphans", seen.hiding(), "Lists credentials that no version stands for and that may be alive.", pages(orphanQuery, Broker.Orphans)),
 
-		get("deliveries", seen.hiding(), "Lists deliveries to consumers.", pages(deliveryQuery, Broker.Deliveries)),
-		get("deliveries/{id}", seen.hiding(), "Shows a delivery.", shows("id", Broker.Delivery)),
-		post("deliveries/{id}/ack", on(policy.Update).hiding(), "Says that the consumer uses what was delivered.", takes(http.StatusOK, "id", Broker.Acknowledge)),
+		get("deliveries", seen.hiding().also(ofATest), "Lists deliveries to consumers, the newest first.", pages(deliveryQuery, Broker.Deliveries)),
+		get("deliveries/{id}", seen.hiding().also(ofATest), "Shows a delivery and its acknowledgements.", shows("id", Broker.Delivery)),
+		post("deliveries/{id}/ack", on(policy.Update).hiding().also("the role of the consumer, where it has one, and of the secret list or read, instead of update"),
+			"Says of a delivery that an instance of its consumer has it, or uses what was delivered.", takes(http.StatusOK, "id", Broker.Acknowledge)),
 		post("deliveries/{id}/replay", onRecord, "Delivers again.", takes(http.StatusOK, "id", Broker.Replay)),
+		get("consumers", onConsumer(policy.List, policy.Read).hiding(), "Lists the consumers of the configuration, and whether they can be told.", tells(Broker.Consumers)),
+		get("consumers/{name}", onConsumer(policy.List, policy.Read), "Shows a consumer, with what its messages are signed with and its last delivery.", shows("name", Broker.Consumer)),
+		post("consumers/{name}/test", onConsumer(policy.Update), "Tells a consumer that somebody tries the way to it, by a delivery that is of no secret.", takes(http.StatusAccepted, "name", Broker.TestConsumer)),
+		post("consumers/{name}/enable", onConsumer(policy.Update), "Has a consumer told again that wanted no more deliveries: what waits is tried at once.", takes(http.StatusOK, "name", Broker.EnableConsumer)),
+		post("consumers/{name}/rotate-signing", onConsumer(policy.Update), "Makes a new key that a consumer's messages are signed with. Only this answer carries one that is secret.",
+			takes(http.StatusOK, "name", Broker.RotateSigning)),
+		get("consumers/{name}/inbox", known.also("the role of the consumer, which collects its messages: to everybody else it is not there"),
+			"Gives a consumer the messages that wait for it, as soon as there are some; or streams them, to who accepts text/event-stream.", collects()),
 		post("events/{trigger}", node("events/{trigger}", policy.Create), "Reports an event to a trigger, which rotates a secret or declares an emergency.",
 			takes(http.StatusAccepted, "trigger", Broker.Event)).as(ratelimit.Containing),
 
@@ -107,6 +118,7 @@ func table() []Endpoint {
 		post("seal/verify", node("seal", policy.Read).unbound(), "Opens every sealed value, page by page, and tells which do not open.", does(http.StatusOK, Broker.VerifySeal)),
 
 		post("keys/check", anybody, "Tells a service whether a key that the broker issued works: 200 or 401. The key comes as bearer, or in the body.", checksKeys()).as(ratelimit.Checking),
+		get(wellKnownKeys, anybody, "Gives the public keys that the messages to a consumer are signed with, as a JWK set. There are none of a consumer that there is not.", webhookKeys()),
 		get("/healthz", anybody, "Tells that the process serves.", healthy()).as(ratelimit.Unlimited),
 		get("/readyz", anybody, "Tells whether the node can do all of its work: 200 or 503.", ready()).as(ratelimit.Unlimited),
 		get(metricsPath, node("metrics", policy.Read).unbound(), "Gives the metrics of the node in the form of Prometheus.", measures()),

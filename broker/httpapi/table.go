@@ -27,7 +27,7 @@ type Endpoint struct {
 	Body   reflect.Type // of the JSON object that it takes; nil: none
 	Status int          // of success
 	Answer reflect.Type // of the JSON that success is answered with; nil: no JSON
-	Media  string       // of the answer, where it is no JSON
+	Media  string       // of the answer, where it is no JSON, or not only that
 
 	serve func(*server, http.ResponseWriter, *http.Request, authn.Principal) error
 }
@@ -76,6 +76,12 @@ var seen = on(policy.List, policy.Read)
 func node(path string, c policy.Capability) Access {
 	return Access{Path: "sys/" + path, AnyOf: []policy.Capability{c}}
 }
+
+const consumerPath = "sys/consumers/{name}"
+
+// onConsumer is the Access by capabilities on the consumer that the path names, or of each
+// in a list: one of them.
+func onConsumer(anyOf ...policy.Capability) Access { return Access{Path: consumerPath, AnyOf: anyOf} }
 
 func (a Access) hiding() Access                  { a.Hides = true; return a }
 func (a Access) unbound() Access                 { a.Unbound = true; return a }

@@ -25,7 +25,7 @@ const changePoll = time.Second
 // commits later, so a reader that has seen number n has seen all before it.
 func (tx *Tx) changeStatements() []statement {
 	const insert = `INSERT INTO changes (seq, tenant, secret, generation, kind, object_id, at)
-		SELECT c.last - $1, s.tenant, s.name, s.generation, $2, $3, CAST($4 AS BIGINT)
+		SELECT c.last - $1, COALESCE(s.tenant, ''), COALESCE(s.name, ''), COALESCE(s.generation, 0), $2, $3, CAST($4 AS BIGINT)
 		FROM change_counter c LEFT JOIN secrets s ON s.id = $5 WHERE c.id = 1`
 	n, at := len(tx.changes), micros(tx.now())
 	if n == 0 {

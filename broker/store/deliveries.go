@@ -3,51 +3,90 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/rotation"
 )
 
-const deliveryColumns = `d.id, d.secret_id, s.tenant, s.name, d.consumer, d.version, d.generation, d.event, d.trigger_kind, d.reason,
-	d.state, d.attempts, d.error, d.created_at, d.next_attempt_at, d.lease_until, d.received_at, d.applied_at, d.revision`
+const deliveryColumns = `d.id, d.secret_id, d.tenant, s.name, d.consumer, d.version, d.generation, d.event, d.trigger_kind, d.reason,
+	d.state, d.instances, d.attempts, d.error, d.due_at, d.created_at, d.next_attempt_at, d.lease_until, d.received_at, d.fetched_at, d.applied_at, d.revision`
 
-const deliveryTables = " FROM deliveries d JOIN secrets s ON s.id = d.secret_id"
+const deliveryTables = " FROM deliveries d LEFT JOIN secrets s ON s.id = d.secret_id"
 
 func scanDelivery(r row) (d rotation.Delivery, err error) {
-	err = r.Scan(&d.ID, &d.SecretID, &d.Ref.Tenant, &d.Ref.Name, &d.Consumer, &d.Version, &d.Generation, &d.Event, &d.Trigger, &d.Reason,
-		&d.State, &d.Attempts, &d.Error, instant{&d.CreatedAt}, instant{&d.NextAttemptAt}, instant{&d.Lease},
-		instant{&d.ReceivedAt}, instant{&d.AppliedAt}, &d.Revision)
+	err = r.Scan(&d.ID, orEmpty{&d.SecretID}, &d.Ref.Tenant, orEmpty{&d.Ref.Name}, &d.Consumer, &d.Version, &d.Generation, &d.Event, &d.Trigger, &d.Reason,
+		&d.State, &d.Instances, &d.Attempts, &d.Error, instant{&d.DueAt}, instant{&d.CreatedAt}, instant{&d.NextAttemptAt}, instant{&d.Lease},
+		instant{&d.ReceivedAt}, instant{&d.FetchedAt}, instant{&d.AppliedAt}, &d.Revision)
 	return d, err
 }
 
-// AddDelivery inserts d as pending at revision 1 and marks the older pending
-// deliveries of the same consumer and secret as superseded. An attempt at one of
-// those that is under way keeps its lease (see InFlight) and loses its swap.
+// quoted lists events for a query; their names are ours.
+func quoted(events []rotation.Event) string {
+	texts := make([]string, len(events))
+	for i, e := range events {
+		texts[i] = "'" + string(e) + "'"
+	}
+	return strings.Join(texts, ", ")
+}
+
+// makesCurrent is the condition that a delivery d tells of a new current version.
+var makesCurrent = func() string {
+	var events []rotation.Event
+	for _, e := range rotation.Events() {
+		if e.MakesCurrent() {
+			events = append(events, e)
+		}
+	}
+	return "d.event IN (" + quoted(events) + ")"
+}()
+
+// AddDelivery inserts d as pending at revision 1 and marks as superseded what still waits
+// for the same consumer and secret, if it is of an older generation or, of the same
+// version, d's event replaces its. An attempt at one of those that is under way keeps its
+// lease (see InFlight) and loses its swap. Tenant is taken from the secret; that of
+// EventTest is d's.
 func (tx *Tx) AddDelivery(ctx context.Context, d *rotation.Delivery) error {
-	tenant, err := tx.tenantOf(ctx, d.SecretID)
+	tenant := d.Ref.Tenant
+	if d.SecretID != "" {
+		var err error
+		if tenant, err = tx.tenantOf(ctx, d.SecretID); err != nil {
+			return fmt.Errorf("adding delivery %s: %w", d.ID, err)
+		}
+		if err := tx.supersede(ctx, d); err != nil {
+			return err
+		}
+	}
+	d.Instances = max(d.Instances, 1)
+	err := tx.insert(ctx, `INSERT INTO deliveries (id, tenant, secret_id, consumer, version, generation, event, trigger_kind, reason,
+			state, instances, attempts, error, due_at, created_at, next_attempt_at, lease_until, received_at, fetched_at, applied_at, revision)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 1) ON CONFLICT DO NOTHING`,
+		d.ID, tenant, nullText(d.SecretID), d.Consumer, d.Version, d.Generation, d.Event, d.Trigger, d.Reason,
+		rotation.DeliveryPending, d.Instances, d.Attempts, d.Error, nullMicros(d.DueAt), micros(d.CreatedAt), nullMicros(d.NextAttemptAt), nullMicros(d.Lease),
+		nullMicros(d.ReceivedAt), nullMicros(d.FetchedAt), nullMicros(d.AppliedAt))
 	if err != nil {
 		return fmt.Errorf("adding delivery %s: %w", d.ID, err)
 	}
+	d.State, d.Revision = rotation.DeliveryPending, 1
+	tx.publish(ChangeDelivery, d.ID, d.SecretID)
+	return nil
+}
+
+func (tx *Tx) supersede(ctx context.Context, d *rotation.Delivery) error {
+	which := "generation < $4"
+	args := []any{rotation.DeliverySuperseded, d.SecretID, d.Consumer, d.Generation}
+	if replaced := d.Event.Replaces(); len(replaced) > 0 {
+		which = "(generation < $4 OR version = $5 AND event IN (" + quoted(replaced) + "))"
+		args = append(args, d.Version)
+	}
 	older, err := all(ctx, tx, scanString, `UPDATE deliveries SET state = $1, next_attempt_at = NULL, revision = revision + 1
-		WHERE secret_id = $2 AND consumer = $3 AND generation < $4 AND state = 'pending' RETURNING id`,
-		rotation.DeliverySuperseded, d.SecretID, d.Consumer, d.Generation)
+		WHERE secret_id = $2 AND consumer = $3 AND state = 'pending' AND `+which+" RETURNING id", args...)
 	if err != nil {
 		return fmt.Errorf("superseding deliveries to %s: %w", d.Consumer, err)
 	}
 	for _, id := range older {
 		tx.publish(ChangeDelivery, id, d.SecretID)
 	}
-	err = tx.insert(ctx, `INSERT INTO deliveries (id, tenant, secret_id, consumer, version, generation, event, trigger_kind, reason,
-			state, attempts, error, created_at, next_attempt_at, lease_until, received_at, applied_at, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 1) ON CONFLICT DO NOTHING`,
-		d.ID, tenant, d.SecretID, d.Consumer, d.Version, d.Generation, d.Event, d.Trigger, d.Reason,
-		rotation.DeliveryPending, d.Attempts, d.Error, micros(d.CreatedAt), nullMicros(d.NextAttemptAt), nullMicros(d.Lease),
-		nullMicros(d.ReceivedAt), nullMicros(d.AppliedAt))
-	if err != nil {
-		return fmt.Errorf("adding delivery %s: %w", d.ID, err)
-	}
-	d.State, d.Revision = rotation.DeliveryPending, 1
-	tx.publish(ChangeDelivery, d.ID, d.SecretID)
 	return nil
 }
 
@@ -63,10 +102,10 @@ func (tx *Tx) Delivery(ctx context.Context, id string) (rotation.Delivery, error
 // SaveDelivery compares and swaps; what it is about never changes.
 func (tx *Tx) SaveDelivery(ctx context.Context, d *rotation.Delivery) error {
 	err := tx.swap(ctx, &d.Revision, `UPDATE deliveries SET state = $1, attempts = $2, error = $3,
-			next_attempt_at = $4, lease_until = $5, received_at = $6, applied_at = $7, revision = revision + 1
-		WHERE id = $8 AND revision = $9`,
+			next_attempt_at = $4, lease_until = $5, received_at = $6, fetched_at = $7, applied_at = $8, revision = revision + 1
+		WHERE id = $9 AND revision = $10`,
 		d.State, d.Attempts, d.Error,
-		nullMicros(d.NextAttemptAt), nullMicros(d.Lease), nullMicros(d.ReceivedAt), nullMicros(d.AppliedAt), d.ID, d.Revision)
+		nullMicros(d.NextAttemptAt), nullMicros(d.Lease), nullMicros(d.ReceivedAt), nullMicros(d.FetchedAt), nullMicros(d.AppliedAt), d.ID, d.Revision)
 	if err != nil {
 		return fmt.Errorf("saving delivery %s: %w", d.ID, err)
 	}
@@ -74,12 +113,34 @@ func (tx *Tx) SaveDelivery(ctx context.Context, d *rotation.Delivery) error {
 	return nil
 }
 
-// Deliveries returns those of one generation of a secret, by consumer.
+// Deliveries returns those that tell of what one generation of a secret made current, by
+// consumer.
 func (tx *Tx) Deliveries(ctx context.Context, secretID string, generation int64) ([]rotation.Delivery, error) {
 	items, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+
-		" WHERE d.secret_id = $1 AND d.generation = $2 ORDER BY d.consumer, d.id", secretID, generation)
+		" WHERE d.secret_id = $1 AND d.generation = $2 AND "+makesCurrent+" ORDER BY d.consumer, d.id", secretID, generation)
 	if err != nil {
 		return nil, fmt.Errorf("reading deliveries of %s: %w", secretID, err)
+	}
+	return items, nil
+}
+
+// LastTold returns the newest delivery to a consumer that makes a version of the secret
+// current: of a number or, if that is 0, of any. ErrNotFound if there is none.
+func (tx *Tx) LastTold(ctx context.Context, secretID, consumer string, version int) (rotation.Delivery, error) {
+	d, err := scanDelivery(tx.q.queryRow(ctx, "SELECT "+deliveryColumns+deliveryTables+` WHERE d.secret_id = $1 AND d.consumer = $2
+		AND (d.version = $3 OR $3 = 0) AND `+makesCurrent+" ORDER BY d.generation DESC, d.id DESC LIMIT 1"+tx.lock("d"), secretID, consumer, version))
+	if err != nil {
+		return rotation.Delivery{}, fmt.Errorf("reading what %s was told: %w", consumer, err)
+	}
+	return d, nil
+}
+
+// PendingTo returns what waits for a consumer and nobody is at, the oldest first.
+func (tx *Tx) PendingTo(ctx context.Context, consumer string, now time.Time, limit int) ([]rotation.Delivery, error) {
+	items, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+` WHERE d.consumer = $1 AND d.state = 'pending'
+		AND (d.lease_until IS NULL OR d.lease_until <= $2) ORDER BY d.created_at, d.id`+atMost("$3"), consumer, micros(now), limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading what waits for %s: %w", consumer, err)
 	}
 	return items, nil
 }
@@ -87,6 +148,9 @@ func (tx *Tx) Deliveries(ctx context.Context, secretID string, generation int64)
 // InFlight tells whether an attempt at another delivery to the same consumer
 // for the same secret is under way (its Lease is after now).
 func (tx *Tx) InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (busy bool, err error) {
+	if d.SecretID == "" {
+		return false, nil
+	}
 	err = tx.q.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries
 		WHERE secret_id = $1 AND consumer = $2 AND id <> $3 AND lease_until > $4)`,
 		d.SecretID, d.Consumer, d.ID, micros(now)).Scan(&busy)
@@ -96,11 +160,53 @@ func (tx *Tx) InFlight(ctx context.Context, d rotation.Delivery, now time.Time) 
 	return busy, nil
 }
 
+// WakeDeliveries makes what waits for a consumer due now.
+func (tx *Tx) WakeDeliveries(ctx context.Context, consumer string, now time.Time) error {
+	err := tx.execOnly(ctx, `UPDATE deliveries SET next_attempt_at = $1, revision = revision + 1
+		WHERE consumer = $2 AND state = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at > $1)`, micros(now), consumer)
+	if err != nil {
+		return fmt.Errorf("waking deliveries to %s: %w", consumer, err)
+	}
+	return nil
+}
+
+// HoldDeliveries makes what waits for a consumer wait without a time.
+func (tx *Tx) HoldDeliveries(ctx context.Context, consumer string) error {
+	err := tx.execOnly(ctx, `UPDATE deliveries SET next_attempt_at = NULL, revision = revision + 1
+		WHERE consumer = $1 AND state = 'pending' AND next_attempt_at IS NOT NULL`, consumer)
+	if err != nil {
+		return fmt.Errorf("holding deliveries to %s: %w", consumer, err)
+	}
+	return nil
+}
+
+// HeldConsumers are the names of those for whom something waits without a time.
+func (tx *Tx) HeldConsumers(ctx context.Context) ([]string, error) {
+	names, err := all(ctx, tx, scanString, "SELECT DISTINCT consumer FROM deliveries WHERE state = 'pending' AND next_attempt_at IS NULL ORDER BY consumer")
+	if err != nil {
+		return nil, fmt.Errorf("looking for consumers that are not told: %w", err)
+	}
+	return names, nil
+}
+
+// LatestDeliveries returns the newest delivery to each consumer that made a version of
+// the secret current, by consumer.
+func (tx *Tx) LatestDeliveries(ctx context.Context, secretID string) ([]rotation.Delivery, error) {
+	items, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+" WHERE d.secret_id = $1 AND "+makesCurrent+
+		` AND NOT EXISTS (SELECT 1 FROM deliveries n WHERE n.secret_id = d.secret_id AND n.consumer = d.consumer
+			AND (n.generation, n.id) > (d.generation, d.id) AND `+strings.ReplaceAll(makesCurrent, "d.event", "n.event")+") ORDER BY d.consumer", secretID)
+	if err != nil {
+		return nil, fmt.Errorf("reading what the consumers of %s were told: %w", secretID, err)
+	}
+	return items, nil
+}
+
 // DeliveryFilter chooses deliveries; what is empty matches all.
 type DeliveryFilter struct {
 	Tenant   string
 	SecretID string
 	Consumer string
+	Event    rotation.Event
 	State    rotation.DeliveryState
 }
 
@@ -110,6 +216,7 @@ func (tx *Tx) DeliveriesPage(ctx context.Context, by DeliveryFilter, p Page) ([]
 	f.equal("d.tenant", by.Tenant)
 	f.equal("d.secret_id", by.SecretID)
 	f.equal("d.consumer", by.Consumer)
+	f.equal("d.event", string(by.Event))
 	f.equal("d.state", string(by.State))
 	if err := f.before("d.created_at", "d.id", p); err != nil {
 		return nil, "", fmt.Errorf("listing deliveries: %w", err)

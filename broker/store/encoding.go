@@ -43,6 +43,31 @@ func (i instant) Scan(v any) error {
 	return nil
 }
 
+// nullText is a text in a column, NULL for none.
+func nullText(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
+}
+
+// orEmpty scans such a column.
+type orEmpty struct{ into *string }
+
+func (o orEmpty) Scan(v any) error {
+	*o.into = ""
+	switch text := v.(type) {
+	case nil:
+	case string:
+		*o.into = text
+	case []byte:
+		*o.into = string(text)
+	default:
+		return fmt.Errorf("scanning a text: %T is none", v)
+	}
+	return nil
+}
+
 // asJSON is a column of JSON text. Its errors say nothing of the value.
 type asJSON struct{ from any }
 

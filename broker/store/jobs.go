@@ -22,7 +22,8 @@ const (
 	jobAttempts     = 5
 	defaultTimeout  = 5 * time.Minute
 	defaultSoftStop = 10 * time.Second
-	defaultUrgent   = 512 // mostly waiting, too: between two rounds of a proof
+	defaultUrgent   = 512  // mostly waiting, too: between two rounds of a proof
+	defaultPush     = 4096 // mostly waiting, too: for answers. Lanes bound them (see package engine)
 	// soon is how far ahead a job is put straight into the queue, where it is
 	// found within the poll interval. River moves the others there every 5 s.
 	soon = time.Minute
@@ -34,8 +35,10 @@ type StartOptions struct {
 	// UrgentWorkers is how many jobs of engine.QueueUrgent are worked besides, so
 	// that they never wait behind others; 0: 512.
 	UrgentWorkers int
-	JobTimeout    time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
-	StopTimeout   time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s
+	// PushWorkers is how many of engine.QueuePush; 0: 4096.
+	PushWorkers int
+	JobTimeout  time.Duration // after which a job's context ends, unless its worker says otherwise; 0: 5 min
+	StopTimeout time.Duration // that running jobs have to finish in Stop before their contexts end; 0: 10 s
 	// Work does what the worker of a job does. With it as many jobs again that are
 	// due at once, and come from transactions of this process, are worked without
 	// going through the database; nil: none.
@@ -57,6 +60,7 @@ func (db *DB) Start(ctx context.Context, workers *river.Workers, opts StartOptio
 		Queues: map[string]river.QueueConfig{
 			river.QueueDefault: {MaxWorkers: opts.MaxWorkers},
 			engine.QueueUrgent: {MaxWorkers: orDefault(opts.UrgentWorkers, defaultUrgent)},
+			engine.QueuePush:   {MaxWorkers: orDefault(opts.PushWorkers, defaultPush)},
 		},
 		Workers:                     workers,
 		Logger:                      db.log,

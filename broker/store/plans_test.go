@@ -24,7 +24,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		setting := "SELECT 1"
 		if cfg.SQLitePath == "" { // SQLite chooses by the schema alone
 			setting = "SET LOCAL enable_seqscan = off" // whole tables are read only where no index serves
-			for i := range 9 {
+			for i := range 29 {
 				addSecret(t, db, fmt.Sprint("b", i))
 			}
 			update(t, db, func(tx *store.Tx) error { return growOld(ctx, tx) })
@@ -138,7 +138,8 @@ func TestQueriesUseIndexes(t *testing.T) {
 	})
 }
 
-// wholeTable is a part of a plan that reads one: on SQLite SCAN without an index.
+// wholeTable is a part of a plan that reads one: on SQLite SCAN without an index, of
+// something else than a subquery, which is called ranked.
 var wholeTable = regexp.MustCompile(`(?m)Seq Scan|^SCAN \w+$`)
 
 func checkPlans(t *testing.T, db *store.DB, setting string, indexes []string, query func(tx *store.Tx) error) {
@@ -150,7 +151,7 @@ func checkPlans(t *testing.T, db *store.DB, setting string, indexes []string, qu
 			return err
 		}
 		tx.Explain(func(query, plan string) {
-			if wholeTable.MatchString(plan) {
+			if wholeTable.MatchString(strings.ReplaceAll(plan, "SCAN ranked", "")) {
 				t.Error("a whole table is read")
 			}
 			plans.WriteString(query + "\n" + plan + "\n")
@@ -179,7 +180,8 @@ func growOld(ctx context.Context, tx *store.Tx) (err error) {
 		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', 'rotated', '{}', n, NULL, NULL, 0, 1` + past,
 		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, NULL, '{}', n, n, NULL, NULL, 1` + past,
 		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, 'proof', '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
-		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, '', n, NULL, NULL, n, n, 1` + past,
+		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, 1, '', NULL, n, NULL, NULL, n, NULL, n, 1` + past,
+		`INSERT INTO deliveries SELECT 'due' || s.id || n, s.tenant, s.id, 'web' || n % 10, n, n, 'e', 't', '', 'pending', 1, 1, '', NULL, n, 8e15, NULL, NULL, NULL, NULL, 1` + past + ` WHERE n <= 50`,
 		`INSERT INTO tries SELECT s.id, n, s.tenant, s.id || n, s.id || n, n, n, '{}'` + past,
 		"ANALYZE",
 	} {

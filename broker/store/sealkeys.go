@@ -138,17 +138,21 @@ func (tx *Tx) SealedBy(ctx context.Context) (map[string]int, error) {
 // SealedValue is one sealed value, wherever it is.
 type SealedValue struct {
 	Table  string
-	Ref    backends.Ref // of an own key the name alone
+	Ref    backends.Ref // of an own key the name alone; of a signing key its consumer
 	Number int          // of the version
 	Sealed []byte
 
-	id string // of the secret, where the table has it
+	id    string // of the secret or the signing key, where the table has it
+	bound []byte // what a signing key is bound to
 }
 
 // AssociatedData is what the value is bound to.
 func (v SealedValue) AssociatedData() []byte {
-	if v.Table == ownKeys {
+	switch v.Table {
+	case ownKeys:
 		return ownKeyBinding(v.Ref.Name)
+	case signingKeys:
+		return v.bound
 	}
 	return backends.AssociatedData(v.Ref, v.Number, v.Table+".sealed")
 }
@@ -182,5 +186,14 @@ var sealedTables = []sealedTable{
 		name: "local_versions", columns: "tenant, name, number, sealed", from: "local_versions", order: []string{"tenant", "name", "number"},
 		scan: func(r row, v *SealedValue) error { return r.Scan(&v.Ref.Tenant, &v.Ref.Name, &v.Number, &v.Sealed) },
 		key:  func(v SealedValue) []any { return []any{v.Ref.Tenant, v.Ref.Name, v.Number} },
+	},
+	{
+		name: signingKeys, columns: signingKeyColumns, from: signingKeys, order: []string{"id"},
+		scan: func(r row, v *SealedValue) error {
+			k, err := scanSigningKey(r)
+			v.id, v.Ref, v.Sealed, v.bound = k.ID, backends.Ref{Tenant: k.Tenant, Name: k.Consumer}, k.Sealed, k.AssociatedData()
+			return err
+		},
+		key: func(v SealedValue) []any { return []any{v.id} },
 	},
 }

@@ -169,6 +169,8 @@ func fill(t *testing.T, db *store.DB, ring *seal.Keyring, s rotation.Secret) {
 			t.Fatal(err)
 		}
 	}
+	addSigningKey(t, db, ring, signingKey("app", "ed25519"))
+	addSigningKey(t, db, ring, signingKey("other", "hmac"))
 	for i := range 3 {
 		v := rotation.Version{SecretID: s.ID, Stage: rotation.StagePending, CreatedAt: now,
 			Sealed: sealed(t, ring, backends.AssociatedData(s.Ref, i+1, "versions.sealed"))}
@@ -214,7 +216,7 @@ func TestEverySealedValueIsFoundOpenedAndReplaced(t *testing.T) {
 				}
 			}
 			const want = "own_keys fingerprint 0;own_keys pepper 0;versions app/key 1;versions app/key 2;versions app/key 3;" +
-				"local_versions app/key 1;local_versions app/key 2;local_versions app/key 3"
+				"local_versions app/key 1;local_versions app/key 2;local_versions app/key 3;signing_keys app 0;signing_keys other 0"
 			if got := strings.Join(where, ";"); got != want {
 				t.Errorf("%d a page: %s, want %s", limit, got, want)
 			}
@@ -247,7 +249,7 @@ func TestEverySealedValueIsFoundOpenedAndReplaced(t *testing.T) {
 			})
 			view(t, db, func(tx *store.Tx) error {
 				counts, err := tx.SealedBy(ctx)
-				if counts[old] != 7-i || counts[newest.ID()] != i+1 {
+				if counts[old] != 9-i || counts[newest.ID()] != i+1 {
 					t.Errorf("after %d: %v", i+1, counts)
 				}
 				return err
@@ -299,6 +301,11 @@ func TestNoKeyGoesBeforeItsLastValue(t *testing.T) {
 			"a version": db.Update(ctx, func(tx *store.Tx) error { return tx.AddVersion(ctx, &v) }),
 			"a local version": db.LocalStorage().Put(ctx, s.Ref, 3,
 				local.Version{Number: 4, Sealed: sealed(t, ring, []byte("late")), CreatedAt: now}),
+			"a signing key": db.Update(ctx, func(tx *store.Tx) error {
+				k := signingKey("late", "hmac")
+				k.Sealed = sealed(t, ring, k.AssociatedData())
+				return tx.AddSigningKey(ctx, k)
+			}),
 			"an own key": func() error {
 				_, err := db.OwnKeyOrAdd(ctx, "late", func(ad []byte) ([]byte, error) { return sealed(t, ring, ad), nil })
 				return err

@@ -9,11 +9,11 @@ import (
 )
 
 const secretColumns = `s.id, s.tenant, s.name, s.origin, s.state, s.definition, s.current, s.last_version, s.generation,
-	s.next_due_at, s.created_at, s.updated_at, s.revision`
+	s.next_due_at, s.notice_at, s.noticed_due, s.created_at, s.updated_at, s.revision`
 
 func scanSecret(r row) (s rotation.Secret, err error) {
 	err = r.Scan(&s.ID, &s.Ref.Tenant, &s.Ref.Name, &s.Origin, &s.State, fromJSON{&s.Definition}, &s.Current, &s.LastVersion, &s.Generation,
-		instant{&s.NextDueAt}, instant{&s.CreatedAt}, instant{&s.UpdatedAt}, &s.Revision)
+		instant{&s.NextDueAt}, instant{&s.NoticeAt}, instant{&s.NoticedDue}, instant{&s.CreatedAt}, instant{&s.UpdatedAt}, &s.Revision)
 	return s, err
 }
 
@@ -77,10 +77,10 @@ func (tx *Tx) Secrets(ctx context.Context, by SecretFilter, p Page) ([]rotation.
 func (tx *Tx) AddSecret(ctx context.Context, s *rotation.Secret) error {
 	d := s.Definition
 	err := tx.insert(ctx, `INSERT INTO secrets (id, tenant, name, origin, state, backend, issuer, probe, policy, pair, definition,
-			current, generation, next_due_at, created_at, updated_at, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1) ON CONFLICT DO NOTHING`,
+			current, generation, next_due_at, notice_at, noticed_due, created_at, updated_at, revision)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, 1) ON CONFLICT DO NOTHING`,
 		s.ID, s.Ref.Tenant, s.Ref.Name, s.Origin, s.State, d.Backend, d.Issuer, d.Probe, d.Policy, d.Pair, asJSON{d},
-		s.Current, s.Generation, nullMicros(s.NextDueAt), micros(s.CreatedAt), micros(s.UpdatedAt))
+		s.Current, s.Generation, nullMicros(s.NextDueAt), nullMicros(s.NoticeAt), nullMicros(s.NoticedDue), micros(s.CreatedAt), micros(s.UpdatedAt))
 	if err != nil {
 		return fmt.Errorf("adding secret %s: %w", s.Ref, err)
 	}
@@ -94,10 +94,10 @@ func (tx *Tx) AddSecret(ctx context.Context, s *rotation.Secret) error {
 func (tx *Tx) SaveSecret(ctx context.Context, s *rotation.Secret) error {
 	d := s.Definition
 	err := tx.swap(ctx, &s.Revision, `UPDATE secrets SET origin = $1, state = $2, backend = $3, issuer = $4, probe = $5, policy = $6, pair = $7,
-			definition = $8, current = $9, generation = $10, next_due_at = $11, updated_at = $12, revision = revision + 1
-		WHERE id = $13 AND revision = $14`,
+			definition = $8, current = $9, generation = $10, next_due_at = $11, notice_at = $12, noticed_due = $13, updated_at = $14, revision = revision + 1
+		WHERE id = $15 AND revision = $16`,
 		s.Origin, s.State, d.Backend, d.Issuer, d.Probe, d.Policy, d.Pair,
-		asJSON{d}, s.Current, s.Generation, nullMicros(s.NextDueAt), micros(s.UpdatedAt), s.ID, s.Revision)
+		asJSON{d}, s.Current, s.Generation, nullMicros(s.NextDueAt), nullMicros(s.NoticeAt), nullMicros(s.NoticedDue), micros(s.UpdatedAt), s.ID, s.Revision)
 	if err != nil {
 		return fmt.Errorf("saving secret %s: %w", s.Ref, err)
 	}

@@ -18,14 +18,8 @@ func (a *app) deliveryReplayCommand() *cobra.Command {
 		Example: "  keybroker delivery list --state dead\n" +
 			"  keybroker delivery replay 019a4c0e-8d5a-7c3b-9a51-0c2f4b7d6e10",
 		Args: takes("ID"),
-		ValidArgsFunction: completeIDs(a, func(ctx context.Context, c *client.Client, p client.Page) ([]client.Delivery, error) {
-			list, err := c.Deliveries(ctx, client.DeliveryQuery{Page: p})
-			return list.Items, err
-		}, func(d client.Delivery) (id, description string) {
-			if d.State == client.DeliverySuperseded || d.State == client.DeliveryApplied {
-				return "", ""
-			}
-			return d.ID, qualified(d.Tenant, d.Secret) + " to " + d.Consumer + ", " + d.State
+		ValidArgsFunction: a.completeDeliveries(func(d client.Delivery) bool {
+			return d.Secret != "" && d.State != client.DeliverySuperseded && d.State != client.DeliveryApplied
 		}),
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
 			answer, done, err := intervene(ctx, a, i, "Deliver it?", func(ctx context.Context, r client.InterventionRequest) (client.DeliveryIntervention, error) {

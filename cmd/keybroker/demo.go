@@ -15,8 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keybroker/keybroker"          //nolint:depguard // it runs the configuration that is embedded there
-	"github.com/keybroker/keybroker/backends" //nolint:depguard // what the receiver is given and gives is a secret
+	"github.com/keybroker/keybroker" //nolint:depguard // it runs the configuration that is embedded there
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/daemon"
@@ -28,7 +27,7 @@ const (
 	demoSecret   = "demo/api-key"
 	demoNode     = "127.0.0.1:8400"
 	demoConsumer = "127.0.0.1:8410"
-	demoSigning  = "data/demo-app.whsec"
+	demoApp      = "demo-app"
 )
 
 func (a *app) demoCommand() *cobra.Command {
@@ -121,11 +120,8 @@ func listenNear(addr string) (net.Listener, error) {
 
 // serve runs the application and the node until close.
 func (d *demo) serve(ctx context.Context, l net.Listener) error {
-	signing, err := os.ReadFile(filepath.Join(d.dir, demoSigning))
-	if err == nil {
-		d.app, err = receiver.New(backends.SecretString(strings.TrimSpace(string(signing))), receiver.Options{})
-	}
-	if err != nil {
+	var err error
+	if d.app, err = receiver.New("", receiver.Options{Consumer: demoApp, Broker: d.node.Addr()}); err != nil {
 		return errors.Join(err, l.Close())
 	}
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))

@@ -136,7 +136,7 @@ func TestWhatEndsAWait(t *testing.T) {
 		"backend":        "now: keybroker rotation retry r1",
 		"issuer":         "now: keybroker rotation retry r1",
 		"overlap":        "back: keybroker rotation rollback r1",
-		"acknowledgment": "keybroker delivery list --secret acme:a/b",
+		"acknowledgment": "keybroker secret consumers acme:a/b",
 		"proof":          "keybroker retirement list --secret acme:a/b",
 		"novelty":        "Waiting for:  novelty\n",
 	} {

@@ -70,6 +70,7 @@ func (a *app) root() *cobra.Command {
 		a.secretCommand(),
 		a.rotationCommand(),
 		a.retirementCommand(),
+		a.consumerCommand(),
 		a.deliveryCommand(),
 		a.issuerCommand(),
 		a.probeCommand(),

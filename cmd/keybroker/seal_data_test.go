@@ -85,6 +85,9 @@ rotation_policy "quick" {
     rejections = 2
     window     = "1s"
   }
+  limits {
+    plain_payload = true
+  }
 }
 secret "app/canary" {
   backend   = "embedded"
@@ -212,7 +215,7 @@ func (d *canaryData) look(when string) {
 	key, err := os.ReadFile(filepath.Join(data, "seal.key"))
 	must(d.T, err)
 	must(d.T, filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || entry.Name() == "seal.key" || entry.Name() == "root-token" || strings.HasSuffix(path, ".whsec") {
+		if err != nil || entry.IsDir() || entry.Name() == "seal.key" || entry.Name() == "root-token" {
 			return err
 		}
 		text, err := os.ReadFile(path)

@@ -14,7 +14,7 @@ import (
 
 func (a *app) secretCommand() *cobra.Command {
 	return group("secret", "Read, rotate and revoke secrets",
-		a.secretListCommand(), a.secretShowCommand(), a.secretGetCommand(), a.secretRotateCommand(),
+		a.secretListCommand(), a.secretShowCommand(), a.secretGetCommand(), a.secretConsumersCommand(), a.secretRotateCommand(),
 		a.secretRevokeCommand(), a.secretPauseCommand(), a.secretResumeCommand(),
 		a.secretPlanCommand(), a.secretRepairCommand(), a.secretImportCommand())
 }

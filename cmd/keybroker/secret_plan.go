@@ -85,16 +85,30 @@ func drawEffective(t *table, e client.Effective) {
 			t.row(l.Name, l.Value, saidBy(client.FromPolicy, l.Policy), written(l.File, l.Line))
 		}
 	}
-	if len(e.Upcoming) == 0 {
+	drawUpcoming(t, e.Upcoming)
+}
+
+// drawUpcoming draws the rotations to come, and when consumers are told of them if they
+// are.
+func drawUpcoming(t *table, upcoming []client.Due) {
+	if len(upcoming) == 0 {
 		return
 	}
-	t.section("NEXT ROTATION", "IN", "WHY", "BEGINS")
-	for _, d := range e.Upcoming {
+	header, told := []any{"NEXT ROTATION", "IN", "WHY", "BEGINS"}, !upcoming[0].NoticeAt.IsZero()
+	if told {
+		header = append(header, "CONSUMERS TOLD")
+	}
+	t.section(header...)
+	for _, d := range upcoming {
 		begins := "at once"
 		if d.BeginsAt.After(d.At) {
 			begins = stamp(d.BeginsAt)
 		}
-		t.row(stamp(d.At), d.At, d.Why, begins)
+		row := []any{stamp(d.At), d.At, d.Why, begins}
+		if told {
+			row = append(row, stamp(d.NoticeAt))
+		}
+		t.row(row...)
 	}
 }
 

@@ -90,7 +90,7 @@ func resolves(r client.Rotation) string {
 	case waitOverlap:
 		return fmt.Sprintf("it ends by itself; at once: keybroker secret revoke %s --version %d; back: keybroker rotation rollback %s", name, r.FromVersion, r.ID)
 	case waitAcknowledgment:
-		return "keybroker delivery list --secret " + name
+		return "keybroker secret consumers " + name
 	case waitProof:
 		return "keybroker retirement list --secret " + name
 	case waitMirror:

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/keybroker/keybroker/backends"
@@ -36,6 +37,20 @@ func alert(ctx context.Context, tx Tx, kind string, ref backends.Ref, subject, t
 		return a.AddAlert(ctx, kind, ref.Tenant, subject, text, next)
 	}
 	return nil
+}
+
+// Unacknowledged says which consumers an overlap waits for, or was ended without.
+func Unacknowledged(consumers []string) string {
+	const most = 5
+	verb, all := "have", consumers
+	if n := len(all) - most; n > 1 { // one more is as long as saying so
+		all = append(slices.Clone(all[:most]), fmt.Sprintf("%d others", n))
+	}
+	if len(all) == 1 {
+		verb = "has"
+	}
+	last := len(all) - 1
+	return strings.TrimPrefix(strings.Join(all[:last], ", ")+" and "+all[last], " and ") + " " + verb + " not acknowledged"
 }
 
 // DeadCurrent says what people must be told of a rotation whose mint has ended the

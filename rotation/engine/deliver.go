@@ -4,90 +4,173 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 	"time"
+
+	"github.com/riverqueue/river"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// Message is what a consumer is told: the delivery, the version that it is
-// about, and the one that was replaced, for as long as that is still valid.
-type Message struct {
-	Delivery  rotation.Delivery
-	Value     backends.Value // zero unless the consumer's payload carries it
-	Published rotation.Version
-	Previous  *rotation.Version
+const (
+	deliveryLease = 60 * time.Second
+	// Uncollected is how long a delivery waits for somebody to collect it, or for its
+	// consumer to be enabled, until it is given up: as long as others are tried.
+	Uncollected = 76 * time.Hour
+	// refillBy is how many due deliveries of one consumer are looked for at once.
+	refillBy = 200
+)
+
+// pushNow wakes a delivery up.
+func pushNow(d DueDelivery) river.InsertManyParams {
+	w := wakeUp(deliveryJob(d), zeroTime, false)
+	w.InsertOpts.Queue = QueuePush
+	return w
 }
 
-// Outcome is what came of one attempt.
-type Outcome struct {
-	Received bool          // the consumer answered 2xx
-	Applied  bool          // and said that it uses the new version
-	Gone     bool          // it wants no more deliveries
-	Next     time.Duration // wait before the next attempt; negative: there is none
-	Detail   string        // for people: "status 503"; never a secret
+// push makes attempts at a delivery, and then at those that wait in its consumer's lane,
+// unless the lane has no room for it.
+func (e *Engine) push(ctx context.Context, d DueDelivery) {
+	if !e.lanes.enter(d, e.laneWidth(d.Consumer), e.Now()) {
+		e.runs.came(deliveryJob{}.Kind()+d.ID, e.Now())
+		return
+	}
+	e.pushBegun(ctx, d)
+	if e.lanes.dry(d.Consumer) && ctx.Err() == nil {
+		e.refill(ctx, d.Consumer)
+	}
 }
 
-// Deliverer sends messages to one consumer.
-type Deliverer interface {
-	// Deliver makes one attempt (the attempt's number is m.Delivery.Attempts) and
-	// blocks until it is answered or ctx ends. What went wrong is in the outcome.
-	Deliver(ctx context.Context, m Message) Outcome
-	// NeedsValue tells whether the message carries the value itself.
-	NeedsValue() bool
+// pushBegun goes on from a delivery that has entered its lane, until nothing begins.
+func (e *Engine) pushBegun(ctx context.Context, d DueDelivery) {
+	var others sync.WaitGroup
+	defer others.Wait()
+	for {
+		if ctx.Err() == nil && !e.heldBack(ctx, deliveryJob(d)) {
+			e.work(ctx, deliveryJob{}.Kind(), d.ID, e.stepDelivery)
+		}
+		begun := e.lanes.next(d, e.laneWidth(d.Consumer), e.Now())
+		if len(begun) == 0 {
+			return
+		}
+		d = begun[0]
+		for _, other := range begun[1:] {
+			others.Go(func() { e.pushBegun(ctx, other) })
+		}
+	}
 }
 
-const deliveryLease = 60 * time.Second
+// refill wakes what else is due for a consumer.
+func (e *Engine) refill(ctx context.Context, consumer string) {
+	err := e.Store.Update(ctx, func(tx Tx) error {
+		due, err := tx.DueTo(ctx, consumer, e.Now(), refillBy)
+		if err != nil || len(due) == 0 {
+			return err
+		}
+		jobs := make([]river.InsertManyParams, len(due))
+		for i, d := range due {
+			jobs[i] = pushNow(d)
+		}
+		if len(due) == refillBy {
+			e.lanes.expectMore(consumer)
+		}
+		return tx.Enqueue(ctx, jobs...)
+	})
+	if err != nil && ctx.Err() == nil {
+		e.Logger.Warn("looking for what else a consumer is to be told of failed; the sweep will do", "consumer", consumer, "error", err)
+	}
+}
+
+func (e *Engine) laneWidth(consumer string) int {
+	if terms, ok := e.terms(consumer); ok && terms.Concurrency > 0 {
+		return terms.Concurrency
+	}
+	return laneWidth
+}
+
+// delivering is all that a step of a delivery looks at, read in one snapshot.
+type delivering struct {
+	Message
+	terms    Terms
+	why      error // there is no such consumer now
+	disabled bool
+	busy     bool   // another delivery of the same consumer and secret is on its way
+	idle     string // why nobody needs to be told of it any more
+	revoking bool   // its version is given to nobody any more
+}
+
+func (e *Engine) loadDelivery(ctx context.Context, tx Tx, id string, now time.Time) (x *delivering, err error) {
+	x = &delivering{}
+	d := &x.Delivery
+	if *d, err = tx.Delivery(ctx, id); err != nil || d.State != rotation.DeliveryPending {
+		return x, err
+	}
+	c, why := e.consumer(d.Consumer)
+	if x.why = why; why == nil {
+		x.terms = c.Terms()
+		state, err := tx.ConsumerState(ctx, d.Consumer)
+		if err != nil {
+			return nil, err
+		}
+		x.disabled = disabled(state, x.terms)
+	}
+	if d.SecretID == "" {
+		return x, nil
+	}
+	if d.Version > 0 {
+		if x.Published, err = tx.Version(ctx, d.SecretID, d.Version); err != nil {
+			return nil, err
+		}
+	}
+	outdated, err := newerToldOf(ctx, tx, *d)
+	if err != nil {
+		return nil, err
+	}
+	if outdated {
+		x.idle = "a newer generation is told of"
+	}
+	if x.busy, err = tx.InFlight(ctx, *d, now); err != nil || !d.Event.MakesCurrent() {
+		return x, err
+	}
+	if x.Previous, err = previousOf(ctx, tx, *d); err != nil {
+		return nil, err
+	}
+	t, err := tx.RetirementOf(ctx, d.SecretID, d.Version)
+	if err != nil && !notFound(err) {
+		return nil, err
+	}
+	x.revoking = err == nil && !t.RevokeBegunAt.IsZero()
+	return x, nil
+}
 
 // stepDelivery makes one attempt at a delivery whose time has come.
 func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error) {
 	now := e.Now()
-	var m Message
-	var busy, revoking, outdated bool
+	var x *delivering
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
-		if m.Delivery, err = tx.Delivery(ctx, id); err != nil || m.Delivery.State != rotation.DeliveryPending {
-			return err
-		}
-		if m.Published, err = tx.Version(ctx, m.Delivery.SecretID, m.Delivery.Version); err != nil {
-			return err
-		}
-		if outdated, err = newerToldOf(ctx, tx, m.Delivery); err != nil {
-			return err
-		}
-		m.Previous, err = previousOf(ctx, tx, m.Delivery)
-		if err != nil {
-			return err
-		}
-		t, err := tx.RetirementOf(ctx, m.Delivery.SecretID, m.Delivery.Version)
-		if err != nil && !notFound(err) {
-			return err
-		}
-		revoking = err == nil && !t.RevokeBegunAt.IsZero()
-		busy, err = tx.InFlight(ctx, m.Delivery, now)
+		x, err = e.loadDelivery(ctx, tx, id, now)
 		return err
 	})
 	if err != nil {
 		return stepResult{}, fmt.Errorf("reading delivery %s: %w", id, err)
 	}
-	d := &m.Delivery
-	job := deliveryJob{id}
-	if d.State == rotation.DeliveryPending && revoking && !now.Before(d.Lease) {
-		out := Outcome{Gone: true, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}
-		return stepResult{}, e.delivered(ctx, m, out, nil)
-	}
-	if d.State == rotation.DeliveryPending && outdated && !now.Before(d.Lease) {
-		d.State, d.NextAttemptAt = rotation.DeliverySuperseded, time.Time{}
-		return stepResult{}, e.saveDelivery(ctx, d)
-	}
+	d := &x.Delivery
+	job := deliveryJob{ID: d.ID, Consumer: d.Consumer, SecretID: d.SecretID}
 	switch {
 	case d.State != rotation.DeliveryPending:
 		return stepResult{}, nil
-	case now.Before(d.NextAttemptAt):
-		return stepResult{until: d.NextAttemptAt, job: job}, nil
 	case now.Before(d.Lease):
 		return stepResult{until: d.Lease, job: job}, nil
-	case busy: // an older generation is on its way: never let it arrive after this one
+	case x.over(now):
+		return stepResult{}, e.settleDelivery(ctx, x)
+	case x.terms.Inbox || x.disabled:
+		return stepResult{}, e.holdDelivery(ctx, x)
+	case now.Before(d.NextAttemptAt):
+		return stepResult{until: d.NextAttemptAt, job: job}, nil
+	case e.lanes.shut(d.Consumer, now): // since this one entered its lane
+		return stepResult{}, nil
+	case x.busy: // an older generation is on its way, from another node: never let it arrive after this one
 		return stepResult{until: now.Add(time.Second), job: job}, nil
 	}
 	d.Attempts++
@@ -95,11 +178,41 @@ func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error
 	if err := e.saveDelivery(ctx, d); err != nil {
 		return stepResult{}, err
 	}
-	out, sent := e.attempt(ctx, m)
+	out, sent := e.attempt(ctx, x.Message)
 	if ctx.Err() != nil {
 		return stepResult{}, ctx.Err()
 	}
-	return stepResult{again: true}, e.delivered(ctx, m, out, sent)
+	return stepResult{again: true}, e.delivered(ctx, x.Message, out, sent)
+}
+
+// over tells whether a delivery ends without another attempt.
+func (x *delivering) over(now time.Time) bool {
+	late := x.Delivery.NextAttemptAt.IsZero() && !now.Before(x.Delivery.CreatedAt.Add(Uncollected))
+	return x.revoking || x.idle != "" || late
+}
+
+// settleDelivery ends it.
+func (e *Engine) settleDelivery(ctx context.Context, x *delivering) error {
+	d := &x.Delivery
+	switch {
+	case x.revoking:
+		return e.delivered(ctx, x.Message, Outcome{Next: -1, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}, nil)
+	case x.idle != "":
+		d.State, d.NextAttemptAt = rotation.DeliverySuperseded, zeroTime
+		return e.saveDelivery(ctx, d)
+	case x.disabled:
+		return e.delivered(ctx, x.Message, Outcome{Next: -1, Detail: fmt.Sprintf("the consumer is disabled for %s: `keybroker consumer enable %s`", Uncollected, d.Consumer)}, nil)
+	}
+	return e.delivered(ctx, x.Message, Outcome{Next: -1, Detail: fmt.Sprintf("nobody acknowledged it for %s", Uncollected)}, nil)
+}
+
+// holdDelivery lets it wait until it is collected, or its consumer is enabled.
+func (e *Engine) holdDelivery(ctx context.Context, x *delivering) error {
+	if x.Delivery.NextAttemptAt.IsZero() {
+		return nil
+	}
+	x.Delivery.NextAttemptAt = zeroTime
+	return e.saveDelivery(ctx, &x.Delivery)
 }
 
 // newerToldOf tells whether the consumer has a delivery of the newest generation,
@@ -109,8 +222,11 @@ func newerToldOf(ctx context.Context, tx Tx, d rotation.Delivery) (bool, error) 
 	if err != nil || d.Generation >= s.Generation {
 		return false, err
 	}
-	newest, err := tx.Deliveries(ctx, s.ID, s.Generation)
-	return slices.ContainsFunc(newest, func(o rotation.Delivery) bool { return o.Consumer == d.Consumer }), err
+	last, err := tx.LastTold(ctx, d.SecretID, d.Consumer, 0)
+	if notFound(err) {
+		return false, nil
+	}
+	return last.Generation > d.Generation, err
 }
 
 // previousOf finds the version that is in its overlap beside the delivered one.
@@ -153,18 +269,41 @@ func (e *Engine) attempt(ctx context.Context, m Message) (out Outcome, sent map[
 	if err != nil {
 		return later(m.Delivery, err), nil
 	}
-	if c.NeedsValue() {
-		if m.Value, err = e.Open(ctx, m.Published); err != nil {
-			return later(m.Delivery, err), nil
-		}
-		sent = e.hashes(m.Value)
+	if sent, err = e.valueFor(ctx, c, &m); err != nil {
+		return later(m.Delivery, err), nil
 	}
 	if e.Now().Add(deliveryLease / 2).After(m.Delivery.Lease) { // somebody else may be at it by now, or at a newer one
 		return Outcome{Next: time.Second, Detail: "the attempt was held up for too long to be made"}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
+	dctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
 	defer cancel()
-	return c.Deliver(ctx, m), sent
+	out = c.Deliver(dctx, m)
+	if ctx.Err() != nil {
+		return out, sent
+	}
+	why := ""
+	if out.Down {
+		why = out.Detail
+	}
+	if e.lanes.answered(m.Delivery.Consumer, why, e.Now()) {
+		e.wakeConsumer(ctx, m.Delivery.Consumer)
+	}
+	if out.Claim != nil && out.Received {
+		out.Applied, out.Complaint = e.judge(ctx, m, *out.Claim)
+	}
+	return out, sent
+}
+
+// valueFor opens the value that the message carries, and returns its hashes.
+func (e *Engine) valueFor(ctx context.Context, c Deliverer, m *Message) (map[string]string, error) {
+	if !m.Delivery.Event.MakesCurrent() || !c.Terms().NeedsValue {
+		return nil, nil
+	}
+	var err error
+	if m.Value, err = e.Open(ctx, m.Published); err != nil {
+		return nil, err
+	}
+	return e.hashes(m.Value), nil
 }
 
 // delivered commits the outcome of an attempt.
@@ -175,10 +314,20 @@ func (e *Engine) delivered(ctx context.Context, m Message, out Outcome, sent map
 			return err
 		}
 		now := e.Now()
-		d.Lease = time.Time{}
+		d.Lease = zeroTime
 		applyOutcome(&d, out, now)
+		if out.Applied {
+			if err := e.applied(ctx, tx, &d, rotation.Ack{DeliveryID: d.ID, Instance: out.Claim.Instance, At: now, By: "webhook"}); err != nil {
+				return err
+			}
+		}
 		if err := tx.SaveDelivery(ctx, &d); err != nil {
 			return err
+		}
+		if out.Gone {
+			if err := e.disable(ctx, tx, d.Consumer, out.Detail); err != nil {
+				return err
+			}
 		}
 		return e.reportDelivery(ctx, tx, d, m.Published.RotationID, out, sent, now)
 	})
@@ -189,21 +338,17 @@ func (e *Engine) delivered(ctx context.Context, m Message, out Outcome, sent map
 }
 
 func applyOutcome(d *rotation.Delivery, out Outcome, now time.Time) {
-	d.Error = ""
+	d.Error = out.Complaint
 	if !out.Received {
 		d.Error = out.Detail
 	}
 	switch {
 	case out.Received:
-		d.ReceivedAt = now
+		if d.ReceivedAt.IsZero() {
+			d.ReceivedAt = now
+		}
 		if d.State == rotation.DeliveryPending {
 			d.State = rotation.DeliveryReceived
-		}
-		if out.Applied {
-			d.AppliedAt = now
-			if d.State == rotation.DeliveryReceived {
-				d.State = rotation.DeliveryApplied
-			}
 		}
 	case d.State != rotation.DeliveryPending:
 	case out.Gone || out.Next < 0:
@@ -223,8 +368,9 @@ func outcomeName(out Outcome) string {
 	return "failed"
 }
 
+// reportDelivery adds what came of an attempt to the timeline and the audit log.
 func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, out Outcome, sent map[string]string, now time.Time) error {
-	outcome, detail := "ok", fmt.Sprintf("%s received version %d (attempt %d)", d.Consumer, d.Version, d.Attempts)
+	outcome, detail := "ok", fmt.Sprintf("%s received %s (attempt %d)", d.Consumer, subjectOf(d), d.Attempts)
 	switch {
 	case out.Received:
 	case d.State == rotation.DeliveryDead:
@@ -233,7 +379,8 @@ func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery,
 	default:
 		outcome, detail = "retry", fmt.Sprintf("%s: %s", d.Consumer, out.Detail)
 	}
-	if outcome != "retry" || d.Attempts == 1 {
+	timeline := rotationID != "" && d.Event.MakesCurrent()
+	if timeline && (outcome != "retry" || d.Attempts == 1) {
 		if err := tx.EndStep(ctx, rotationID, "push", outcome, detail, now); err != nil {
 			return err
 		}
@@ -242,67 +389,38 @@ func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery,
 	if outcome == "retry" {
 		came = "failed"
 	}
-	err := e.auditValue(ctx, tx, d.Ref, "delivery.attempt", came, map[string]string{"delivery": d.ID, "consumer": d.Consumer,
-		"version": fmt.Sprint(d.Version), "generation": fmt.Sprint(d.Generation), "detail": detail}, sent)
-	if err != nil || !out.Received {
+	err := e.auditDelivery(ctx, tx, d, "delivery.attempt", came, detail, sent)
+	if err != nil || !out.Received || !timeline {
 		return err
 	}
-	if out.Applied {
+	if !d.AppliedAt.IsZero() {
 		return e.acknowledged(ctx, tx, d, rotationID, now)
 	}
 	return wakeHeld(ctx, tx, rotationID, now)
 }
 
-// acknowledged adds an acknowledgement to the timeline.
-func (e *Engine) acknowledged(ctx context.Context, tx Tx, d rotation.Delivery, rotationID string, now time.Time) error {
-	if err := e.endStep(ctx, tx, d.Ref, rotationID, "acknowledge", "ok", fmt.Sprintf("%s uses version %d", d.Consumer, d.Version), now); err != nil {
-		return err
+// auditDelivery lets the audit log tell of a delivery; sent are the hashes of what it carried.
+func (e *Engine) auditDelivery(ctx context.Context, tx Tx, d rotation.Delivery, action, outcome, detail string, sent map[string]string) error {
+	about := map[string]string{"delivery": d.ID, "consumer": d.Consumer, "event": string(d.Event), "detail": detail}
+	if d.SecretID == "" {
+		return tx.AddAudit(ctx, rotation.AuditEvent{At: e.Now(), Tenant: d.Ref.Tenant, Actor: "keybroker",
+			Action: action, Path: consumerPath(d.Consumer), Outcome: outcome, Detail: about})
 	}
-	return wakeHeld(ctx, tx, rotationID, now)
+	about["version"], about["generation"] = fmt.Sprint(d.Version), fmt.Sprint(d.Generation)
+	return e.auditValue(ctx, tx, d.Ref, action, outcome, about, sent)
 }
 
-// wakeHeld lets an overlap that is held by consumers look again.
-func wakeHeld(ctx context.Context, tx Tx, rotationID string, now time.Time) error {
-	r, err := tx.Rotation(ctx, rotationID)
-	if err != nil || r.State != rotation.Overlap || r.WaitingFor != rotation.WaitAcknowledgment {
-		return err
-	}
-	r.NextAt = now
-	if err := tx.SaveRotation(ctx, &r); err != nil && !isConflict(err) {
-		return err // whoever is at the row is woken below
-	}
-	return tx.Enqueue(ctx, wakeUp(rotationJob{rotationID}, zeroTime, false))
-}
+func consumerPath(name string) string { return "sys/consumers/" + name }
 
-// Acknowledge records inside tx that a consumer uses the delivered generation.
-// ErrConflict if the delivery is of another one.
-func (e *Engine) Acknowledge(ctx context.Context, tx Tx, id string, generation int64) (rotation.Delivery, error) {
-	d, err := tx.Delivery(ctx, id)
-	if err != nil {
-		return d, err
+// subjectOf says what a delivery tells of.
+func subjectOf(d rotation.Delivery) string {
+	switch {
+	case d.SecretID == "":
+		return "a test"
+	case d.Event == rotation.EventRotated:
+		return fmt.Sprintf("version %d", d.Version)
 	}
-	if d.Generation != generation {
-		return d, fmt.Errorf("%w: delivery %s is of generation %d, not %d", backends.ErrConflict, id, d.Generation, generation)
-	}
-	if !d.AppliedAt.IsZero() {
-		return d, nil
-	}
-	now := e.Now()
-	d.AppliedAt = now
-	if d.ReceivedAt.IsZero() {
-		d.ReceivedAt = now
-	}
-	if d.State != rotation.DeliverySuperseded {
-		d.State = rotation.DeliveryApplied
-	}
-	if err := tx.SaveDelivery(ctx, &d); err != nil {
-		return d, err
-	}
-	v, err := tx.Version(ctx, d.SecretID, d.Version)
-	if err != nil {
-		return d, err
-	}
-	return d, e.acknowledged(ctx, tx, d, v.RotationID, now)
+	return fmt.Sprintf("%s of version %d", d.Event, d.Version)
 }
 
 func isConflict(err error) bool { return errors.Is(err, backends.ErrConflict) }

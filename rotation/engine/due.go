@@ -28,7 +28,7 @@ func currentOf(ctx context.Context, tx Tx, s rotation.Secret) (rotation.Version,
 
 // setDue notes what next says: rotation.NextDue, or DueAgain.
 func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, next func(rotation.Definition, rotation.Version, time.Time) (rotation.Due, error)) error {
-	s.NextDueAt = zeroTime
+	s.NextDueAt, s.NoticeAt = zeroTime, zeroTime
 	if s.State == rotation.SecretUnmanaged || s.Definition.Issuer == "" {
 		return nil
 	}
@@ -37,6 +37,7 @@ func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, next func(
 		return fmt.Errorf("scheduling %s: %w", s.Ref, err)
 	}
 	s.NextDueAt = due.At
+	s.NoticeAt = noticeAt(*s)
 	return nil
 }
 

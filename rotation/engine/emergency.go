@@ -79,6 +79,9 @@ func (e *Engine) Declare(ctx context.Context, tx Tx, secretID string, em Emergen
 		if err := e.contain(ctx, tx, r, v, d.retirements[v.Number], at); err != nil {
 			return rotation.Rotation{}, err
 		}
+		if err := e.warn(ctx, tx, d.secret, r, v); err != nil {
+			return rotation.Rotation{}, err
+		}
 	}
 	if full {
 		if err := e.makeRoom(ctx, tx, secretID); err != nil {
@@ -195,6 +198,9 @@ func (e *Engine) widen(ctx context.Context, tx Tx, d *declaring, r *rotation.Rot
 		}
 		r.Compromised = append(slices.Clone(r.Compromised), v.Number)
 		if err := e.contain(ctx, tx, *r, v, d.retirements[v.Number], containBy); err != nil {
+			return err
+		}
+		if err := e.warn(ctx, tx, d.secret, *r, v); err != nil {
 			return err
 		}
 	}
@@ -383,6 +389,14 @@ func (e *Engine) contain(ctx context.Context, tx Tx, r rotation.Rotation, v rota
 		return err
 	}
 	return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true))
+}
+
+// warn tells the consumers that a version which they had is compromised.
+func (e *Engine) warn(ctx context.Context, tx Tx, s rotation.Secret, r rotation.Rotation, v rotation.Version) error {
+	if v.PublishedAt.IsZero() {
+		return nil
+	}
+	return e.tell(ctx, tx, s, news{event: rotation.EventEmergency, version: v.Number, trigger: r.Trigger, reason: r.Reason})
 }
 
 // full tells whether the issuer holds as many credentials of the secret as it can,

@@ -64,14 +64,17 @@ type Engine struct {
 	catalog  atomic.Pointer[Catalog]
 	breakers breakers
 	runs     runs
-	held     atomic.Bool   // see Hold
-	rest     chan struct{} // closed by Rest
-	resting  sync.Once
+	lanes    lanes
+	held     atomic.Bool // see Hold
+	// unsettled: what waits for consumers may wait for others than the catalog has.
+	unsettled atomic.Bool
+	rest      chan struct{} // closed by Rest
+	resting   sync.Once
 }
 
 // New returns an engine that does nothing before its workers run.
 func New(cfg Config) *Engine {
-	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(),
+	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), lanes: lanes{m: map[string]*lane{}},
 		breakers: breakers{m: map[string]*breaker{}}, rest: make(chan struct{})}
 	e.catalog.Store(&Catalog{})
 	return e
@@ -82,7 +85,12 @@ func (e *Engine) Owner() string { return e.owner }
 
 // SetCatalog replaces the components that definitions name. Effects under way
 // finish with those they began with.
-func (e *Engine) SetCatalog(c *Catalog) { e.forgetBreakers(e.catalog.Swap(c), c) }
+func (e *Engine) SetCatalog(c *Catalog) {
+	before := e.catalog.Swap(c)
+	e.forgetBreakers(before, c)
+	e.forgetLanes(before, c)
+	e.unsettled.Store(true)
+}
 
 // Rest makes workers leave waits to the rows, however short they are, so that the
 // store can be stopped as soon as the effects under way are over.
@@ -114,7 +122,9 @@ type (
 		ID string `json:"id"`
 	}
 	deliveryJob struct {
-		ID string `json:"id"`
+		ID       string `json:"id"`
+		Consumer string `json:"consumer"`
+		SecretID string `json:"secret_id"`
 	}
 	scheduleJob struct {
 		ID string `json:"id"`
@@ -158,7 +168,7 @@ func (e *Engine) Work(ctx context.Context, args river.JobArgs) {
 	case retirementJob:
 		e.work(ctx, j.Kind(), j.ID, e.stepRetirement)
 	case deliveryJob:
-		e.work(ctx, j.Kind(), j.ID, e.stepDelivery)
+		e.push(ctx, DueDelivery(j))
 	case scheduleJob:
 		e.work(ctx, j.Kind(), j.ID, e.stepSchedule)
 	case placementJob:
@@ -169,6 +179,10 @@ func (e *Engine) Work(ctx context.Context, args river.JobArgs) {
 // QueueUrgent has workers of its own, for emergencies and whatever revokes and
 // proves: that never waits for a worker which is busy with something else.
 const QueueUrgent = "urgent"
+
+// QueuePush has workers of its own, for deliveries: consumers that hang keep nobody else
+// waiting.
+const QueuePush = "push"
 
 // wakeUp is a job at a time, now if that is zero.
 func wakeUp(args river.JobArgs, at time.Time, urgent bool) river.InsertManyParams {
@@ -318,6 +332,12 @@ func (e *Engine) Sweep(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("looking for what is due: %w", err)
+	}
+	if e.unsettled.Swap(false) {
+		if err := e.settleConsumers(ctx); err != nil {
+			e.unsettled.Store(true)
+			return err
+		}
 	}
 	e.runs.forget(now.Add(-time.Hour))
 	return e.wakeDue(ctx, due, now)

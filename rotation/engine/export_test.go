@@ -34,6 +34,9 @@ func (e *Engine) StepSchedule(ctx context.Context, id string) error {
 	return err
 }
 
+// StepNotice tells the consumers of a secret that it is about to be rotated.
+func (e *Engine) StepNotice(ctx context.Context, id string) error { return e.stepNotice(ctx, id) }
+
 // Moved tells that a rotation has come from one state to another.
 func (e *Engine) Moved(ctx context.Context, tx Tx, before, after rotation.Rotation) error {
 	return e.moved(ctx, tx, before, after)

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -94,7 +95,7 @@ func (w *world) overlapEnds(tx *memTx, r rotation.Rotation) {
 	missing := 0
 	ds, _ := tx.Deliveries(tx.ctx, r.SecretID, w.secret().Generation)
 	for _, d := range ds {
-		if !d.State.Satisfies(ack.Require) {
+		if !d.Satisfies(ack.Require) {
 			missing++
 		}
 	}
@@ -333,8 +334,17 @@ func (w *world) credentialsEnded(s rotation.Secret) {
 
 func (w *world) consumerEnded(s rotation.Secret, name string) {
 	var newest rotation.Delivery
+	told := int64(0) // the newest generation that it is told anything of
 	for _, id := range w.store.state.deliveries.order {
-		if d := w.store.state.deliveries.rows[id]; d.Consumer == name && d.Generation >= newest.Generation {
+		d := w.store.state.deliveries.rows[id]
+		if d.Consumer != name {
+			continue
+		}
+		if d.State == rotation.DeliveryPending && !w.inboxes[name].collects {
+			w.violated("the delivery of %s of version %d, generation %d, to %s waits at the end", d.Event, d.Version, d.Generation, name)
+		}
+		told = max(told, d.Generation)
+		if d.Event.MakesCurrent() && d.Generation >= newest.Generation {
 			newest = d
 		}
 	}
@@ -342,11 +352,18 @@ func (w *world) consumerEnded(s rotation.Secret, name string) {
 	case rotation.DeliveryDead:
 	case rotation.DeliveryReceived, rotation.DeliveryApplied:
 		got := w.inboxes[name].got
-		if newest.AppliedAt.IsZero() && !slices.Contains(got, newest.Generation) {
+		acks, _ := (&memTx{s: w.store, readOnly: true}).Acks(context.Background(), newest.ID)
+		if len(acks) == 0 && !slices.Contains(got, newest.Generation) {
 			w.violated("generation %d counts as received by %s, which has %v", newest.Generation, name, got)
 		}
 	case "":
 	default:
+		if newest.State == rotation.DeliverySuperseded && told > newest.Generation {
+			return // it was no consumer of what made another version current, and is one again
+		}
+		if w.inboxes[name].collects && newest.State == rotation.DeliveryPending {
+			return // nobody has collected it
+		}
 		w.violated("the delivery of generation %d to %s is %s at the end", newest.Generation, name, newest.State)
 	}
 	_ = s

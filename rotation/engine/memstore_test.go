@@ -40,10 +40,14 @@ type tables struct {
 	rotations   table[string, rotation.Rotation]
 	retirements table[string, rotation.Retirement]
 	deliveries  table[string, rotation.Delivery]
+	acks        table[ackKey, rotation.Ack]
+	consumers   table[string, rotation.ConsumerState]
 	placements  table[string, rotation.Placement]    // a removed one has revision 0
 	prints      table[versionKey, map[string]string] // fingerprints, kept for ever
 	freeze      table[freezeRow, *rotation.Freeze]
 }
+
+type ackKey struct{ delivery, instance string }
 
 type freezeRow struct{} // the only one
 
@@ -148,6 +152,12 @@ func (s *memStore) commit(tx *memTx) {
 	}
 	for _, k := range tx.own.deliveries.order {
 		s.state.deliveries.put(k, tx.own.deliveries.rows[k])
+	}
+	for _, k := range tx.own.acks.order {
+		s.state.acks.put(k, tx.own.acks.rows[k])
+	}
+	for _, k := range tx.own.consumers.order {
+		s.state.consumers.put(k, tx.own.consumers.rows[k])
 	}
 	for _, k := range tx.own.placements.order {
 		s.state.placements.put(k, tx.own.placements.rows[k])

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -406,7 +407,8 @@ func (tx *memTx) AddTry(context.Context, string, rotation.Try) error { return ni
 func (tx *memTx) AddDelivery(_ context.Context, d *rotation.Delivery) error {
 	tx.pause()
 	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
-		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && o.Generation < d.Generation && o.State == rotation.DeliveryPending
+		replaced := o.Version == d.Version && slices.Contains(d.Event.Replaces(), o.Event)
+		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && (o.Generation < d.Generation || replaced) && o.State == rotation.DeliveryPending
 	}) {
 		if err := tx.lock(o.ID); err != nil {
 			return err
@@ -435,8 +437,113 @@ func (tx *memTx) SaveDelivery(_ context.Context, d *rotation.Delivery) error {
 func (tx *memTx) Deliveries(_ context.Context, secretID string, generation int64) ([]rotation.Delivery, error) {
 	tx.pause()
 	return every(&tx.own.deliveries, &tx.s.state.deliveries, func(d rotation.Delivery) bool {
-		return d.SecretID == secretID && d.Generation == generation
+		return d.SecretID == secretID && d.Generation == generation && d.Event.MakesCurrent()
 	}), nil
+}
+
+func (tx *memTx) LastTold(_ context.Context, secretID, consumer string, version int) (rotation.Delivery, error) {
+	tx.pause()
+	told := every(&tx.own.deliveries, &tx.s.state.deliveries, func(d rotation.Delivery) bool {
+		return d.SecretID == secretID && d.Consumer == consumer && d.Event.MakesCurrent() && (version == 0 || d.Version == version)
+	})
+	if len(told) == 0 {
+		return rotation.Delivery{}, fmt.Errorf("%w: %s was told nothing", backends.ErrNotFound, consumer)
+	}
+	return slices.MaxFunc(told, func(a, b rotation.Delivery) int { return cmp.Compare(a.Generation, b.Generation) }), nil
+}
+
+func (tx *memTx) DueTo(_ context.Context, consumer string, now time.Time, _ int) (ids []engine.DueDelivery, _ error) {
+	tx.pause()
+	for _, o := range tx.pendingTo(consumer, now) {
+		if due(o.NextAttemptAt, now) {
+			ids = append(ids, engine.DueDelivery{ID: o.ID, Consumer: o.Consumer, SecretID: o.SecretID})
+		}
+	}
+	return ids, nil
+}
+
+func (tx *memTx) pendingTo(consumer string, now time.Time) []rotation.Delivery {
+	return every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return o.Consumer == consumer && o.State == rotation.DeliveryPending && !o.Lease.After(now)
+	})
+}
+
+func (tx *memTx) PendingTo(_ context.Context, consumer string, now time.Time, _ int) ([]rotation.Delivery, error) {
+	tx.pause()
+	return tx.pendingTo(consumer, now), nil
+}
+
+func (tx *memTx) WakeDeliveries(_ context.Context, consumer string, now time.Time) error {
+	return tx.reschedule(consumer, func(at time.Time) time.Time {
+		if at.IsZero() || at.After(now) {
+			return now
+		}
+		return at
+	})
+}
+
+func (tx *memTx) HoldDeliveries(_ context.Context, consumer string) error {
+	return tx.reschedule(consumer, func(time.Time) time.Time { return time.Time{} })
+}
+
+func (tx *memTx) reschedule(consumer string, next func(time.Time) time.Time) error {
+	tx.pause()
+	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return o.Consumer == consumer && o.State == rotation.DeliveryPending && !next(o.NextAttemptAt).Equal(o.NextAttemptAt)
+	}) {
+		if err := tx.lock(o.ID); err != nil {
+			return err
+		}
+		if o, _ = look(&tx.own.deliveries, &tx.s.state.deliveries, o.ID); o.State != rotation.DeliveryPending {
+			continue
+		}
+		o.NextAttemptAt, o.Revision = next(o.NextAttemptAt), o.Revision+1
+		tx.own.deliveries.put(o.ID, o)
+	}
+	return nil
+}
+
+func (tx *memTx) HeldConsumers(context.Context) (names []string, _ error) {
+	tx.pause()
+	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return o.State == rotation.DeliveryPending && o.NextAttemptAt.IsZero()
+	}) {
+		if !slices.Contains(names, o.Consumer) {
+			names = append(names, o.Consumer)
+		}
+	}
+	return names, nil
+}
+
+func (tx *memTx) AddAck(_ context.Context, a rotation.Ack) error {
+	if had, _ := look(&tx.own.acks, &tx.s.state.acks, ackKey{a.DeliveryID, a.Instance}); had.DeliveryID == "" {
+		tx.own.acks.put(ackKey{a.DeliveryID, a.Instance}, a)
+	}
+	return nil
+}
+
+func (tx *memTx) Acks(_ context.Context, deliveryID string) ([]rotation.Ack, error) {
+	tx.pause()
+	return every(&tx.own.acks, &tx.s.state.acks, func(a rotation.Ack) bool { return a.DeliveryID == deliveryID }), nil
+}
+
+func (tx *memTx) DropAcks(_ context.Context, deliveryID string) error {
+	for _, a := range every(&tx.own.acks, &tx.s.state.acks, func(a rotation.Ack) bool { return a.DeliveryID == deliveryID }) {
+		tx.own.acks.put(ackKey{deliveryID, a.Instance}, rotation.Ack{})
+	}
+	return nil
+}
+
+func (tx *memTx) ConsumerState(_ context.Context, name string) (rotation.ConsumerState, error) {
+	tx.pause()
+	s, _ := look(&tx.own.consumers, &tx.s.state.consumers, name)
+	s.Name = name
+	return s, nil
+}
+
+func (tx *memTx) SaveConsumerState(_ context.Context, s rotation.ConsumerState) error {
+	tx.own.consumers.put(s.Name, s)
+	return nil
 }
 
 func (tx *memTx) InFlight(_ context.Context, d rotation.Delivery, now time.Time) (bool, error) {
@@ -465,9 +572,10 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 		d.Retirements = append(d.Retirements, t.ID)
 	}
 	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
-		return due(o.NextAttemptAt, now) && o.State == rotation.DeliveryPending && !o.Lease.After(now)
+		late := o.NextAttemptAt.IsZero() && !now.Before(o.CreatedAt.Add(engine.Uncollected))
+		return (late || due(o.NextAttemptAt, now)) && o.State == rotation.DeliveryPending && !o.Lease.After(now)
 	}) {
-		d.Deliveries = append(d.Deliveries, o.ID)
+		d.Deliveries = append(d.Deliveries, engine.DueDelivery{ID: o.ID, Consumer: o.Consumer, SecretID: o.SecretID})
 	}
 	for _, p := range every(&tx.own.placements, &tx.s.state.placements, func(p rotation.Placement) bool {
 		return p.Revision > 0 && due(p.NextAt, now) && !leased(p.Intent, now)
@@ -490,6 +598,11 @@ func (tx *memTx) Beginning(_ context.Context, now time.Time, _ int) (engine.Due,
 		return due(r.NextAt, now) && r.WaitingFor == rotation.WaitWindow
 	}) {
 		d.Rotations = append(d.Rotations, r.ID)
+	}
+	for _, s := range every(&tx.own.secrets, &tx.s.state.secrets, func(s rotation.Secret) bool {
+		return due(s.NoticeAt, now) && s.State == rotation.SecretActive
+	}) {
+		d.Notices = append(d.Notices, s.ID)
 	}
 	return d, nil
 }

@@ -312,18 +312,34 @@ func (e *Engine) Redeliver(ctx context.Context, tx Tx, id string, asked Asked) (
 	if err != nil {
 		return d, nil, err
 	}
+	if d.SecretID == "" {
+		return d, nil, fmt.Errorf("%w: delivery %s was a test: `keybroker consumer test %s` makes another one", backends.ErrConflict, id, d.Consumer)
+	}
 	s, err := tx.Secret(ctx, d.SecretID)
 	if err != nil {
 		return d, nil, err
 	}
+	terms, _ := e.terms(d.Consumer)
+	state, err := tx.ConsumerState(ctx, d.Consumer)
+	if err != nil {
+		return d, nil, err
+	}
 	switch {
+	case disabled(state, terms):
+		return d, nil, fmt.Errorf("%w: consumer %q is disabled (%s): `keybroker consumer enable %s` first", backends.ErrConflict, d.Consumer, state.Why, d.Consumer)
 	case d.Generation != s.Generation || d.State == rotation.DeliverySuperseded:
 		return d, nil, fmt.Errorf("%w: delivery %s tells of generation %d of %s, which is in generation %d by now", backends.ErrConflict, id, d.Generation, s.Ref, s.Generation)
 	case d.State == rotation.DeliveryPending:
 		d.NextAttemptAt = e.Now()
 	default:
 		d.State, d.Attempts, d.NextAttemptAt, d.Error = rotation.DeliveryPending, 0, e.Now(), ""
-		d.ReceivedAt, d.AppliedAt = zeroTime, zeroTime // it is told, and acknowledges, anew
+		d.ReceivedAt, d.FetchedAt, d.AppliedAt = zeroTime, zeroTime, zeroTime // it is told, and acknowledges, anew
+		if err := tx.DropAcks(ctx, id); err != nil {
+			return d, nil, err
+		}
+	}
+	if terms.Inbox {
+		d.NextAttemptAt, d.Lease = zeroTime, zeroTime
 	}
 	if err := tx.SaveDelivery(ctx, &d); err != nil {
 		return d, nil, err
@@ -333,6 +349,9 @@ func (e *Engine) Redeliver(ctx context.Context, tx Tx, id string, asked Asked) (
 	if err != nil {
 		return d, nil, err
 	}
-	return d, []string{fmt.Sprintf("%s is told again of version %d (generation %d)", d.Consumer, d.Version, d.Generation)},
-		tx.Enqueue(ctx, wakeUp(deliveryJob{id}, zeroTime, false))
+	did := []string{fmt.Sprintf("%s is told again of version %d (generation %d)", d.Consumer, d.Version, d.Generation)}
+	if terms.Inbox {
+		return d, did, nil
+	}
+	return d, did, tx.Enqueue(ctx, pushNow(DueDelivery{ID: id, Consumer: d.Consumer, SecretID: d.SecretID}))
 }

@@ -160,7 +160,7 @@ func (e *Engine) blockers(x *rotating, seen rotation.Seen) []rotation.Blocker {
 	add(waits && len(out) == 0, r.WaitingFor, r.Error, "`keybroker rotation retry "+r.ID+"` tries at once")
 	add(r.State == rotation.Queued && r.Plan.Approval && r.ApprovedBy == "" && !r.Emergency(), rotation.WaitApproval,
 		"rotation "+r.ID+" waits for an approval", "`keybroker rotation approve "+r.ID+"`, by somebody else than "+r.Actor)
-	add(r.WaitingFor == rotation.WaitAcknowledgment, r.WaitingFor, "consumers have not acknowledged the new version", "`keybroker delivery list --secret "+name+"`")
+	add(r.WaitingFor == rotation.WaitAcknowledgment, r.WaitingFor, "consumers have not acknowledged the new version", "`keybroker secret consumers "+name+"`")
 	for i := range seen.Placements {
 		p := &seen.Placements[i]
 		add(r.WaitingFor == rotation.WaitMirror && p.Lags(), rotation.WaitMirror, lagging(p), "`keybroker drift list --secret "+name+"`")

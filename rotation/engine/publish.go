@@ -149,7 +149,7 @@ func (e *Engine) published(ctx context.Context, x *rotating, v *rotation.Version
 		if err := e.makeCurrent(ctx, tx, x, published, now); err != nil {
 			return err
 		}
-		if err := e.announce(ctx, tx, x, v.Number, now); err != nil {
+		if err := e.announce(ctx, tx, x, rotation.EventRotated, v.Number); err != nil {
 			return err
 		}
 		if err := e.containNow(ctx, tx, x, now); err != nil {
@@ -211,20 +211,9 @@ func (e *Engine) replace(ctx context.Context, tx Tx, x *rotating, now time.Time)
 	return tx.SaveVersion(ctx, &old)
 }
 
-// announce commits a delivery for each consumer with the change it tells of.
-func (e *Engine) announce(ctx context.Context, tx Tx, x *rotating, version int, now time.Time) error {
-	for _, name := range x.secret.Definition.Consumers {
-		d := rotation.Delivery{ID: newID(), SecretID: x.secret.ID, Ref: x.secret.Ref, Consumer: name, Version: version,
-			Generation: x.secret.Generation, Event: rotation.EventRotated, Trigger: x.r.Trigger, Reason: x.r.Reason,
-			State: rotation.DeliveryPending, CreatedAt: now, NextAttemptAt: now}
-		if err := tx.AddDelivery(ctx, &d); err != nil {
-			return err
-		}
-		if err := tx.Enqueue(ctx, wakeUp(deliveryJob{d.ID}, zeroTime, false)); err != nil {
-			return err
-		}
-	}
-	return nil
+// announce tells the consumers of the version that was made current.
+func (e *Engine) announce(ctx context.Context, tx Tx, x *rotating, event rotation.Event, version int) error {
+	return e.tell(ctx, tx, x.secret, news{event: event, version: version, trigger: x.r.Trigger, reason: x.r.Reason})
 }
 
 // containNow lets the retirements of an emergency begin that waited for the replacement.

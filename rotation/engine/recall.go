@@ -49,8 +49,7 @@ func (e *Engine) Announce(ctx context.Context, tx Tx, secretID string) error {
 	if err != nil || len(told) > 0 {
 		return err
 	}
-	r := rotation.Rotation{Trigger: rotation.TriggerManual, Reason: "the store has lost commits"}
-	return e.announce(ctx, tx, &rotating{r: r, secret: s}, s.Current, e.Now())
+	return e.tell(ctx, tx, s, news{event: rotation.EventRotated, version: s.Current, trigger: rotation.TriggerManual, reason: "the store has lost commits"})
 }
 
 // Recall turns a version off once more whose retirement the store has forgotten,

@@ -91,15 +91,6 @@ func (w *world) request(what string) {
 			_, err := n.engine.SetPaused(ctx, tx, secretID, false, someone)
 			return "", err
 		},
-		"acknowledge": func(ctx context.Context, tx engine.Tx) (string, error) {
-			order := w.store.state.deliveries.order
-			if len(order) == 0 {
-				return "", nil
-			}
-			d := w.store.state.deliveries.rows[order[choice%len(order)]]
-			_, err := n.engine.Acknowledge(ctx, tx, d.ID, d.Generation)
-			return fmt.Sprintf("generation %d by %s", d.Generation, d.Consumer), err
-		},
 		"reconfigure": func(ctx context.Context, tx engine.Tx) (string, error) {
 			s, err := tx.Secret(ctx, secretID)
 			if err != nil {
@@ -111,9 +102,16 @@ func (w *world) request(what string) {
 		},
 	}[what]
 	w.start(n, what, fmt.Sprintf("request %d", w.workers), func(ctx context.Context) error {
-		if what == "repair" {
+		switch what { // that begin transactions of their own
+		case "repair":
 			found, err := n.engine.Repair(ctx, secretID, engine.RepairRequest{Asked: someone})
 			w.logf(ctx, "repaired: %+v %v", found, err)
+			return nil
+		case "acknowledge":
+			w.acknowledge(ctx, n, choice)
+			return nil
+		case "collect":
+			w.inboxes["two"].collect(ctx, n.engine)
 			return nil
 		}
 		said := ""
@@ -131,9 +129,29 @@ func (w *world) request(what string) {
 
 // requests are what somebody asks for at random, the frequent ones several times.
 var requests = []string{"check", "check", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate", "rotate",
-	"revoke", "revoke", "emergency", "emergency", "emergency", "pause", "resume", "resume", "resume", "reconfigure", "acknowledge", "acknowledge",
+	"revoke", "revoke", "emergency", "emergency", "emergency", "pause", "resume", "resume", "resume", "reconfigure", "acknowledge", "acknowledge", "collect", "collect", "collect",
 	"freeze", "unfreeze", "unfreeze", "unfreeze", "approve", "approve", "cancel", "retry", "roll back", "roll back", "roll back", "roll back",
 	"probe", "redeliver", "repair"}
+
+// acknowledge says of a delivery, at random, what its consumer would: it uses the version,
+// or says so without having it, which is to count for nothing.
+func (w *world) acknowledge(ctx context.Context, n *node, choice int) {
+	order := w.store.state.deliveries.order
+	if len(order) == 0 {
+		return
+	}
+	d := w.store.state.deliveries.rows[order[choice%len(order)]]
+	claim := engine.Claim{Applied: true, Generation: d.Generation, Instance: fmt.Sprint(choice % 2), Fingerprint: "guessed"}
+	v, _ := w.version(d.Version)
+	if c := w.credentialOf(v.Tag); c != nil && choice%3 > 0 {
+		claim.Fingerprint = rotation.Fingerprint(d.ID, backends.NewValue(map[string]string{valueField: c.value}))
+	}
+	got, err := n.engine.Acknowledge(ctx, d.ID, claim, someone)
+	w.logf(ctx, "acknowledged generation %d by %s: %v", d.Generation, d.Consumer, err)
+	if err == nil && claim.Fingerprint == "guessed" && d.AppliedAt.IsZero() && !got.AppliedAt.IsZero() {
+		w.violated("%s is taken to use version %d, which it has not", d.Consumer, d.Version)
+	}
+}
 
 // ofRotation does something to one of the newest rotations.
 func (w *world) ofRotation(choice int, do func(context.Context, engine.Tx, string) error) func(context.Context, engine.Tx) (string, error) {

@@ -185,6 +185,9 @@ func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, 
 			}
 		}
 	}
+	if err := e.tellOfRetirement(ctx, tx, before, x); err != nil {
+		return err
+	}
 	if t.Settled() == before.Settled() {
 		return nil
 	}

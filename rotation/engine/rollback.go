@@ -151,7 +151,7 @@ func (e *Engine) restored(ctx context.Context, x *rotating, v rotation.Version, 
 		if err := e.makeCurrent(ctx, tx, x, good, now); err != nil {
 			return err
 		}
-		if err := e.announce(ctx, tx, x, number, now); err != nil {
+		if err := e.announce(ctx, tx, x, rotation.EventRolledBack, number); err != nil {
 			return err
 		}
 		err = e.retireRolledBack(ctx, tx, x, bad, Asked{By: by, Reason: "rolled back"})

@@ -20,7 +20,8 @@ type rotating struct {
 	versions    []rotation.Version
 	retirements map[int]*rotation.Retirement
 	facts       rotation.Facts
-	inSpite     bool // it begins although its window is closed
+	missing     []string // the consumers that facts.MissingAcks counts
+	inSpite     bool     // it begins although its window is closed
 }
 
 func (x *rotating) version(n int) *rotation.Version {
@@ -94,7 +95,7 @@ func (e *Engine) awaited(ctx context.Context, tx Tx, x *rotating) error {
 }
 
 func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
-	x.facts.MissingAcks = 0
+	x.missing, x.facts.MissingAcks = nil, 0
 	if x.r.State != rotation.Overlap {
 		return nil
 	}
@@ -103,10 +104,11 @@ func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
 		return err
 	}
 	for _, d := range ds {
-		if !d.State.Satisfies(x.r.Plan.Acknowledgement.Require) {
-			x.facts.MissingAcks++
+		if !d.Satisfies(x.r.Plan.Acknowledgement.Require) {
+			x.missing = append(x.missing, d.Consumer)
 		}
 	}
+	x.facts.MissingAcks = len(x.missing)
 	return nil
 }
 
@@ -499,12 +501,12 @@ func (e *Engine) beginRetire(ctx context.Context, x *rotating) error {
 		now := e.Now()
 		detail := ""
 		if x.facts.MissingAcks > 0 {
-			detail = fmt.Sprintf("%d consumers have not acknowledged", x.facts.MissingAcks)
-			e.Logger.Warn("revoking although consumers have not acknowledged", "secret", x.secret.Ref, "missing", x.facts.MissingAcks)
-			err := e.audit(ctx, tx, x.secret.Ref, "rotation.unacknowledged", "failed", map[string]string{"rotation": x.r.ID, "missing": fmt.Sprint(x.facts.MissingAcks)})
+			detail = Unacknowledged(x.missing)
+			e.Logger.Warn("revoking although consumers have not acknowledged", "secret", x.secret.Ref, "missing", x.missing)
+			err := e.audit(ctx, tx, x.secret.Ref, "rotation.unacknowledged", "failed", map[string]string{"rotation": x.r.ID, "missing": fmt.Sprint(x.facts.MissingAcks), "consumers": strings.Join(x.missing, ", ")})
 			if err == nil {
 				err = alert(ctx, tx, AlertMissingAcknowledgement, x.secret.Ref, x.r.ID,
-					fmt.Sprintf("version %d of %s is being revoked although %s", x.r.From, x.secret.Ref, detail), "keybroker delivery list --secret "+x.secret.Ref.String())
+					fmt.Sprintf("version %d of %s is being revoked although %s", x.r.From, x.secret.Ref, detail), "keybroker secret consumers "+x.secret.Ref.String())
 			}
 			if err != nil {
 				return err

@@ -60,6 +60,11 @@ func (e *Engine) Tick(ctx context.Context) error {
 	}
 	close(next)
 	starting.Wait()
+	for _, id := range due.Notices {
+		if err := e.stepNotice(ctx, id); err != nil && !isConflict(err) {
+			return fmt.Errorf("telling of a rotation that is due: %w", err)
+		}
+	}
 	return e.wakeDue(ctx, due, now)
 }
 
@@ -76,7 +81,13 @@ func (e *Engine) wakeDue(ctx context.Context, due Due, now time.Time) error {
 	}
 	add("rotation", due.Rotations, false, func(id string) river.JobArgs { return rotationJob{id} })
 	add("retirement", due.Retirements, true, func(id string) river.JobArgs { return retirementJob{id} })
-	add("delivery", due.Deliveries, false, func(id string) river.JobArgs { return deliveryJob{id} })
+	for _, d := range due.Deliveries {
+		if e.lanes.shut(d.Consumer, now) || e.lanes.holds(d) || !e.runs.sweep("delivery"+d.ID, now) {
+			continue
+		}
+		e.lanes.expectMore(d.Consumer)
+		jobs = append(jobs, pushNow(d))
+	}
 	add("placement", due.Placements, false, func(id string) river.JobArgs { return placementJob{id} })
 	if len(jobs) == 0 {
 		return nil

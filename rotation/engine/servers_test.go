@@ -392,30 +392,89 @@ type inbox struct {
 	w      *world
 	name   string
 	values bool // it is given the value itself
-	got    []int64
+	// collects: it collects its messages.
+	collects bool
+	got      []int64
 }
 
-func (c *inbox) NeedsValue() bool { return c.values }
+// Terms implements engine.Deliverer: "two" collects its messages in half of the worlds.
+func (c *inbox) Terms() engine.Terms {
+	t := engine.Terms{NeedsValue: c.values, Inbox: c.collects, Instances: 1}
+	if c.w.seed%3 == 0 {
+		t.Instances = 2
+	}
+	return t
+}
 
+// told checks what reaches the consumer, and in which order.
+func (c *inbox) told(d rotation.Delivery) {
+	if n := len(c.got); n > 0 && c.got[n-1] > d.Generation {
+		c.w.violated("%s is told of generation %d after %d", c.name, d.Generation, c.got[n-1])
+	}
+	c.got = append(c.got, d.Generation)
+	c.w.counts[string(d.Event)]++
+}
+
+// given checks the value that a message carries.
+func (c *inbox) given(m engine.Message) {
+	carries := c.values && m.Delivery.Event.MakesCurrent()
+	if cred := c.w.credentialOf(m.Published.Tag); carries && (cred == nil || cred.value != m.Value.Reveal()[valueField]) {
+		c.w.violated("%s is given another value than that of version %d", c.name, m.Published.Number)
+	}
+	if !carries && !m.Value.IsZero() {
+		c.w.violated("%s is given a value with %s", c.name, m.Delivery.Event)
+	}
+}
+
+// Compose implements engine.Deliverer.
+func (c *inbox) Compose(_ context.Context, m engine.Message) (engine.Envelope, error) {
+	c.given(m)
+	return engine.Envelope{}, nil
+}
+
+// collect takes what waits, and acknowledges some of it.
+func (c *inbox) collect(ctx context.Context, e *engine.Engine) {
+	if !c.collects {
+		return
+	}
+	got, err := e.Collect(ctx, c.name, 1+c.w.intn(3), func(context.Context, rotation.Delivery) (bool, error) { return true, nil })
+	c.w.logf(ctx, "%s collects %d: %v", c.name, len(got), err)
+	for _, m := range got {
+		d := m.Delivery
+		c.told(d)
+		claim := engine.Claim{Generation: d.Generation, Instance: fmt.Sprint(c.w.intn(2))}
+		if v, _ := c.w.version(d.Version); c.w.intn(2) == 0 {
+			if cred := c.w.credentialOf(v.Tag); cred != nil {
+				claim.Applied = true
+				claim.Fingerprint = rotation.Fingerprint(d.ID, backends.NewValue(map[string]string{valueField: cred.value}))
+			}
+		}
+		if c.w.intn(4) > 0 {
+			_, err := e.Acknowledge(ctx, d.ID, claim, someone)
+			c.w.logf(ctx, "%s acknowledges generation %d: %v", c.name, d.Generation, err)
+		}
+	}
+}
+
+// Deliver implements engine.Deliverer.
 func (c *inbox) Deliver(ctx context.Context, m engine.Message) engine.Outcome {
 	var out engine.Outcome
-	err := c.w.remote(ctx, "consumer "+c.name, fmt.Sprintf("telling %s of generation %d", c.name, m.Delivery.Generation), func() error {
-		if n := len(c.got); n > 0 && c.got[n-1] > m.Delivery.Generation {
-			c.w.violated("%s is told of generation %d after %d", c.name, m.Delivery.Generation, c.got[n-1])
-		}
-		c.got = append(c.got, m.Delivery.Generation)
-		if cred := c.w.credentialOf(m.Published.Tag); c.values && (cred == nil || cred.value != m.Value.Reveal()[valueField]) {
-			c.w.violated("%s is given another value than that of version %d", c.name, m.Published.Number)
-		}
+	err := c.w.remote(ctx, "consumer "+c.name, fmt.Sprintf("telling %s of %s, generation %d", c.name, m.Delivery.Event, m.Delivery.Generation), func() error {
+		c.told(m.Delivery)
+		c.given(m)
 		return nil
 	})
 	switch {
 	case err == nil:
-		out = engine.Outcome{Received: true, Applied: c.w.intn(2) == 0}
+		out = engine.Outcome{Received: true}
+		if cred := c.w.credentialOf(m.Published.Tag); cred != nil && c.w.intn(2) == 0 {
+			value := backends.NewValue(map[string]string{valueField: cred.value})
+			out.Claim = &engine.Claim{Applied: true, Generation: m.Delivery.Generation, Instance: fmt.Sprint(c.w.intn(2)), Fingerprint: rotation.Fingerprint(m.Delivery.ID, value)}
+		}
 	case m.Delivery.Attempts >= 12:
 		out = engine.Outcome{Next: -1, Detail: err.Error()}
 	default:
-		out = engine.Outcome{Next: rotation.Backoff(m.Delivery.Attempts, time.Minute), Detail: err.Error()}
+		out = engine.Outcome{Next: rotation.Backoff(m.Delivery.Attempts, time.Minute), Detail: err.Error(), Down: c.w.intn(2) == 0}
 	}
 	return out
 }

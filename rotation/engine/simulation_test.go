@@ -110,7 +110,7 @@ func (w *world) furnish() {
 		w.probe = canaried{tried}
 	}
 	for _, name := range []string{"one", "two"} {
-		w.inboxes[name] = &inbox{w: w, name: name, values: w.intn(2) == 0}
+		w.inboxes[name] = &inbox{w: w, name: name, values: w.intn(2) == 0, collects: name == "two" && w.intn(2) == 0}
 	}
 	s := rotation.Secret{ID: secretID, Ref: secretRef, Origin: rotation.OriginConfig, State: rotation.SecretActive,
 		Definition: w.definition(window), CreatedAt: time.Now(), UpdatedAt: time.Now(), Revision: 1}
@@ -180,10 +180,17 @@ func (w *world) boot(i int, name string, stages bool) {
 		DriftEvery: map[string]time.Duration{"vault": time.Duration(w.seed%3) * 90 * time.Hour, "mirror": time.Duration(20+160*(w.seed%2)) * time.Hour},
 		Issuers:    w.catalog,
 		Probes:     map[string]probe.Probe{"probe": w.probe},
-		Consumers:  map[string]engine.Deliverer{"one": w.inboxes["one"], "two": w.inboxes["two"]},
+		Consumers:  w.consumers(),
 	})
 	w.nodes[i] = &node{name: name, engine: e, ctx: ctx, cancel: cancel, busy: map[string]bool{}}
 	w.nodes[i].stages = stages
+}
+
+func (w *world) consumers() map[string]engine.Deliverer {
+	if w.told != nil {
+		return w.told
+	}
+	return map[string]engine.Deliverer{"one": w.inboxes["one"], "two": w.inboxes["two"]}
 }
 
 // longestSleep is how long nobody looks at anything at most: after a week without
@@ -294,8 +301,8 @@ func (w *world) step() {
 		}
 		records = append(records, record{"retirement", id})
 	}
-	for _, id := range due.Deliveries {
-		records = append(records, record{"delivery", id})
+	for _, d := range due.Deliveries {
+		records = append(records, record{"delivery", d.ID})
 	}
 	for _, id := range due.Placements {
 		records = append(records, record{"placement", id})

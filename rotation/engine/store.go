@@ -93,13 +93,34 @@ type Tx interface {
 	// AddTry records one verdict.
 	AddTry(ctx context.Context, secretID string, t rotation.Try) error
 
-	// AddDelivery inserts d as pending and marks the older pending deliveries of the
-	// same consumer and secret as superseded.
+	// AddDelivery inserts d as pending and marks as superseded what still waits for the
+	// same consumer and secret, if it is of an older generation or d's event replaces its.
 	AddDelivery(ctx context.Context, d *rotation.Delivery) error
 	Delivery(ctx context.Context, id string) (rotation.Delivery, error)
 	SaveDelivery(ctx context.Context, d *rotation.Delivery) error
-	// Deliveries returns those of one generation of a secret.
+	// Deliveries returns those that tell of what one generation of a secret made current.
 	Deliveries(ctx context.Context, secretID string, generation int64) ([]rotation.Delivery, error)
+	// LastTold returns the newest delivery to a consumer that makes a version of the
+	// secret current, of a number or, if that is 0, of any; ErrNotFound if there is none.
+	LastTold(ctx context.Context, secretID, consumer string, version int) (rotation.Delivery, error)
+	// DueTo returns deliveries to one consumer whose time has come, PendingTo all that
+	// wait and are not leased: at most limit, in order.
+	DueTo(ctx context.Context, consumer string, now time.Time, limit int) ([]DueDelivery, error)
+	PendingTo(ctx context.Context, consumer string, now time.Time, limit int) ([]rotation.Delivery, error)
+	// WakeDeliveries makes what waits for a consumer due now; HoldDeliveries makes it wait
+	// until then, without a time.
+	WakeDeliveries(ctx context.Context, consumer string, now time.Time) error
+	HoldDeliveries(ctx context.Context, consumer string) error
+	// HeldConsumers are the names of those for whom something waits without a time.
+	HeldConsumers(ctx context.Context) ([]string, error)
+	// AddAck records one instance's acknowledgement, unless it has given it already. Acks
+	// returns those of a delivery, the first given first.
+	AddAck(ctx context.Context, a rotation.Ack) error
+	Acks(ctx context.Context, deliveryID string) ([]rotation.Ack, error)
+	DropAcks(ctx context.Context, deliveryID string) error
+	// ConsumerState returns what is kept of a consumer: nothing, at first.
+	ConsumerState(ctx context.Context, name string) (rotation.ConsumerState, error)
+	SaveConsumerState(ctx context.Context, s rotation.ConsumerState) error
 	// InFlight tells whether an attempt at another delivery to the same consumer
 	// for the same secret is under way (its Lease is after now).
 	InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (bool, error)
@@ -138,6 +159,14 @@ type Due struct {
 	Secrets     []string // NextDueAt has come, active, not occupied (see Tx.Beginning)
 	Rotations   []string // NextAt has come
 	Retirements []string
-	Deliveries  []string
 	Placements  []string
+	Notices     []string // secrets whose NoticeAt has come
+	Deliveries  []DueDelivery
+}
+
+// DueDelivery is a delivery whose time has come.
+type DueDelivery struct {
+	ID       string
+	Consumer string
+	SecretID string // empty: of none
 }

@@ -46,6 +46,7 @@ type world struct {
 	mirror  *vault
 	probe   probe.Probe
 	inboxes map[string]*inbox
+	told    map[string]engine.Deliverer // instead of the inboxes; nil: those
 	late    []arrival
 
 	verbose  bool

@@ -6,16 +6,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 )
 
-// describe is Describe, of an exchange in HTTP.
-func describe(err error) string {
-	if text := Describe(err); text != "" {
-		return text
-	}
-	return "no valid HTTP answer"
-}
+// remoteAlert is what crypto/tls says of a connection that an alert of the other side
+// ended (RFC 8446, 6). The alert's text is crypto/tls's own, by its number.
+const remoteAlert = "remote error"
 
 // Describe names the cause of a failed exchange in fixed words; empty: it is none
 // that is known. The texts of libraries quote URLs and what the server sent
@@ -33,7 +30,7 @@ func Describe(err error) string {
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
 		record    tls.RecordHeaderError
-		alert     tls.AlertError
+		op        *net.OpError
 		verify    *tls.CertificateVerificationError
 		timeout   net.Error
 	)
@@ -52,8 +49,8 @@ func Describe(err error) string {
 		return "TLS: the certificate is not accepted"
 	case errors.As(err, &record):
 		return "TLS: the server does not speak TLS"
-	case errors.As(err, &alert):
-		return "TLS: " + alert.Error()
+	case errors.As(err, &op) && op.Op == remoteAlert:
+		return "TLS: the server refuses: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "timeout"
 	}

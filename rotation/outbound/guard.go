@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -152,7 +153,7 @@ func Dialer(allowPrivate bool) *net.Dialer {
 func Resolve(ctx context.Context, host, port string) ([]string, error) {
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return nil, fmt.Errorf("%w: resolving %s: %s", backends.ErrUnavailable, host, describe(err))
+		return nil, fmt.Errorf("%w: resolving %s: %s", backends.ErrUnavailable, host, cmp.Or(Describe(err), "the resolver fails"))
 	}
 	return endpoints(addrs, port), nil
 }

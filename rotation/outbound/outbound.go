@@ -41,16 +41,22 @@ type Options struct {
 	Timeout          time.Duration // of a whole request with its answer's body; 0 = 30 s
 	CAFile           string        // PEM certificates trusted instead of the system's
 	RootCAs          *x509.CertPool
-	FreshConnections bool   // a new connection for each request, none kept
-	MaxBody          int64  // bytes of an answer's body; 0 = 1 MiB
-	UserAgent        string // empty: UserAgent
-	// VerifyConnection, if set, is asked after the usual verification of the
-	// server's certificate (for pins).
+	FreshConnections bool          // a new connection for each request, none kept
+	MaxBody          int64         // bytes of an answer's body; 0 = 1 MiB
+	UserAgent        string        // empty: UserAgent
+	MinVersion       uint16        // of TLS, as tls.VersionTLS13; 0 = TLS 1.2
+	Resolver         *net.Resolver // of names; nil: net.DefaultResolver
+	// VerifyConnection, if set, is asked at each handshake after the usual
+	// verification of the server's certificate (for pins). The text of its error, and
+	// of ClientCertificate's, is shown: it must hold no secret.
 	VerifyConnection func(tls.ConnectionState) error
+	// ClientCertificate, if set, gives the certificate to show, at each handshake in
+	// which the server asks for one.
+	ClientCertificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 }
 
 // Client sends single requests: no redirect is followed, no proxy is taken from
-// the environment, no cookie kept, TLS is 1.2 or newer. Safe for concurrent use.
+// the environment, no cookie kept. Safe for concurrent use.
 type Client struct {
 	opts    Options
 	tls     *tls.Config
@@ -87,11 +93,7 @@ func New(opts Options) (*Client, error) {
 		}
 		opts.RootCAs = pool
 	}
-	c := &Client{opts: opts, fresh: opts.FreshConnections, tls: &tls.Config{
-		MinVersion:       tls.VersionTLS12,
-		RootCAs:          opts.RootCAs,
-		VerifyConnection: opts.VerifyConnection,
-	}}
+	c := &Client{opts: opts, fresh: opts.FreshConnections, tls: handshake(opts)}
 	if !c.fresh {
 		c.keeping = c.transport()
 	}
@@ -128,6 +130,7 @@ func (c *Client) Close() {
 
 func (c *Client) transport() *http.Transport {
 	dialer := Dialer(c.opts.AllowPrivate)
+	dialer.Resolver = c.opts.Resolver
 	return &http.Transport{
 		Proxy: nil, // a proxy would connect on our behalf, past the guard
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -149,20 +152,22 @@ func (c *Client) transport() *http.Transport {
 // Do sends req under its own context and the client's timeout and reads the
 // answer, whatever its status. The error is a *RefusedError, or ErrUnavailable
 // with a text that names neither URL nor anything the other side sent (both may
-// carry a credential); with it only the response's Address and Sent are set, and
-// the request may have had its effect if it was sent.
+// carry a credential). With it the response has no body, and its Status and Header
+// only if they came before it failed; the request may have had its effect if it was
+// sent.
 func (c *Client) Do(req *http.Request) (Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), c.opts.Timeout)
 	defer cancel()
 	var address atomic.Value // written by the goroutine that dials
 	address.Store("")
-	var sent atomic.Bool
+	var sent, noHandshake atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		ConnectDone: func(_, addr string, err error) {
 			if err == nil {
 				address.Store(addr)
 			}
 		},
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) { noHandshake.Store(err != nil) },
 		// A transport writes only to a connection that it has got, its TLS handshake
 		// included. Asking for what was written would miss what a buffer passed on.
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -181,7 +186,7 @@ func (c *Client) Do(req *http.Request) (Response, error) {
 	}
 	resp, err := c.exchange(transport, req)
 	if err != nil {
-		resp, err = Response{}, failure(ctx, err)
+		err = failure(ctx, err, noHandshake.Load())
 	}
 	resp.Address, resp.Sent = address.Load().(string), sent.Load()
 	return resp, err
@@ -193,30 +198,42 @@ func (c *Client) exchange(transport *http.Transport, req *http.Request) (Respons
 		return Response{}, err
 	}
 	defer func() { _ = answer.Body.Close() }()
+	resp := Response{Status: answer.StatusCode, Header: answer.Header}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, c.opts.MaxBody+1))
-	if err != nil {
-		return Response{}, err
+	switch {
+	case err != nil:
+		return resp, err
+	case int64(len(body)) > c.opts.MaxBody:
+		return resp, errTooLarge
 	}
-	if int64(len(body)) > c.opts.MaxBody {
-		return Response{}, errTooLarge
-	}
-	return Response{Status: answer.StatusCode, Header: answer.Header, Body: body}, nil
+	resp.Body = body
+	return resp, nil
 }
 
 var errTooLarge = errors.New("the answer is too large")
 
 // failure turns an error of the transport into one that is safe to show.
-func failure(ctx context.Context, err error) error {
+func failure(ctx context.Context, err error, noHandshake bool) error {
 	var refused *RefusedError
+	var own ownError
 	switch {
 	case errors.As(err, &refused):
 		return refused
+	case errors.As(err, &own):
+		return fmt.Errorf("%w: %w", backends.ErrUnavailable, own.error)
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		return fmt.Errorf("%w: %w", backends.ErrUnavailable, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %w", backends.ErrUnavailable, context.DeadlineExceeded)
 	}
-	return fmt.Errorf("%w: %s", backends.ErrUnavailable, describe(err))
+	text := Describe(err)
+	switch {
+	case text == "" && noHandshake:
+		text = "TLS: the handshake failed"
+	case text == "":
+		text = "no valid HTTP answer"
+	}
+	return fmt.Errorf("%w: %s", backends.ErrUnavailable, text)
 }
 
 func endpoints(addrs []netip.Addr, port string) []string {

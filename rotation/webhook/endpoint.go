@@ -4,23 +4,35 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 )
 
-// Endpoint is where a consumer's deliveries go.
+// Endpoint is where a consumer's deliveries go, and how.
 type Endpoint struct {
-	URL          string  // may carry a token in userinfo or query: it is never shown whole
-	AllowPrivate bool    // loopback and private networks may be reached
-	Payload      Payload // how the value is handed over
+	URL          string // may carry a token in userinfo or query: it is never shown whole
+	AllowPrivate bool   // loopback and private networks may be reached
+	TLS          TLS
+	Timeout      time.Duration // of one attempt, until the answer has been read; 0: Timeout
 }
 
-// Check returns what is wrong with the endpoint as ErrInvalid: no absolute http
-// or https URL, or a plain payload over http to anywhere but this machine.
-func (e Endpoint) Check() error {
-	_, err := e.parse()
-	return err
+// Check returns what is wrong with the URL, for messages with that payload, as
+// ErrInvalid: it is no absolute http or https URL, or a plain payload would go over http
+// to anywhere but this machine. What is wrong with TLS, NewSender says.
+func (e Endpoint) Check(p Payload) error {
+	u, err := e.parse()
+	switch {
+	case err != nil:
+		return err
+	case !slices.Contains(Payloads(), p):
+		return errPayload(p)
+	case p == Plain && u.Scheme == "http" && !loopback(u.Hostname()):
+		return fmt.Errorf(`%w: a plain payload goes over https only, except to loopback: use https, or payload = "sealed"`, backends.ErrInvalid)
+	}
+	return nil
 }
 
 func (e Endpoint) parse() (*url.URL, error) {
@@ -33,10 +45,6 @@ func (e Endpoint) parse() (*url.URL, error) {
 		return nil, fmt.Errorf("%w: the webhook's url must begin with https:// or http://", backends.ErrInvalid)
 	case u.Hostname() == "":
 		return nil, fmt.Errorf("%w: the webhook's url names no host", backends.ErrInvalid)
-	case e.Payload != Plain && e.Payload != Reference:
-		return nil, fmt.Errorf("%w: %q is no payload: it is plain or reference", backends.ErrInvalid, string(e.Payload))
-	case e.Payload == Plain && u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, fmt.Errorf(`%w: a plain payload goes over https only, except to loopback: use https, or payload = "reference"`, backends.ErrInvalid)
 	}
 	return u, nil
 }

@@ -1,44 +1,50 @@
 package webhook
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 	"unicode/utf8"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
 )
-
-// EventRotated is the type of the event that announces a new current version.
-const EventRotated = "dev.keybroker.secret.rotated.v1"
-
-// ContentType is that of a body made by Message.Body.
-const ContentType = "application/cloudevents+json"
 
 // Payload says how a delivery hands the value over.
 type Payload string
 
 // The payloads.
 const (
+	Reference Payload = "reference" // where to fetch it
+	Sealed    Payload = "sealed"    // encrypted to the consumer's public keys
 	Plain     Payload = "plain"     // the fields themselves
-	Reference Payload = "reference" // where to fetch them
 )
+
+// Payloads lists them all, the default first.
+func Payloads() []Payload { return []Payload{Reference, Sealed, Plain} }
+
+// CarriesValue tells whether messages that make a version current hold its value.
+func (p Payload) CarriesValue() bool { return p == Sealed || p == Plain }
 
 // Message is what one delivery announces.
 type Message struct {
 	ID          string // of the delivery; also the event's id
 	Source      string // the event's source, a URI reference naming the broker; empty: "/keybroker"
+	Event       rotation.Event
+	Audience    string // the consumer that it is meant for
 	Ref         backends.Ref
 	Version     int
 	Generation  int64
 	Trigger     string // "schedule", "event", "manual", "emergency"
 	Reason      string
-	PublishedAt time.Time
+	Time        time.Time // when it happened
+	PublishedAt time.Time // when the version became current; zero: it never did
+	DueAt       time.Time // only of EventRotating: when the rotation is due
 	Payload     Payload
-	Value       backends.Value // only for Plain
+	Value       backends.Value // only where the event makes a version current and the payload carries it
+	Recipients  *Recipients    // of Sealed
 	Previous    *Previous      // nil: there is none
 }
 
@@ -48,41 +54,10 @@ type Previous struct {
 	Until   time.Time // it is revoked from then on
 }
 
-// event is a CloudEvents 1.0.2 event in structured JSON.
-type event struct {
-	SpecVersion     string    `json:"specversion"`
-	ID              string    `json:"id"`
-	Source          string    `json:"source"`
-	Type            string    `json:"type"`
-	Subject         string    `json:"subject"`
-	Time            time.Time `json:"time"`
-	DataContentType string    `json:"datacontenttype"`
-	Data            rotated   `json:"data"`
-}
-
-type rotated struct {
-	Tenant      string            `json:"tenant"`
-	Secret      string            `json:"secret"`
-	Version     int               `json:"version"`
-	Generation  int64             `json:"generation"`
-	Trigger     string            `json:"trigger"`
-	Reason      string            `json:"reason,omitempty"`
-	PublishedAt time.Time         `json:"published_at"`
-	Payload     Payload           `json:"payload"`
-	Fields      map[string]string `json:"fields,omitempty"`
-	Encodings   map[string]string `json:"encodings,omitempty"` // fields that are base64, since they are no UTF-8 text
-	Href        string            `json:"href,omitempty"`
-	Previous    *previous         `json:"previous,omitempty"`
-}
-
-type previous struct {
-	Version int       `json:"version"`
-	Until   time.Time `json:"until"`
-}
-
-// Body encodes the message as a CloudEvents event. The same message always gives
-// the same bytes. With Plain they carry the credential: seal them where they rest.
-// ErrInvalid if the message is incomplete; the error shows nothing of the value.
+// Body encodes the message as a CloudEvents event. The same message gives the same
+// bytes, except that what is sealed is sealed anew. With Plain they carry the
+// credential: seal them where they rest. ErrInvalid if the message is incomplete; the
+// error shows nothing of the value.
 func (m Message) Body() ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, err
@@ -91,66 +66,99 @@ func (m Message) Body() ([]byte, error) {
 		SpecVersion:     "1.0",
 		ID:              m.ID,
 		Source:          m.Source,
-		Type:            EventRotated,
+		Type:            Type(m.Event),
 		Subject:         m.Ref.Name,
-		Time:            m.PublishedAt.UTC(),
+		Time:            m.Time.UTC(),
 		DataContentType: "application/json",
-		Data: rotated{
-			Tenant:      m.Ref.Tenant,
-			Secret:      m.Ref.Name,
-			Version:     m.Version,
-			Generation:  m.Generation,
+		Data: data{
+			about:       about{m.Audience, m.Ref.Tenant, m.Ref.Name, m.Version, m.Generation},
 			Trigger:     m.Trigger,
 			Reason:      m.Reason,
 			PublishedAt: m.PublishedAt.UTC(),
+			DueAt:       m.DueAt.UTC(),
 			Payload:     m.Payload,
 		},
 	}
 	if e.Source == "" {
-		e.Source = "/keybroker"
+		e.Source = defaultSource
+	}
+	if m.Event == rotation.EventTest {
+		e.Subject = m.Audience
 	}
 	if m.Previous != nil {
 		e.Data.Previous = &previous{Version: m.Previous.Version, Until: m.Previous.Until.UTC()}
 	}
-	if m.Payload == Plain {
-		e.Data.Fields, e.Data.Encodings = encoded(m.Value.Reveal())
-	} else {
-		e.Data.Href = href(m.Ref.Name)
+	if m.Event.MakesCurrent() {
+		if err := m.handOver(&e.Data); err != nil {
+			return nil, err
+		}
 	}
 	return encode(e)
 }
 
-// encoded puts fields that are no UTF-8 text into base64 (RFC 4648, section 4), in
-// place, and names them: JSON has no place for their bytes.
-func encoded(fields map[string]string) (_, encodings map[string]string) {
-	for name, text := range fields {
+// handOver puts in the value, or where it is.
+func (m Message) handOver(d *data) error {
+	switch m.Payload {
+	case Plain:
+		d.fields = encoded(m.Value)
+	case Sealed:
+		jwe, err := m.Recipients.seal(sealed{about: d.about, fields: encoded(m.Value)})
+		if err != nil {
+			return err
+		}
+		d.Sealed = jwe
+	case Reference:
+		d.Href = href(m.Ref.Name)
+	}
+	return nil
+}
+
+// encoded puts fields that are no UTF-8 text into base64 (RFC 4648, section 4) and
+// names them: JSON has no place for their bytes.
+func encoded(v backends.Value) *fields {
+	f := &fields{Fields: v.Reveal()}
+	for name, text := range f.Fields {
 		if utf8.ValidString(text) {
 			continue
 		}
-		if encodings == nil {
-			encodings = map[string]string{}
+		if f.Encodings == nil {
+			f.Encodings = map[string]string{}
 		}
-		fields[name], encodings[name] = base64.StdEncoding.EncodeToString([]byte(text)), "base64"
+		f.Fields[name], f.Encodings[name] = base64.StdEncoding.EncodeToString([]byte(text)), "base64"
 	}
-	return fields, encodings
+	return f
 }
 
 func (m Message) check() error {
+	wrong := func(text string) error { return fmt.Errorf("%w: %s", backends.ErrInvalid, text) }
+	carries := m.Event.MakesCurrent() && m.Payload.CarriesValue()
 	switch {
 	case checkID(m.ID) != nil:
 		return checkID(m.ID)
-	case m.Ref.Name == "" || m.Ref.Tenant == "":
-		return fmt.Errorf("%w: the message names no secret of a tenant", backends.ErrInvalid)
-	case m.PublishedAt.IsZero():
-		return fmt.Errorf("%w: the message does not say when the version was published", backends.ErrInvalid)
-	case m.Payload != Plain && m.Payload != Reference:
-		return fmt.Errorf("%w: %q is no payload: it is plain or reference", backends.ErrInvalid, string(m.Payload))
-	case m.Payload == Plain && m.Value.IsZero():
-		return fmt.Errorf("%w: a plain message has no value", backends.ErrInvalid)
-	case m.Payload == Reference && !m.Value.IsZero():
-		return fmt.Errorf("%w: a message by reference has a value", backends.ErrInvalid)
+	case !slices.Contains(rotation.Events(), m.Event):
+		return wrong(fmt.Sprintf("%q is no event", string(m.Event)))
+	case m.Audience == "":
+		return wrong("the message names no consumer that it is meant for")
+	case m.Ref.Tenant == "" || (m.Ref.Name == "") != (m.Event == rotation.EventTest):
+		return wrong("the message names no secret of a tenant, or a test names one")
+	case m.Time.IsZero():
+		return wrong("the message does not say when it happened")
+	case m.Event.MakesCurrent() && (m.PublishedAt.IsZero() || m.Version < 1):
+		return wrong("the message does not say which version was published, and when")
+	case m.DueAt.IsZero() == (m.Event == rotation.EventRotating):
+		return wrong("a message that a rotation is due says when, and no other does")
+	case !slices.Contains(Payloads(), m.Payload):
+		return errPayload(m.Payload)
+	case m.Value.IsZero() == carries:
+		return wrong("the message has no value that it is to carry, or one that it is not")
+	case carries && m.Payload == Sealed && m.Recipients == nil:
+		return wrong("a sealed message has no recipients")
 	}
 	return nil
+}
+
+func errPayload(p Payload) error {
+	return fmt.Errorf("%w: %q is no payload: it is reference, sealed or plain", backends.ErrInvalid, string(p))
 }
 
 // checkID refuses ids that Standard Webhooks could not sign unambiguously or that
@@ -169,15 +177,4 @@ func checkID(id string) error {
 
 func href(name string) string {
 	return "/api/v1/secrets/" + (&url.URL{Path: name}).EscapedPath() + "/value"
-}
-
-func encode(e event) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(e); err != nil {
-		// The year of a time is all that can be wrong; json's error quotes it only.
-		return nil, fmt.Errorf("%w: encoding the message: %w", backends.ErrInvalid, err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

@@ -39,8 +39,30 @@ const (
 	newSecret = 32
 )
 
+// Algorithm is how deliveries are signed.
+type Algorithm string
+
+// The algorithms.
+const (
+	Ed25519 Algorithm = "ed25519" // signature v1a: consumers hold a public key
+	HMAC    Algorithm = "hmac"    // signature v1: consumers hold the secret itself
+)
+
+// AlgorithmOf tells which algorithm a secret is for: HMAC for "whsec_…", Ed25519 for
+// "whsk_…". ErrInvalid if nothing can be signed with it, as NewSigner.
+func AlgorithmOf(secret backends.SecretString) (Algorithm, error) {
+	s, err := NewSigner(secret)
+	switch {
+	case err != nil:
+		return "", err
+	case s.keys[0].hmac != nil:
+		return HMAC, nil
+	}
+	return Ed25519, nil
+}
+
 // Signer signs deliveries with every secret that it was given: two of them while
-// an endpoint's signing secret is being replaced.
+// a consumer's signing secret is being replaced.
 type Signer struct {
 	keys []key
 }
@@ -65,6 +87,18 @@ func NewSigner(secrets ...backends.SecretString) (*Signer, error) {
 		}
 	}
 	return &Signer{keys: keys}, nil
+}
+
+// PublicKeys are those that verify the v1a signatures, in the order of the secrets;
+// none for secrets that are all symmetric.
+func (s *Signer) PublicKeys() []ed25519.PublicKey {
+	var list []ed25519.PublicKey
+	for _, k := range s.keys {
+		if k.public != nil {
+			list = append(list, k.public)
+		}
+	}
+	return list
 }
 
 // Format gives a fixed text: the keys are never printed.

@@ -3,9 +3,11 @@ package webhook_test
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +120,79 @@ func TestAsymmetricSignature(t *testing.T) {
 	}
 }
 
+// TestConsumersOwnVerification does by hand what a consumer does that knows nothing but
+// RFC 8032, RFC 8037 and the headers: it has the key from a JWK, and tries each
+// signature, of which there are two while the key is replaced.
+func TestConsumersOwnVerification(t *testing.T) {
+	before, _ := webhook.GenerateKeyPair()
+	after, _ := webhook.GenerateKeyPair()
+	body := []byte(vectorBody)
+	both := signer(t, before, after).Sign("d1", vectorTime, body)
+	for name, c := range map[string]struct {
+		published *webhook.Signer
+		header    http.Header
+		want      bool
+	}{
+		"knows the old one":            {signer(t, before), both, true},
+		"knows the new one":            {signer(t, after), both, true},
+		"has not heard of the new one": {signer(t, before), signer(t, after).Sign("d1", vectorTime, body), false},
+	} {
+		keys := c.published.PublicKeys()
+		if len(keys) != 1 {
+			t.Fatalf("%d keys", len(keys))
+		}
+		jwk := fmt.Sprintf(`{"kty":"OKP","crv":"Ed25519","x":%q}`, base64.RawURLEncoding.EncodeToString(keys[0]))
+		if got := verifiesByHand(t, jwk, c.header, body); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+		if verifiesByHand(t, jwk, c.header, append(body, ' ')) {
+			t.Errorf("%s: another body passes", name)
+		}
+	}
+}
+
+func verifiesByHand(t *testing.T, jwk string, h http.Header, body []byte) bool {
+	t.Helper()
+	var key struct{ X string }
+	if err := json.Unmarshal([]byte(jwk), &key); err != nil {
+		t.Fatal(err)
+	}
+	public, err := base64.RawURLEncoding.DecodeString(key.X)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := h.Get("webhook-id") + "." + h.Get("webhook-timestamp") + "." + string(body)
+	for one := range strings.SplitSeq(h.Get("webhook-signature"), " ") {
+		text, ok := strings.CutPrefix(one, "v1a,")
+		signature, err := base64.StdEncoding.DecodeString(text)
+		if ok && err == nil && ed25519.Verify(public, []byte(signed), signature) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestAlgorithmOf(t *testing.T) {
+	for secret, want := range map[backends.SecretString]webhook.Algorithm{
+		vectorSecret: webhook.HMAC, vectorPair: webhook.Ed25519, vectorSecret + "\n": webhook.HMAC,
+	} {
+		if got, err := webhook.AlgorithmOf(secret); err != nil || got != want {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	for _, secret := range []backends.SecretString{vectorPublic, "", "whsec_"} {
+		if got, err := webhook.AlgorithmOf(secret); !errors.Is(err, backends.ErrInvalid) || got != "" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	if keys := signer(t, vectorSecret).PublicKeys(); keys != nil {
+		t.Errorf("a symmetric secret has public keys: %v", keys)
+	}
+	if keys := signer(t, vectorSecret, vectorPair).PublicKeys(); len(keys) != 1 || "whpk_"+base64.StdEncoding.EncodeToString(keys[0]) != vectorPublic {
+		t.Errorf("got %v", keys)
+	}
+}
+
 func TestSeveralSecretsWhileOneIsReplaced(t *testing.T) {
 	before, after := webhook.GenerateSecret(), webhook.GenerateSecret()
 	h := signer(t, after, before, vectorPair).Sign("d", vectorTime, []byte(vectorBody))
@@ -210,14 +285,14 @@ func TestSignerDoesNotPrintItsKeys(t *testing.T) {
 	}
 }
 
-// FuzzVerify: what we accept, the reference library accepts, and what we sign,
-// both accept.
+// FuzzVerify: what we accept, the reference library accepts, and what we sign, both
+// accept, with either algorithm; whatever else comes as a signature is refused.
 func FuzzVerify(f *testing.F) {
 	f.Add("d1", "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", []byte(vectorBody))
 	f.Add(vectorID, "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", []byte(vectorBody))
 	f.Add("", "x", "v1, v1a,", []byte{})
 	reference := oracle(f, vectorSecret)
-	s := signer(f, vectorSecret)
+	s, asymmetric := signer(f, vectorSecret), signer(f, vectorPair)
 	f.Fuzz(func(t *testing.T, id, timestamp, signature string, body []byte) {
 		h := http.Header{}
 		h.Set("webhook-id", id)
@@ -238,6 +313,16 @@ func FuzzVerify(f *testing.F) {
 		}
 		if err := reference.VerifyIgnoringTimestamp(body, signed); err != nil {
 			t.Errorf("the library on our signature: %v", err)
+		}
+		signed = asymmetric.Sign(id, vectorTime, body)
+		if err := webhook.Verify([]backends.SecretString{vectorPublic}, signed, body, vectorTime, 0); err != nil {
+			t.Errorf("our own v1a signature: %v", err)
+		}
+		if !slices.Contains(strings.Fields(signature), signed.Get("webhook-signature")) {
+			signed.Set("webhook-signature", signature)
+			if err := webhook.Verify([]backends.SecretString{vectorPublic}, signed, body, vectorTime, 0); err == nil {
+				t.Error("a v1a signature that we did not make is accepted")
+			}
 		}
 	})
 }

@@ -330,6 +330,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		"webhook":        {notify.Webhook{URL: "https://x.example"}, ""},
 		"webhook, url":   {notify.Webhook{URL: "x.example", SigningSecret: canary}, "invalid: url must begin with https:// or http://\ninvalid: signing_secret cannot be used"},
+		"a CA for http":  {notify.Webhook{URL: "http://x", CAFile: "ca.pem"}, "invalid: ca_file means nothing over http"},
 		"two secrets":    {notify.Webhook{URL: "https://x", SigningSecret: webhook.GenerateSecret(), SigningSecretFile: "f"}, "invalid: signing_secret_file is a second signing secret"},
 		"slack":          {notify.Slack{WebhookURL: "https://hooks.slack.com/" + canary}, ""},
 		"slack, plain":   {notify.Slack{WebhookURL: "http://hooks.slack.com/" + canary}, "invalid: webhook_url must begin with https://"},

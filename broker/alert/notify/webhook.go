@@ -2,12 +2,13 @@ package notify
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/alert"
-	"github.com/keybroker/keybroker/rotation/outbound"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
@@ -26,7 +27,7 @@ type Webhook struct {
 
 // Check returns every mistake, joined; offline, secrets are not known.
 func (c Webhook) Check(offline bool) error {
-	var both, secret error
+	var both, secret, ca error
 	if c.SigningSecret != "" && c.SigningSecretFile != "" {
 		both = invalid("signing_secret_file is a second signing secret: write one of them, or neither, then one is made")
 	}
@@ -35,14 +36,15 @@ func (c Webhook) Check(offline bool) error {
 			secret = invalid("signing_secret cannot be used: it begins with whsec_ or whsk_, followed by standard base64")
 		}
 	}
-	return joined(checkURL("url", c.URL, true), both, secret)
+	if c.CAFile != "" && strings.HasPrefix(c.URL, "http://") {
+		ca = invalid("ca_file means nothing over http: use https")
+	}
+	return joined(checkURL("url", c.URL, true), both, secret, ca)
 }
 
 type webhookNotifier struct {
-	endpoint webhook.Endpoint
-	signer   *webhook.Signer
-	sender   *webhook.Sender
-	client   *outbound.Client
+	signer *webhook.Signer
+	sender *webhook.Sender
 }
 
 // NewWebhook returns the notifier, which signs with secret.
@@ -51,18 +53,18 @@ func NewWebhook(c Webhook, secret backends.SecretString, now func() time.Time) (
 	if err != nil {
 		return nil, err
 	}
-	client, err := outbound.New(outbound.Options{Timeout: timeout, CAFile: c.CAFile, AllowPrivate: c.AllowPrivateNetwork})
+	sender, err := webhook.NewSender(webhook.Endpoint{
+		URL: c.URL, AllowPrivate: c.AllowPrivateNetwork, Timeout: timeout,
+		TLS: webhook.TLS{MinVersion: tls.VersionTLS12, CAFile: c.CAFile},
+	}, now)
 	if err != nil {
 		return nil, err
 	}
-	return &webhookNotifier{
-		endpoint: webhook.Endpoint{URL: c.URL, AllowPrivate: c.AllowPrivateNetwork, Payload: webhook.Reference},
-		signer:   signer, sender: webhook.NewSender(client, client, now), client: client,
-	}, nil
+	return &webhookNotifier{signer: signer, sender: sender}, nil
 }
 
 // Close closes the connections kept.
-func (w *webhookNotifier) Close() { w.client.Close() }
+func (w *webhookNotifier) Close() { w.sender.Close() }
 
 // cloudEvent is a CloudEvents 1.0.2 event in structured JSON.
 type cloudEvent struct {
@@ -123,7 +125,7 @@ func (w *webhookNotifier) Notify(ctx context.Context, n alert.Notification) erro
 	if err != nil {
 		return invalid("what is to be told cannot be encoded as JSON")
 	}
-	out := w.sender.Send(ctx, w.endpoint, n.ID, body, w.signer)
+	out := w.sender.Send(ctx, n.ID, body, w.signer)
 	if out.Err != nil && out.RetryAfter > 0 {
 		return Slow{out.Err, out.RetryAfter}
 	}

@@ -94,7 +94,7 @@ func (s *Server) Start(t testing.TB) {
 		}
 	}
 	port := address[strings.LastIndex(address, ":")+1:]
-	config, err := json.Marshal(map[string]any{"modules": filepath.Join(built.Modules, "package.json"), "port": json.Number(port),
+	config, err := json.Marshal(map[string]any{"modules": filepath.Join(built.Dir, "package.json"), "port": json.Number(port),
 		"accounts": s.accounts, "keys": []jose.JSONWebKey{s.key}, "audiences": []string{Audience}})
 	if err != nil {
 		t.Fatal(err)

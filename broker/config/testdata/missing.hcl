@@ -4,7 +4,7 @@ backend "vault" "prod" {     # ERROR: The attribute "address" is missing
 probe "http" "p" {}          # ERROR: "url" is missing # ERROR: The block "accepted" is missing
 storage "postgresql" {}      # ERROR: The attribute "url" is missing
 secret "a" {}                # ERROR: The attribute "backend" is missing
-consumer "c" {}              # ERROR: has no webhook
+consumer "c" {}              # ERROR: has neither a webhook nor an inbox
 consumer "d" {
   webhook {}                 # ERROR: The attribute "url" is missing
 }

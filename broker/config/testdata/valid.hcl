@@ -55,6 +55,9 @@ rotation_policy "monthly" {
   max_age      = "35d"
   overlap      = "24h"
   min_interval = "1h"
+
+  notice_before = "72h"
+
   approval     = true
 
   max_concurrent = 10
@@ -87,6 +90,8 @@ rotation_policy "monthly" {
     max_overlap = "36h"
     max_age     = "40d"
     min_length  = 32
+
+    plain_payload = false
   }
 }
 policy "reader" {
@@ -95,11 +100,29 @@ policy "reader" {
   }
 }
 consumer "newsletter" {
-  tenant = "acme"
+  tenant    = "acme"
+  role      = "newsletter"
+  events    = ["secret.rotating", "secret.proven_dead"]
+  instances = 3
   webhook {
     url                 = "https://example.com/hook"
-    signing_secret_file = "newsletter.whsec"
+    payload             = "sealed"
+    public_key_file     = "recipient.jwk"
+    concurrency         = 2
+    tls_min_version     = "1.2"
+    pins                = ["sha256//AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "sha256//AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]
+    signing_secret_file = "signing_keys.txt"
   }
+}
+consumer "collector" {
+  tenant = "acme"
+  role   = "newsletter"
+  events = []
+  inbox {}
+}
+role "newsletter" {
+  tenant   = "acme"
+  policies = ["reader"]
 }
 secret "mail/sender" {
   tenant    = "acme"

@@ -47,6 +47,8 @@ CREATE TABLE secrets (
     current     BIGINT NOT NULL,
     generation  BIGINT NOT NULL,
     next_due_at BIGINT,
+    notice_at   BIGINT,            -- when its consumers are to be told of next_due_at
+    noticed_due BIGINT,            -- the next_due_at that they were told of last
     created_at  BIGINT NOT NULL,
     updated_at  BIGINT NOT NULL,
     revision    BIGINT NOT NULL,
@@ -55,6 +57,7 @@ CREATE TABLE secrets (
     UNIQUE (tenant, name)
 );
 CREATE INDEX secrets_due ON secrets (next_due_at, id) WHERE next_due_at IS NOT NULL AND state = 'active';
+CREATE INDEX secrets_notice ON secrets (notice_at, id) WHERE notice_at IS NOT NULL AND state = 'active';
 CREATE INDEX secrets_of_name ON secrets (name);
 CREATE INDEX secrets_of_pair ON secrets (tenant, pair) WHERE pair <> '';
 
@@ -197,7 +200,7 @@ CREATE INDEX tries_by_rotation ON tries (rotation_id, seq);
 CREATE TABLE deliveries (
     id              TEXT PRIMARY KEY,
     tenant          TEXT NOT NULL,
-    secret_id       TEXT NOT NULL REFERENCES secrets (id),
+    secret_id       TEXT REFERENCES secrets (id), -- NULL: of none, somebody tries the way to the consumer
     consumer        TEXT NOT NULL,
     version         BIGINT NOT NULL,
     generation      BIGINT NOT NULL,
@@ -205,22 +208,68 @@ CREATE TABLE deliveries (
     trigger_kind    TEXT NOT NULL,
     reason          TEXT NOT NULL,
     state           TEXT NOT NULL,
+    instances       BIGINT NOT NULL,   -- that are to acknowledge it
     attempts        BIGINT NOT NULL,
     error           TEXT NOT NULL,
+    due_at          BIGINT,            -- of a rotation that is told of ahead of time
     created_at      BIGINT NOT NULL,
-    next_attempt_at BIGINT,
+    next_attempt_at BIGINT,            -- NULL while pending: it is collected, or its consumer is disabled
     lease_until     BIGINT,
     received_at     BIGINT,
+    fetched_at      BIGINT,
     applied_at      BIGINT,
     revision        BIGINT NOT NULL
 );
 CREATE INDEX deliveries_due ON deliveries (next_attempt_at, id) WHERE state = 'pending';
 CREATE INDEX deliveries_pending ON deliveries (secret_id, consumer, generation) WHERE state = 'pending';
+CREATE INDEX deliveries_waiting ON deliveries (consumer, created_at, id) WHERE state = 'pending';
+CREATE INDEX deliveries_held ON deliveries (created_at, id) WHERE state = 'pending' AND next_attempt_at IS NULL;
 CREATE INDEX deliveries_dead ON deliveries (created_at, id) WHERE state = 'dead';
 CREATE INDEX deliveries_leased ON deliveries (secret_id, consumer) WHERE lease_until IS NOT NULL;
 CREATE INDEX deliveries_of_generation ON deliveries (secret_id, generation);
 CREATE INDEX deliveries_by_secret ON deliveries (secret_id, created_at, id);
 CREATE INDEX deliveries_by_creation ON deliveries (created_at, id);
+
+CREATE TABLE delivery_acks (       -- which instances of a consumer say that they use the version
+    delivery_id TEXT NOT NULL REFERENCES deliveries (id),
+    instance    TEXT NOT NULL,
+    at          BIGINT NOT NULL,
+    by_whom     TEXT NOT NULL,
+    PRIMARY KEY (delivery_id, instance)
+);
+
+CREATE TABLE consumers (           -- what is kept of one beside its configuration
+    name        TEXT PRIMARY KEY,
+    disabled_at BIGINT,            -- it wants no more deliveries
+    why         TEXT NOT NULL,
+    endpoint    TEXT NOT NULL      -- keyed digest of where it said so
+);
+
+CREATE TABLE signing_keys (        -- that messages to consumers are signed with; not those of the operator
+    id         TEXT PRIMARY KEY,
+    tenant     TEXT NOT NULL,
+    consumer   TEXT NOT NULL,
+    algorithm  TEXT NOT NULL,
+    public     TEXT NOT NULL,
+    sealed     BYTEA NOT NULL,
+    sealed_by  BYTEA GENERATED ALWAYS AS (CASE WHEN length(sealed) >= 105 THEN substr(sealed, 2, 16) END) STORED
+        REFERENCES seal_keys (id),
+    created_at BIGINT NOT NULL,
+    until      BIGINT,             -- it signs beside a newer one until then; NULL: it is the newest
+    wanted_at  BIGINT NOT NULL     -- when a node last had the consumer in its configuration
+);
+CREATE UNIQUE INDEX signing_keys_newest ON signing_keys (tenant, consumer) WHERE until IS NULL;
+CREATE INDEX signing_keys_of_consumer ON signing_keys (tenant, consumer);
+CREATE INDEX signing_keys_sealed_by ON signing_keys (sealed_by) WHERE sealed_by IS NOT NULL;
+
+CREATE TABLE consumer_reads (      -- which versions consumers' roles have read, to the minute
+    secret_id TEXT NOT NULL REFERENCES secrets (id),
+    consumer  TEXT NOT NULL,
+    version   BIGINT NOT NULL,
+    first_at  BIGINT NOT NULL,
+    last_at   BIGINT NOT NULL,
+    PRIMARY KEY (secret_id, consumer, version)
+);
 
 -- The feed of changes. Its sequence is taken from change_counter inside the transaction: the counter's
 -- row lock is held until commit, so the order of seq is the order of commits and no reader skips a late one.
@@ -371,6 +420,8 @@ DROP TABLE audit_outbox;
 DROP TABLE audit_counter;
 DROP TABLE changes;
 DROP TABLE change_counter;
+DROP TABLE consumer_reads;
+DROP TABLE signing_keys;
 DROP TABLE deliveries;
 DROP TABLE tries;
 DROP TABLE placements;

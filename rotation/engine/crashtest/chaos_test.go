@@ -121,7 +121,7 @@ func (s *site) chaos(seed uint64, left *atomic.Int64) {
 			return
 		}
 		s.keys.restless(0.02)
-		s.inbox.restless(0.05)
+		s.hook.restless(0.05)
 		if s.rng.IntN(20) == 0 {
 			s.keys.outage(downEverywhere, time.Duration(100+s.rng.IntN(400))*time.Millisecond)
 		}

@@ -2,7 +2,6 @@ package crashtest_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -74,7 +73,7 @@ const slowRest = 20 * time.Second
 // settle waits until nothing is under way and checks everything.
 func (s *site) settle() {
 	s.keys.calm()
-	s.inbox.restless(0)
+	s.hook.restless(0)
 	if err := s.release(); err != nil {
 		s.violation("ending a freeze and pauses: %v", err)
 	}
@@ -146,28 +145,7 @@ func (s *site) resting(sub *subject) (at settled, why string) {
 	if n := len(s.keys.alive(sub.name)); n > 1 {
 		return at, fmt.Sprintf("%d keys are alive at the issuer", n)
 	}
-	if len(at.secret.Consumers) > 0 && at.secret.Generation > 0 {
-		if _, generation := s.inbox.receiver.Current(sub.name); generation != at.secret.Generation {
-			s.hurryDeliveries(sub)
-			return at, fmt.Sprintf("the consumer has generation %d of %d", generation, at.secret.Generation)
-		}
-	}
-	return at, ""
-}
-
-// hurryDeliveries does what an operator would once a consumer works again: an
-// attempt that was refused before puts the next one off by minutes.
-func (s *site) hurryDeliveries(sub *subject) {
-	_ = s.ask(func(ctx context.Context) error { // it is asked again anyway
-		pending, err := s.client.Deliveries(ctx, client.DeliveryQuery{Secret: sub.name, State: "pending"})
-		for _, d := range pending.Items {
-			if time.Until(d.NextAttemptAt) > time.Second {
-				_, replayErr := s.client.Replay(ctx, d.ID, client.InterventionRequest{Reason: "the consumer works again"})
-				err = errors.Join(err, replayErr)
-			}
-		}
-		return err
-	})
+	return at, s.untold(sub, at.secret)
 }
 
 // over tells whether a retirement is proven; or, for what was never published
@@ -227,11 +205,12 @@ func (s *site) check(sub *subject, at settled) {
 		s.violation("%s: a read gives version %d, generation %d; current is %d, %d", sub.name, at.value.Version, at.value.Generation, at.secret.Current(), at.secret.Generation)
 	}
 	sub.observe(s, at.value.Generation, at.value.Version, key, "check")
-	if len(at.secret.Consumers) > 0 {
-		if held, _ := s.inbox.receiver.Current(sub.name); held.Reveal()["key"] != key {
-			s.violation("%s: the consumer holds another key than the current one", sub.name)
+	for _, name := range at.secret.Consumers {
+		if s.application(name).holds(sub.name).key != key {
+			s.violation("%s: %s uses another key than the current one", sub.name, name)
 		}
 	}
+	s.checkTold(sub, at)
 	if sub.name == internalSecret {
 		s.checkInternal(sub, at, key)
 	} else {

@@ -3,7 +3,7 @@
 // outside whether its promises hold.
 //
 // Around the daemon stands what survives it: an issuer that keeps a journal of
-// its keys (witness), a consumer with an inbox, a Vault. A site is one
+// its keys (witness), a consumer with a webhook (hook) and one that polls (poller), a Vault. A site is one
 // installation: the data directory and address that processes follow each other
 // on. TestEveryPoint records the points that each scenario passes and then kills
 // at each of them; TestRandomKills lets secrets rotate all the time, under lost

@@ -1,122 +1,120 @@
 package crashtest_test
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-	"io"
-	"log"
-	"math/rand/v2"
+	"context"
+	"crypto/ed25519"
+	"errors"
 	"net/http"
-	"net/http/httptest"
 	"sync"
-	"testing"
+	"time"
 
-	"github.com/keybroker/keybroker/examples/consumer/receiver"
-	"github.com/keybroker/keybroker/rotation/webhook"
+	"github.com/keybroker/keybroker/broker/client"
 )
 
-// letter is one webhook as it arrived.
-type letter struct {
-	Data struct {
-		Secret     string            `json:"secret"`
-		Version    int               `json:"version"`
-		Generation int64             `json:"generation"`
-		Fields     map[string]string `json:"fields"`
-	} `json:"data"`
+// poller is a consumer without a listening port: it collects its messages, fetches
+// what they refer to and acknowledges each, as often as the daemon lets it.
+type poller struct {
+	*application
+	site *site
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu     sync.Mutex
+	client *client.Client // with the token of its role; nil: it has none yet
 }
 
-// inbox is a consumer: the example's receiver behind a log of what arrived. A
-// delivery meets a fault at its first attempt only.
-type inbox struct {
-	url, signing string
-	receiver     *receiver.Receiver
-	arrived      func(letter)
-	outOfOrder   func(string)
-
-	mu       sync.Mutex
-	rng      *rand.Rand
-	chance   float64
-	script   int // so many first attempts are refused
-	attempts map[string]int
-	newest   map[string]int64 // by secret
-	letters  int
+func newPoller(s *site) *poller {
+	p := &poller{application: newApplication(inboxConsumer), site: s}
+	p.keys = func() ([]ed25519.PublicKey, error) { return s.publishedKeys(inboxConsumer) }
+	p.open = p.fetch
+	p.violation = s.violation
+	return p
 }
 
-func newInbox(t *testing.T, seed uint64) *inbox {
-	secret := webhook.GenerateSecret()
-	r, err := receiver.New(secret, receiver.Options{})
+// start begins to poll, until end.
+func (p *poller) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop = cancel
+	p.done.Go(func() { p.run(ctx) })
+}
+
+func (p *poller) end() {
+	p.stop()
+	p.done.Wait()
+}
+
+// logIn gets the poller a token of its role, unless it has one.
+func (p *poller) logIn() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.client != nil {
+		return
+	}
+	_ = p.site.ask(func(ctx context.Context) error { // the next start tries again
+		token, err := p.site.client.CreateToken(ctx, client.CreateTokenRequest{Name: p.name, Role: p.name})
+		if err == nil {
+			p.client, err = p.site.caller(token.Token.Reveal())
+		}
+		return err
+	})
+}
+
+func (p *poller) caller() *client.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.client
+}
+
+// run polls until the end. Between two polls that came to nothing it waits a little:
+// the daemon is dead most of that time.
+func (p *poller) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if c := p.caller(); c != nil && p.poll(ctx, c) == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (p *poller) poll(ctx context.Context, c *client.Client) error {
+	items, err := c.Inbox(ctx, inboxConsumer, client.InboxQuery{Wait: time.Second})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	in := &inbox{signing: secret.Reveal(), receiver: r, rng: rand.New(rand.NewPCG(seed, 2)), attempts: map[string]int{}, newest: map[string]int64{}}
-	srv := httptest.NewUnstartedServer(in)
-	srv.Config.ErrorLog = silent()
-	srv.Start()
-	t.Cleanup(srv.Close)
-	in.url = srv.URL
-	return in
+	for _, item := range items {
+		said, err := p.take(item.Header(), []byte(item.Body.Reveal()), nil)
+		if err == nil {
+			_, err = c.Acknowledge(ctx, item.Delivery, client.AcknowledgeRequest{Status: said.Status, Generation: said.Generation, Instance: said.Instance, Fingerprint: said.Fingerprint})
+		}
+		if err != nil && !p.refused(err) {
+			return err
+		}
+	}
+	return nil
 }
 
-func (in *inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	var l letter
-	if err != nil || json.Unmarshal(body, &l) != nil {
-		http.Error(w, "no event", http.StatusBadRequest)
-		return
-	}
-	switch in.note(r.Header.Get("webhook-id"), l) {
-	case refuse:
-		http.Error(w, "unavailable", http.StatusServiceUnavailable)
-		return
-	case cut:
-		panic(http.ErrAbortHandler)
-	}
-	in.arrived(l)
-	answer := httptest.NewRecorder()
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	in.receiver.ServeHTTP(answer, r)
-	w.Header().Set("Content-Type", answer.Header().Get("Content-Type"))
-	w.WriteHeader(answer.Code)
-	_, _ = w.Write(answer.Body.Bytes())
+// refused: a newer generation has superseded the delivery.
+func (p *poller) refused(err error) bool {
+	var problem *client.Problem
+	return errors.As(err, &problem) && problem.Status == http.StatusConflict
 }
 
-// note keeps the order of arrival and rolls the dice for a fault.
-func (in *inbox) note(id string, l letter) string {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.letters++
-	if l.Data.Generation < in.newest[l.Data.Secret] {
-		in.outOfOrder(fmt.Sprintf("%s: generation %d was delivered after %d", l.Data.Secret, l.Data.Generation, in.newest[l.Data.Secret]))
+// fetch reads the version that a message refers to, if it is the current one.
+func (p *poller) fetch(d data) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	v, err := p.caller().Value(ctx, d.Secret, 0)
+	if err != nil {
+		return nil, err
 	}
-	in.newest[l.Data.Secret] = max(in.newest[l.Data.Secret], l.Data.Generation)
-	in.attempts[id]++
-	if in.attempts[id] > 1 {
-		return ""
+	switch {
+	case v.Generation < d.Generation:
+		return nil, errUnusable
+	case v.Generation > d.Generation:
+		return nil, nil
 	}
-	if in.script > 0 {
-		in.script--
-		return refuse
-	}
-	if in.rng.Float64() >= in.chance {
-		return ""
-	}
-	return []string{refuse, cut}[in.rng.IntN(2)]
+	return v.Fields, nil
 }
-
-func (in *inbox) refuseNext(n int) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.script = n
-}
-
-func (in *inbox) restless(chance float64) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.chance = chance
-	if chance == 0 {
-		in.script = 0
-	}
-}
-
-func silent() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -47,7 +47,7 @@ var scenarios = []scenario{
 		_ = s.rotate(quickSecret)
 	}},
 	{name: "refused delivery", begin: func(s *site) {
-		s.inbox.refuseNext(1)
+		s.hook.refuseNext(1)
 		_ = s.rotate(internalSecret)
 	}},
 	{name: "rollback", begin: rollsBack},

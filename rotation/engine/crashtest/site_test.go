@@ -83,11 +83,24 @@ probe "http" "keys" {
 }
 consumer "app" {
   webhook {
-    url                   = "INBOX"
-    payload               = "plain"
+    url                   = "HOOK"
+    payload               = "sealed"
+    public_key_file       = "app.jwk"
     allow_private_network = true
-    signing_secret        = env("CRASH_SIGNING")
   }
+}
+policy "collector" {
+  path "careful/*" {
+    capabilities = ["read"]
+  }
+}
+role "collector" {
+  tenant   = "default"
+  policies = ["collector"]
+}
+consumer "collector" {
+  role = "collector"
+  inbox {}
 }
 rotation_policy "quick" {
   match {
@@ -132,7 +145,7 @@ secret "quick/keys" {
 secret "careful/keys" {
   backend   = "MAIN"
   probe     = "keys"
-  consumers = ["app"]
+  consumers = ["app", "collector"]
   issuer "keys" {
     scopes = ["careful/keys"]
   }
@@ -155,6 +168,9 @@ const (
 	internalSecret = "quick/internal"
 	quickSecret    = "quick/keys"
 	carefulSecret  = "careful/keys"
+
+	hookConsumer  = "app"
+	inboxConsumer = "collector"
 )
 
 var secrets = []string{internalSecret, quickSecret, carefulSecret}
@@ -193,11 +209,13 @@ type site struct {
 	addr    string
 	env     []string
 	keys    *witness
-	inbox   *inbox
+	hook    *hook
 	kv      *api.KVv2 // nil: the embedded backend
 	rng     *rand.Rand
 	sum     *summary
 	subject map[string]*subject
+
+	collector *poller
 
 	transport *http.Transport
 	client    *client.Client
@@ -225,11 +243,15 @@ type subject struct {
 	lastDone string            // the newest rotation that was looked at
 	proven   map[int]bool      // versions whose proof was compared with the witness
 	undone   []client.Rotation // rolled back since the last check
+
+	lastDelivery string       // the newest that was looked at
+	told         int64        // up to this generation everybody was told
+	noticed      map[int]bool // versions whose end everybody was told of
 }
 
 func newSubject(name string) *subject {
 	return &subject{name: name, seen: map[int64]sighting{}, sure: map[string]bool{}, dead: map[string]time.Time{},
-		keyOf: map[int]string{}, readAt: map[int]time.Time{}, proven: map[int]bool{}}
+		keyOf: map[int]string{}, readAt: map[int]time.Time{}, proven: map[int]bool{}, noticed: map[int]bool{}}
 }
 
 type sighting struct {
@@ -251,19 +273,19 @@ func newSite(t *testing.T, name string, seed uint64, sum *summary, vault *vaults
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, name: name, bin: bin, dir: dir, addr: addr, keys: newWitness(t, seed), inbox: newInbox(t, seed),
+	s := &site{t: t, name: name, bin: bin, dir: dir, addr: addr, keys: newWitness(t, seed),
 		rng: rand.New(rand.NewPCG(seed, 3)), sum: sum, subject: map[string]*subject{}, published: map[string]map[int64]publication{}, restored: map[string]publication{},
 		transport: &http.Transport{MaxIdleConnsPerHost: 8}}
-	s.inbox.outOfOrder = func(what string) { s.violation("%s", what) }
-	s.inbox.arrived = func(l letter) {
-		s.subject[l.Data.Secret].observe(s, l.Data.Generation, l.Data.Version, l.Data.Fields["key"], "webhook")
+	s.hook, s.collector = newHook(s, seed), newPoller(s)
+	for _, a := range []*application{s.hook.application, s.collector.application} {
+		a.arrived = func(secret string, h holding) { s.subject[secret].observe(s, h.generation, h.version, h.key, a.name) }
 	}
 	for _, name := range secrets {
 		s.subject[name] = newSubject(name)
 		s.published[name] = map[int64]publication{}
 	}
-	s.env = append(os.Environ(), "CRASH_ADMIN="+s.keys.AdminToken, "CRASH_SIGNING="+s.inbox.signing)
-	replace := []string{"CAREFUL_OVERLAP", overlaps[carefulSecret].String(), "ADDR", addr, "API", s.keys.url, "INBOX", s.inbox.url}
+	s.env = append(os.Environ(), "CRASH_ADMIN="+s.keys.AdminToken)
+	replace := []string{"CAREFUL_OVERLAP", overlaps[carefulSecret].String(), "ADDR", addr, "API", s.keys.url, "HOOK", s.hook.url}
 	if vault == nil {
 		replace = append(replace, "BACKEND", "", "MAIN", "embedded")
 	} else {
@@ -279,11 +301,16 @@ path "%[1]s/destroy/keybroker/*" { capabilities = ["update"] }`, mount)})
 	if err := os.WriteFile(filepath.Join(dir, "config.hcl"), []byte(strings.NewReplacer(replace...).Replace(configuration)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "app.jwk"), []byte(s.hook.publicKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(s.close)
+	s.collector.start()
 	return s
 }
 
 func (s *site) close() {
+	s.collector.end()
 	if s.proc != nil {
 		s.proc.kill()
 	}
@@ -384,6 +411,7 @@ func (s *site) ready() bool {
 				continue
 			}
 			s.sum.started(time.Since(began))
+			s.collector.logIn()
 			return true
 		}
 		time.Sleep(3 * time.Millisecond)
@@ -395,9 +423,13 @@ func (s *site) ready() bool {
 func (s *site) login() bool {
 	token, err := os.ReadFile(filepath.Join(s.dir, "data", "root-token"))
 	if err == nil {
-		s.client, err = client.New("http://"+s.addr, strings.TrimSpace(string(token)), client.Options{Transport: s.transport, Timeout: 10 * time.Second})
+		s.client, err = s.caller(strings.TrimSpace(string(token)))
 	}
 	return err == nil
+}
+
+func (s *site) caller(token string) (*client.Client, error) {
+	return client.New("http://"+s.addr, token, client.Options{Transport: s.transport, Timeout: 10 * time.Second})
 }
 
 // start starts the daemon, which must serve, unless it is to die before; false: it

@@ -28,6 +28,7 @@ type summary struct {
 	points     map[string]int // kills by the point passed last
 	ends       map[string]int // rotations by their end
 	retirement map[string]int // by state
+	deliveries map[string]int // that were checked, by event and state
 	startTimes []time.Duration
 	settles    []time.Duration
 	problems   map[string]int // answers of 5xx, by what they said
@@ -38,7 +39,7 @@ type summary struct {
 }
 
 func newSummary(seed uint64) *summary {
-	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}, problems: map[string]int{}, asks: map[string]int{}, refusals: map[string]int{}}
+	return &summary{seed: seed, began: time.Now(), kinds: map[string]int{}, points: map[string]int{}, ends: map[string]int{}, retirement: map[string]int{}, deliveries: map[string]int{}, problems: map[string]int{}, asks: map[string]int{}, refusals: map[string]int{}}
 }
 
 // ids are what differs between answers that say the same.
@@ -100,6 +101,12 @@ func (s *summary) ended(r client.Rotation) {
 	s.ends[r.State]++
 }
 
+func (s *summary) delivered(d client.Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deliveries[strings.TrimPrefix(d.Event, "secret.")+"."+d.State]++
+}
+
 func (s *summary) retired(states map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +149,10 @@ func (s *summary) figures() string {
 	}
 	line("proofs_compared", s.proofs.Load(), "proofs")
 	line("reads", s.reads.Load(), "reads")
-	line("deliveries", s.letters.Load(), "webhooks")
+	line("messages", s.letters.Load(), "messages")
+	for _, kind := range slices.Sorted(maps.Keys(s.deliveries)) {
+		line("deliveries."+kind, s.deliveries[kind], "deliveries")
+	}
 	for _, what := range slices.Sorted(maps.Keys(s.problems)) {
 		fmt.Fprintf(&b, "# %d answers %s\n", s.problems[what], what)
 	}
@@ -177,9 +187,11 @@ func median(ds []time.Duration) time.Duration {
 
 // gather adds up what a site's witnesses saw, also of one that is broken.
 func (s *site) gather() {
-	s.inbox.mu.Lock()
-	s.sum.letters.Add(int64(s.inbox.letters))
-	s.inbox.mu.Unlock()
+	for _, a := range []*application{s.hook.application, s.collector.application} {
+		a.mu.Lock()
+		s.sum.letters.Add(int64(a.count))
+		a.mu.Unlock()
+	}
 	for name := range s.subject {
 		_, n := s.keys.made(name, 0)
 		s.sum.minted.Add(int64(n))

@@ -19,5 +19,5 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Fprintln(os.Stdout, built.Modules, "on", built.Node)
+	fmt.Fprintln(os.Stdout, built.Dir, "on", built.Node)
 }

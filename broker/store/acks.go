@@ -1,0 +1,74 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// AddAck records one instance's acknowledgement, unless it has given it already.
+func (tx *Tx) AddAck(ctx context.Context, a rotation.Ack) error {
+	err := tx.execOnly(ctx, "INSERT INTO delivery_acks (delivery_id, instance, at, by_whom) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+		a.DeliveryID, a.Instance, micros(a.At), a.By)
+	if err != nil {
+		return fmt.Errorf("recording an acknowledgement of delivery %s: %w", a.DeliveryID, err)
+	}
+	return nil
+}
+
+// Acks returns the acknowledgements of a delivery, the first given first.
+func (tx *Tx) Acks(ctx context.Context, deliveryID string) ([]rotation.Ack, error) {
+	acks, err := all(ctx, tx, func(r row) (a rotation.Ack, err error) {
+		a.DeliveryID = deliveryID
+		return a, r.Scan(&a.Instance, instant{&a.At}, &a.By)
+	}, "SELECT instance, at, by_whom FROM delivery_acks WHERE delivery_id = $1 ORDER BY at, instance", deliveryID)
+	if err != nil {
+		return nil, fmt.Errorf("reading the acknowledgements of delivery %s: %w", deliveryID, err)
+	}
+	return acks, nil
+}
+
+// DropAcks forgets the acknowledgements of a delivery.
+func (tx *Tx) DropAcks(ctx context.Context, deliveryID string) error {
+	if err := tx.execOnly(ctx, "DELETE FROM delivery_acks WHERE delivery_id = $1", deliveryID); err != nil {
+		return fmt.Errorf("forgetting the acknowledgements of delivery %s: %w", deliveryID, err)
+	}
+	return nil
+}
+
+// ConsumerState returns what is kept of a consumer beside its configuration: nothing, at
+// first.
+func (tx *Tx) ConsumerState(ctx context.Context, name string) (rotation.ConsumerState, error) {
+	s := rotation.ConsumerState{Name: name}
+	err := tx.q.queryRow(ctx, "SELECT disabled_at, why, endpoint FROM consumers WHERE name = $1", name).
+		Scan(instant{&s.DisabledAt}, &s.Why, &s.Endpoint)
+	if err != nil && !errors.Is(err, backends.ErrNotFound) {
+		return s, fmt.Errorf("reading the state of consumer %s: %w", name, err)
+	}
+	return s, nil
+}
+
+// SaveConsumerState stores it; the last one counts.
+func (tx *Tx) SaveConsumerState(ctx context.Context, s rotation.ConsumerState) error {
+	err := tx.execOnly(ctx, `INSERT INTO consumers (name, disabled_at, why, endpoint) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (name) DO UPDATE SET disabled_at = excluded.disabled_at, why = excluded.why, endpoint = excluded.endpoint`,
+		s.Name, nullMicros(s.DisabledAt), s.Why, s.Endpoint)
+	if err != nil {
+		return fmt.Errorf("saving the state of consumer %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// ConsumerStates returns what is kept of all consumers, by name.
+func (tx *Tx) ConsumerStates(ctx context.Context) ([]rotation.ConsumerState, error) {
+	states, err := all(ctx, tx, func(r row) (s rotation.ConsumerState, err error) {
+		return s, r.Scan(&s.Name, instant{&s.DisabledAt}, &s.Why, &s.Endpoint)
+	}, "SELECT name, disabled_at, why, endpoint FROM consumers ORDER BY name")
+	if err != nil {
+		return nil, fmt.Errorf("reading the states of consumers: %w", err)
+	}
+	return states, nil
+}

@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
+)
+
+// disable notes that a consumer wants no more deliveries where they go now; what waits for
+// it waits until it is enabled, or its endpoint is another one.
+func (e *Engine) disable(ctx context.Context, tx Tx, consumer, why string) error {
+	terms, _ := e.terms(consumer)
+	e.Logger.Error("a consumer wants no more deliveries and is disabled", "consumer", consumer, "why", why)
+	err := tx.SaveConsumerState(ctx, rotation.ConsumerState{Name: consumer, DisabledAt: e.Now(), Why: why, Endpoint: terms.Endpoint})
+	if err != nil {
+		return err
+	}
+	return tx.HoldDeliveries(ctx, consumer)
+}
+
+// Disabled tells whether a consumer wants no more deliveries where they go by now.
+func (e *Engine) Disabled(s rotation.ConsumerState) bool {
+	terms, _ := e.terms(s.Name)
+	return disabled(s, terms)
+}
+
+// EnableConsumer tells a consumer again, inside tx, that was disabled, of all that waits
+// for it. Of one that is not it tries at once what waits.
+func (e *Engine) EnableConsumer(ctx context.Context, tx Tx, consumer string, asked Asked) error {
+	if err := tx.SaveConsumerState(ctx, rotation.ConsumerState{Name: consumer}); err != nil {
+		return err
+	}
+	e.lanes.forget(consumer)
+	return e.wakeInside(ctx, tx, consumer)
+}
+
+// wakeInside makes what waits for a consumer due.
+func (e *Engine) wakeInside(ctx context.Context, tx Tx, consumer string) error {
+	if terms, ok := e.terms(consumer); ok && terms.Inbox {
+		return nil
+	}
+	now := e.Now()
+	if err := tx.WakeDeliveries(ctx, consumer, now); err != nil {
+		return err
+	}
+	due, err := tx.DueTo(ctx, consumer, now, refillBy)
+	if err != nil {
+		return err
+	}
+	for _, d := range due {
+		if err := tx.Enqueue(ctx, pushNow(d)); err != nil {
+			return err
+		}
+	}
+	if len(due) == refillBy {
+		e.lanes.expectMore(consumer)
+	}
+	return nil
+}
+
+// wakeConsumer lets what waits for a consumer be tried now: its endpoint answers again.
+func (e *Engine) wakeConsumer(ctx context.Context, consumer string) {
+	err := e.Store.Update(ctx, func(tx Tx) error { return e.wakeInside(ctx, tx, consumer) })
+	if err != nil && ctx.Err() == nil {
+		e.Logger.Warn("what waits for a consumer that answers again waits on", "consumer", consumer, "error", err)
+	}
+}
+
+// settleConsumers wakes what waits without a time for a consumer that would be told: its
+// configuration is another one by now.
+func (e *Engine) settleConsumers(ctx context.Context) error {
+	err := e.Store.Update(ctx, func(tx Tx) error {
+		names, err := tx.HeldConsumers(ctx)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			terms, configured := e.terms(name)
+			if !configured || terms.Inbox {
+				continue
+			}
+			state, err := tx.ConsumerState(ctx, name)
+			if err != nil {
+				return err
+			}
+			if disabled(state, terms) {
+				continue
+			}
+			if err := e.wakeInside(ctx, tx, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("looking for consumers to be told again: %w", err)
+	}
+	return nil
+}
+
+// TestConsumer sends a consumer a message of no secret, inside tx.
+func (e *Engine) TestConsumer(ctx context.Context, tx Tx, tenant, consumer string, asked Asked) (rotation.Delivery, error) {
+	terms, configured := e.terms(consumer)
+	if !configured {
+		return rotation.Delivery{}, fmt.Errorf("%w: no consumer %q in the configuration", backends.ErrNotFound, consumer)
+	}
+	state, err := tx.ConsumerState(ctx, consumer)
+	if err != nil {
+		return rotation.Delivery{}, err
+	}
+	if disabled(state, terms) {
+		return rotation.Delivery{}, fmt.Errorf("%w: consumer %q is disabled (%s): `keybroker consumer enable %s`", backends.ErrConflict, consumer, state.Why, consumer)
+	}
+	now := e.Now()
+	d := rotation.Delivery{ID: newID(), Ref: backends.Ref{Tenant: tenant}, Consumer: consumer, Event: rotation.EventTest, Trigger: rotation.TriggerManual,
+		Reason: asked.Reason, State: rotation.DeliveryPending, Instances: 1, CreatedAt: now}
+	return d, e.send(ctx, tx, &d, terms)
+}
+
+// forgetLanes drops what is known of endpoints that are others in another catalog.
+func (e *Engine) forgetLanes(before, after *Catalog) {
+	for name, c := range before.Consumers {
+		if !same(c, after.Consumers[name]) {
+			e.lanes.forget(name)
+		}
+	}
+}
