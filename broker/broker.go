@@ -318,5 +318,5 @@ func again(ctx context.Context, tx *store.Tx, found rotation.Secret, fn func(*st
 
 // asked says for the engine who asks, and why.
 func asked(p authn.Principal, reason string) engine.Asked {
-	return engine.Asked{By: p.ID, Lineage: p.Lineage, Reason: reason}
+	return engine.Asked{By: p.ID, Lineage: p.Lineage, Reason: reason, Role: p.Role, Method: p.Method, Identity: p.Identity, Address: p.Address.String()}
 }

@@ -36,7 +36,7 @@ type Signing interface {
 	// Keys returns those that sign for a consumer, the newest first.
 	Keys(ctx context.Context, consumer string) ([]client.SigningKey, error)
 	// Rotate makes a new one; those of before sign beside it for the overlap. ErrInvalid
-	// if the key is in the configuration.
+	// if the key is in the configuration, ErrConflict if too many would sign.
 	Rotate(ctx context.Context, consumer string, overlap time.Duration) (client.SigningRotation, error)
 }
 
@@ -44,10 +44,11 @@ type Signing interface {
 const consumersPath = "sys/consumers/"
 
 // defaultSigningOverlap is for how long a signing key of before signs beside a new one;
-// maxSigningOverlap is the longest that can be asked for.
+// maxSigningOverlap is the longest that can be asked for, which is as long as the keys of
+// a consumer are kept that is taken out of the configuration.
 const (
 	defaultSigningOverlap = 24 * time.Hour
-	maxSigningOverlap     = 90 * 24 * time.Hour
+	maxSigningOverlap     = 30 * 24 * time.Hour
 )
 
 // consumer finds one that p reaches: another tenant's is not there.

@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/authn"
@@ -45,13 +43,16 @@ func (b *Broker) deliverySight(p authn.Principal) sees[rotation.Delivery] {
 }
 
 // testSight is what p may know of a delivery that tests a consumer: who is the consumer
-// sees it, too.
+// sees it, too, and who may make such tests.
 func (b *Broker) testSight(p authn.Principal, d rotation.Delivery) (may sight) {
 	if may.reaches = p.Tenant == "" || p.Tenant == d.Ref.Tenant; !may.reaches {
 		return may
 	}
 	var denied error
-	may.by, denied = b.seeing(p, request{path: consumersPath + d.Consumer})
+	of := request{path: consumersPath + d.Consumer}
+	if may.by, denied = b.seeing(p, of); denied != nil {
+		may.by, denied = b.decide(p, of, policy.Update)
+	}
 	if may.sees = denied == nil; !may.sees && b.speaksFor(p, d.Consumer) {
 		may.sees, may.by = true, itemwise
 	}
@@ -184,8 +185,7 @@ func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, 
 	return out, err
 }
 
-// maxInstance is how long the name of an instance may be, in bytes.
-const maxInstance = 200
+var errInstance = fmt.Errorf("%w: the name of an instance has at most %d bytes of UTF-8 and no control characters", backends.ErrInvalid, rotation.MaxInstance)
 
 // claimOf reads what is said of a delivery; ErrInvalid if it is malformed.
 func claimOf(d rotation.Delivery, r client.AcknowledgeRequest) (engine.Claim, error) {
@@ -198,8 +198,8 @@ func claimOf(d rotation.Delivery, r client.AcknowledgeRequest) (engine.Claim, er
 		return refuse("the status is neither %s nor %s", client.AckApplied, client.AckReceived)
 	case d.SecretID != "" && r.Generation <= 0:
 		return refuse("the generation is missing that the acknowledgement speaks of")
-	case len(r.Instance) > maxInstance || strings.ContainsFunc(r.Instance, unicode.IsControl):
-		return refuse("the name of an instance has at most %d bytes and no control characters", maxInstance)
+	case !rotation.ValidInstance(r.Instance):
+		return engine.Claim{}, errInstance
 	case !c.Applied || !d.Event.MakesCurrent():
 		return c, nil
 	case r.Fingerprint == "":
@@ -219,7 +219,11 @@ func viewDelivery(d rotation.Delivery, acks []rotation.Ack) client.Delivery {
 		out.NextAttemptAt = utc(d.NextAttemptAt)
 	}
 	for _, a := range acks {
-		out.Acks = append(out.Acks, client.Acknowledgement{Instance: a.Instance, At: utc(a.At), By: a.By})
+		status := client.AckReceived
+		if a.Applied {
+			status = client.AckApplied
+		}
+		out.Acks = append(out.Acks, client.Acknowledgement{Instance: a.Instance, Status: status, At: utc(a.At), By: a.By})
 	}
 	return out
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
@@ -40,27 +40,40 @@ func (b *Broker) Inbox(ctx context.Context, p authn.Principal, consumer string, 
 		return list, err
 	}
 	defer leave()
+	c.instance = q.Instance
 	err = b.serve(ctx, p, inboxRequest(consumer), itemwise, func() (_ map[string]string, err error) {
+		if !rotation.ValidInstance(q.Instance) {
+			return nil, errInstance
+		}
 		if q.Limit > 0 {
-			list.Items, err = c.next(ctx, q.Limit, time.After(q.Wait))
+			var found []client.InboxItem
+			found, err = c.next(ctx, q.Limit, time.After(q.Wait))
+			list.Items = append(list.Items, found...)
 		}
 		return nil, err
 	})
 	if err != nil {
-		list.Items = nil
+		return client.List[client.InboxItem]{}, err
 	}
-	return list, err
+	return list, nil
 }
 
-// FollowInbox is Inbox for who stays: it sends each message as soon as there is one. The
-// channel is closed when ctx ends, when it can no longer tell, or when p may not collect
-// any more.
-func (b *Broker) FollowInbox(ctx context.Context, p authn.Principal, consumer string) (<-chan client.InboxItem, error) {
+// FollowInbox is Inbox for an instance that stays: it sends each message as soon as there
+// is one. The channel is closed when ctx ends, when it can no longer tell, or when p may
+// not collect any more.
+func (b *Broker) FollowInbox(ctx context.Context, p authn.Principal, consumer, instance string) (<-chan client.InboxItem, error) {
 	c, leave, err := b.collector(ctx, p, consumer)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.serve(ctx, p, inboxRequest(consumer), itemwise, func() (map[string]string, error) { return nil, nil }); err != nil {
+	c.instance = instance
+	err = b.serve(ctx, p, inboxRequest(consumer), itemwise, func() (map[string]string, error) {
+		if !rotation.ValidInstance(instance) {
+			return nil, errInstance
+		}
+		return nil, nil
+	})
+	if err != nil {
 		leave()
 		return nil, err
 	}
@@ -84,8 +97,11 @@ type collector struct {
 	b        *Broker
 	who      authn.Principal
 	consumer Consumer
+	instance string          // of the consumer; empty: it has only one
 	validAt  time.Time       // when who was last looked up
 	withheld map[string]bool // deliveries of which it was told that they are not handed out
+	nothing  store.Inbox     // in this there was nothing for it
+	until    time.Time       // and before this it is not looked through again
 }
 
 // collector counts one who waits at an inbox until leave is called.
@@ -157,11 +173,15 @@ func (c *collector) take(ctx context.Context, look *inboxLook, limit int) ([]cli
 		c.b.Logger.Warn("inboxes cannot be looked into", "consumer", c.consumer.Name, "error", look.err)
 		return nil, look.err
 	}
-	_, waits := slices.BinarySearch(look.waiting, c.consumer.Name)
+	inbox, waits := look.waiting[c.consumer.Name]
+	waits = waits && (inbox != c.nothing || !time.Now().Before(c.until))
 	if err := c.still(ctx, waits); err != nil || !waits {
 		return nil, err
 	}
-	found, err := c.b.Engine.Collect(ctx, c.consumer.Name, limit, c.may)
+	found, err := c.b.Engine.Collect(ctx, c.consumer.Name, limit, engine.Collector{Instance: c.instance, May: c.may, Asked: asked(c.who, "")})
+	if len(found) == 0 { // it may not have what is there, has it, or has to wait for others
+		c.nothing, c.until = inbox, time.Now().Add(watchPoll)
+	}
 	if err != nil && len(found) == 0 {
 		c.b.Logger.Warn("what waits in an inbox cannot be handed out", "consumer", c.consumer.Name, "error", err)
 		return nil, fmt.Errorf("%w: what waits cannot be handed out now", backends.ErrUnavailable)
@@ -230,9 +250,9 @@ type inboxes struct {
 // inboxLook is what waited for whom at one moment.
 type inboxLook struct {
 	once    sync.Once
-	changed <-chan struct{} // closed by the first commit that it may not show
-	until   time.Time       // after that it may not show what other nodes did, and what has come back
-	waiting []string        // consumers, sorted
+	changed <-chan struct{}        // closed by the first commit that it may not show
+	until   time.Time              // after that it may not show what other nodes did, and what has come back
+	waiting map[string]store.Inbox // by consumer
 	err     error
 }
 
@@ -248,11 +268,14 @@ func (i *inboxes) look(ctx context.Context, b *Broker) *inboxLook {
 	l.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inboxLookWithin) // others wait for it, too
 		defer cancel()
-		l.err = b.Store.ViewOne(ctx, func(tx *store.Tx) (err error) {
-			l.waiting, err = tx.ToCollect(ctx, b.Engine.Now()) // by whose clock it was handed out
+		l.err = b.Store.ViewOne(ctx, func(tx *store.Tx) error {
+			found, err := tx.ToCollect(ctx, b.Engine.Now()) // by whose clock it was handed out
+			l.waiting = map[string]store.Inbox{}
+			for _, i := range found {
+				l.waiting[i.Consumer] = i
+			}
 			return err
 		})
-		slices.Sort(l.waiting) // PostgreSQL's order may be that of a language
 		if l.err != nil {
 			l.err = fmt.Errorf("looking into inboxes: %w", l.err)
 		}

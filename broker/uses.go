@@ -149,7 +149,9 @@ func (u uses) consumer(name string) client.SecretConsumer {
 			out.NextAttemptAt = utc(d.NextAttemptAt)
 		}
 		for _, a := range u.acks[d.ID] {
-			out.Instances = append(out.Instances, client.Instance{Name: a.Instance, At: utc(a.At)})
+			if a.Applied {
+				out.Instances = append(out.Instances, client.Instance{Name: a.Instance, At: utc(a.At)})
+			}
 		}
 	}
 	newest, at := 0, time.Time{} // what it is known to have used last

@@ -8,7 +8,10 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/keybroker/keybroker/backends"
 )
@@ -80,6 +83,7 @@ type Delivery struct {
 	Error         string    // of the last attempt, or of an acknowledgement that was refused
 	DueAt         time.Time // of EventRotating: when the rotation is due
 	CreatedAt     time.Time
+	Since         time.Time // when its schedule began: it was made, replayed, or its consumer enabled
 	NextAttemptAt time.Time // zero: not by itself, see ConsumerState
 	Lease         time.Time // an attempt is under way until then
 	ReceivedAt    time.Time
@@ -105,12 +109,21 @@ func (d Delivery) Satisfies(r Requirement) bool {
 	return true
 }
 
-// Ack is what one instance of a consumer says of a delivery: that it uses the version.
+// Ack is what one instance of a consumer says of a delivery.
 type Ack struct {
 	DeliveryID string
 	Instance   string // as it calls itself; empty: the only one
+	Applied    bool   // it uses the version; else it has the message, which others are still to collect
 	At         time.Time
 	By         string // principal, or "webhook": in the answer to the delivery
+}
+
+// MaxInstance is how many bytes the name of an instance may have.
+const MaxInstance = 200
+
+// ValidInstance tells whether an instance may call itself so; the empty name is one.
+func ValidInstance(name string) bool {
+	return len(name) <= MaxInstance && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
 // ConsumerState is what is kept of a consumer beside its configuration.

@@ -142,7 +142,7 @@ func (r *Runner) look(ctx context.Context) (f *finding, err error) {
 			return err
 		}
 		f = newFinding(slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() }))
-		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, r.consumers, overlaps, valuesWanted, dead, r.endings, r.placements, failures} {
+		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, r.consumers, overlaps, replacements, valuesWanted, dead, r.endings, r.placements, failures} {
 			if err := look(ctx, tx, f); err != nil {
 				return err
 			}
@@ -309,6 +309,49 @@ func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
 		}
 		if len(missing) > 0 {
 			f.add(a.Raise)
+		}
+	}
+	return nil
+}
+
+// replacements looks at consumers that have not got what replaces compromised versions,
+// which no longer work: whatever they were to acknowledge, they have no key.
+func replacements(ctx context.Context, tx *store.Tx, f *finding) error {
+	type emergency struct {
+		rotation.Delivery
+		consumers []string
+	}
+	var waiting []string // secrets, in order
+	late := map[string]*emergency{}
+	err := tx.UnreplacedDeliveries(ctx, func(d rotation.Delivery) {
+		if late[d.SecretID] == nil {
+			late[d.SecretID] = &emergency{Delivery: d}
+			waiting = append(waiting, d.SecretID)
+		}
+		late[d.SecretID].consumers = append(late[d.SecretID].consumers, d.Consumer)
+	})
+	if err != nil {
+		return err
+	}
+	for _, secretID := range waiting {
+		of := late[secretID]
+		v, err := tx.Version(ctx, secretID, of.Version)
+		if err != nil {
+			return err
+		}
+		compromised, err := tx.RetirementsOfRotation(ctx, v.RotationID)
+		if err != nil {
+			return err
+		}
+		var revoked []int
+		for _, t := range compromised {
+			if !t.RevokeBegunAt.IsZero() && !t.NeverMade {
+				revoked = append(revoked, t.Version)
+			}
+		}
+		if len(revoked) > 0 {
+			f.add(about(MissingAcknowledgement, of.Ref, v.RotationID, "keybroker secret consumers "+of.Ref.String(),
+				"the compromised versions %v of %s are revoked, and %s version %d, which replaces them", revoked, of.Ref, engine.Unreceived(of.consumers), of.Version))
 		}
 	}
 	return nil

@@ -155,6 +155,45 @@ func TestSweepFindsAndEnds(t *testing.T) {
 
 // TestWhatIsNotReplacedInTime is told of while there is time left, and so is what
 // nobody can remove.
+func TestConsumerWithoutTheReplacementIsMissed(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		ctx := t.Context()
+		s := addSecret(t, db)
+		n := newNode(t, db, "a", c, alert.Rules{})
+		expect := func(raised bool) {
+			t.Helper()
+			n.tick(t)
+			if got := open(t, db); slices.Equal(got, []string{alert.MissingAcknowledgement}) != raised || !raised && len(got) > 0 {
+				t.Errorf("open %q", got)
+			}
+		}
+		v := rotation.Version{SecretID: s.ID, Ref: s.Ref, Number: 2, Stage: rotation.StageCurrent, RotationID: "rot_1", CreatedAt: start, PublishedAt: start}
+		r := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerEmergency, State: rotation.Retiring, From: 1, To: 2, Compromised: []int{1}, CreatedAt: start}
+		compromised := rotation.Retirement{ID: "ret_1", SecretID: s.ID, RotationID: r.ID, Version: 1, Cause: rotation.CauseEmergency, State: rotation.Requested, RequestedAt: start}
+		d := rotation.Delivery{ID: "del_1", SecretID: s.ID, Ref: s.Ref, Consumer: "web", Version: 2, Generation: 2, Event: rotation.EventRotated,
+			Trigger: rotation.TriggerEmergency, CreatedAt: c.Now(), Error: why}
+		other := d // which the secret does not name any more
+		other.ID, other.Consumer = "del_2", "former"
+		save(t, db, func(tx *store.Tx) error {
+			return errors.Join(tx.AddVersion(ctx, &v), tx.AddRotation(ctx, &r), tx.AddRetirement(ctx, &compromised), tx.AddDelivery(ctx, &d), tx.AddDelivery(ctx, &other))
+		})
+		expect(false) // version 1 works
+		compromised.State, compromised.RevokeBegunAt = rotation.ProvenDead, c.Now()
+		r.State, r.EndedAt = rotation.Done, c.Now()
+		save(t, db, func(tx *store.Tx) error {
+			return errors.Join(tx.SaveRetirement(ctx, &compromised), tx.SaveRotation(ctx, &r))
+		})
+		expect(true)
+		text := alerts(t, db)[0].Text
+		if !strings.HasPrefix(text, "the compromised versions [1] of ") || !strings.HasSuffix(text, "are revoked, and web has not received version 2, which replaces them") {
+			t.Errorf("it says %s", text)
+		}
+		d.State, d.ReceivedAt = rotation.DeliveryReceived, c.Now()
+		save(t, db, func(tx *store.Tx) error { return tx.SaveDelivery(ctx, &d) })
+		expect(false)
+	})
+}
+
 func TestWhatIsNotReplacedInTime(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
 		ctx := t.Context()

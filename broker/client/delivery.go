@@ -54,9 +54,11 @@ type Delivery struct {
 	Acks          []Acknowledgement `json:"acks,omitempty"`      // not in lists
 }
 
-// Acknowledgement is what one instance of a consumer says: that it uses the version.
+// Acknowledgement is what one instance of a consumer says. That it has the message is kept
+// of an inbox alone, where others are still to collect it.
 type Acknowledgement struct {
 	Instance string    `json:"instance"` // as it calls itself; empty: the only one
+	Status   string    `json:"status"`   // "applied": it uses the version, or "received"
 	At       time.Time `json:"at"`
 	By       string    `json:"by"` // who said so, or "webhook": it was in the answer to the delivery
 }

@@ -35,8 +35,9 @@ func (i InboxItem) Header() http.Header {
 
 // InboxQuery says how long to wait for messages and how many to take.
 type InboxQuery struct {
-	Wait  time.Duration // 0: not at all; at most a minute
-	Limit int           // 0: what the server thinks fit
+	Wait     time.Duration // 0: not at all; at most a minute
+	Limit    int           // 0: what the server thinks fit
+	Instance string        // who collects, where the consumer has several: what it has acknowledged is not handed out to it again
 }
 
 func (q InboxQuery) values() url.Values {
@@ -44,6 +45,7 @@ func (q InboxQuery) values() url.Values {
 	if q.Limit > 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
+	set(v, "instance", q.Instance)
 	return v
 }
 
@@ -56,13 +58,16 @@ func (c *Client) Inbox(ctx context.Context, consumer string, q InboxQuery) ([]In
 	return list.Items, err
 }
 
-// FollowInbox collects messages of a consumer for as long as the context lasts. A stream
+// FollowInbox collects messages of a consumer, as an instance if that has a name (see
+// InboxQuery), for as long as the context lasts. A stream
 // that breaks is opened again, of which interrupted is told, unless it is nil; only the
 // first opening, or a server that refuses, is an error, which ends the sequence. Where
 // there are too many requests (429) it is waited for as long as the server says.
-func (c *Client) FollowInbox(ctx context.Context, consumer string, interrupted func(error)) iter.Seq2[InboxItem, error] {
+func (c *Client) FollowInbox(ctx context.Context, consumer, instance string, interrupted func(error)) iter.Seq2[InboxItem, error] {
 	return func(yield func(InboxItem, error) bool) {
-		err := c.follow(ctx, inboxOf(consumer), func(raw sse.Event) (bool, error) {
+		query := url.Values{}
+		set(query, "instance", instance)
+		err := c.follow(ctx, inboxOf(consumer).with(query), func(raw sse.Event) (bool, error) {
 			if raw.Type != EventMessage {
 				return true, nil // for newer clients
 			}

@@ -27,6 +27,9 @@ func (c *Config) tellingProblems(s *Secret, r *policy.Resolved) []telling {
 			continue
 		}
 		at := fmt.Sprintf("consumers.%d", i)
+		if p, wrong := c.sameRole(k, at, s.Consumers[:i]); wrong {
+			found = append(found, p)
+		}
 		if p, wrong := c.plainPayload(k, at, r); wrong {
 			found = append(found, p)
 		}
@@ -35,6 +38,24 @@ func (c *Config) tellingProblems(s *Secret, r *policy.Resolved) []telling {
 		}
 	}
 	return found
+}
+
+// sameRole refuses two consumers of one secret that read as one role: what the one reads or
+// says would count for the other.
+func (c *Config) sameRole(k *Consumer, where string, before []string) (telling, bool) {
+	if k.Role == "" || k.faulty {
+		return telling{}, false
+	}
+	for _, name := range before {
+		other := c.consumers[name]
+		if name == k.Name || other == nil || other.Role != k.Role || other.faulty {
+			continue
+		}
+		return telling{beside: []hcl.Range{attributeAt(other.block, "role"), attributeAt(k.block, "role")},
+			Problem: problem(where, "give each application a role of its own",
+				"the consumers %q and %q have the same role %q, so what the one fetches or acknowledges would count for the other", name, k.Name, k.Role)}, true
+	}
+	return telling{}, false
 }
 
 // plainPayload refuses to send what no policy lets out, or one forbids to.

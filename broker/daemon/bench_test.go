@@ -134,21 +134,32 @@ func startMany(b *testing.B, s *site) *many {
 // rotateAll rotates every secret and waits until all of it is proven.
 func (n *many) rotateAll(b *testing.B, secrets int) {
 	b.Helper()
+	n.askAll(b, secrets)
+	n.settled(b)
+}
+
+// askAll asks for a rotation of every secret.
+func (n *many) askAll(b *testing.B, secrets int) {
+	b.Helper()
 	const callers = 16
-	ctx := b.Context()
 	var asking sync.WaitGroup
 	for c := range callers {
 		asking.Go(func() {
 			for i := c; i < secrets; i += callers {
-				if _, err := n.Rotate(ctx, fmt.Sprintf("many/key%d", i), client.RotateRequest{}); err != nil {
+				if _, err := n.Rotate(b.Context(), fmt.Sprintf("many/key%d", i), client.RotateRequest{}); err != nil {
 					b.Error(err)
 				}
 			}
 		})
 	}
 	asking.Wait()
+}
+
+// settled waits until no rotation is under way.
+func (n *many) settled(b *testing.B) {
+	b.Helper()
 	for {
-		live, err := n.Rotations(ctx, client.RotationQuery{Live: true, Page: client.Page{Limit: 1}})
+		live, err := n.Rotations(b.Context(), client.RotationQuery{Live: true, Page: client.Page{Limit: 1}})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -11,9 +11,6 @@ import (
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
-// composeRetry is when a message is tried again that could not be made.
-const composeRetry = time.Minute
-
 // consumer tells one consumer what the engine has for it: by its webhook, or by the inbox
 // that it collects from.
 type consumer struct {
@@ -36,7 +33,7 @@ func (c *consumer) Close() {
 
 // Terms implements engine.Deliverer.
 func (c *consumer) Terms() engine.Terms {
-	return engine.Terms{Events: c.config.Events, Instances: c.config.Instances, Concurrency: c.config.Concurrency,
+	return engine.Terms{Tenant: c.config.Tenant, Events: c.config.Events, Instances: c.config.Instances, Concurrency: c.config.Concurrency,
 		NeedsValue: c.config.Payload.CarriesValue(), Inbox: c.config.Inbox, Endpoint: c.endpoint}
 }
 
@@ -44,18 +41,14 @@ func (c *consumer) Terms() engine.Terms {
 func (c *consumer) Deliver(ctx context.Context, m engine.Message) engine.Outcome {
 	body, err := c.message(m).Body()
 	if err != nil {
-		return engine.Outcome{Next: composeRetry, Detail: err.Error()}
+		return unsent(m, err)
 	}
 	signer, err := c.signer(ctx)
 	if err != nil {
-		return engine.Outcome{Next: composeRetry, Detail: err.Error()}
+		return unsent(m, err)
 	}
 	out := c.sender.Send(ctx, m.Delivery.ID, body, signer)
-	next, more := out.Next(m.Delivery.Attempts, rand.Float64)
-	if !more {
-		next = -1
-	}
-	res := engine.Outcome{Received: out.Received, Gone: out.Gone, Down: out.Down(), Next: next}
+	res := engine.Outcome{Received: out.Received, Gone: out.Gone, Down: out.Down(), Next: nextAttempt(m, out)}
 	if out.Claim != nil {
 		claim := engine.Claim(*out.Claim)
 		res.Claim = &claim
@@ -64,6 +57,20 @@ func (c *consumer) Deliver(ctx context.Context, m engine.Message) engine.Outcome
 		res.Detail = out.Err.Error()
 	}
 	return res
+}
+
+// nextAttempt is how long to wait before the next attempt; negative: there is none.
+func nextAttempt(m engine.Message, out webhook.Outcome) time.Duration {
+	next, more := out.Next(m.Delivery.Attempts, m.Age, rand.Float64)
+	if !more {
+		return -1
+	}
+	return next
+}
+
+// unsent is that a message could not be made: it is tried again like one that failed.
+func unsent(m engine.Message, err error) engine.Outcome {
+	return engine.Outcome{Unsent: true, Next: nextAttempt(m, webhook.Outcome{Err: err}), Detail: err.Error()}
 }
 
 // Compose implements engine.Deliverer.

@@ -136,8 +136,6 @@ func TestInstancesAcknowledge(t *testing.T) {
 	}
 }
 
-func second2[T any](_ T, err error) error { return err }
-
 // TestATestIsOfItsConsumer and of no secret: who may see the consumer sees it, and who is
 // the consumer.
 func TestATestIsOfItsConsumer(t *testing.T) {
@@ -160,6 +158,11 @@ policy "secrets" {
   }
 }
 policy "nothing" {}
+policy "tester" {
+  path "sys/consumers/app" {
+    capabilities = ["update"]
+  }
+}
 role "app" {
   tenant   = "acme"
   policies = ["nothing"]
@@ -186,6 +189,7 @@ consumer "app" {
 		"who may see the consumer":                   {client.CreateTokenRequest{Tenant: "acme", Policies: []string{"everything"}}, 200, 200, 403},
 		"who may see all of another tenant":          {client.CreateTokenRequest{Tenant: "globex", Policies: []string{"everything"}}, 404, 404, 404},
 		"who may see all secrets, and not consumers": {client.CreateTokenRequest{Tenant: "acme", Policies: []string{"secrets"}}, 403, 404, 404},
+		"who may make tests, and see nothing":        {client.CreateTokenRequest{Tenant: "acme", Policies: []string{"tester"}}, 403, 200, 403},
 		"who is the consumer":                        {client.CreateTokenRequest{Role: "app"}, 403, 200, 200},
 	} {
 		as, _ := s.as(n, c.token)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
@@ -194,16 +195,28 @@ func (t *notingTx) SaveRetirement(ctx context.Context, r *rotation.Retirement) e
 	return t.note(noteOfRetirement(r), t.Tx.SaveRetirement(ctx, r))
 }
 
-func (t *notingTx) AddDelivery(ctx context.Context, d *rotation.Delivery) error {
-	return t.note("new-delivery", t.Tx.AddDelivery(ctx, d))
+func (t *notingTx) AddDeliveries(ctx context.Context, all []*rotation.Delivery) error {
+	return t.note("new-delivery", t.Tx.AddDeliveries(ctx, all))
+}
+
+func (t *notingTx) LeaseDelivery(ctx context.Context, d *rotation.Delivery, now time.Time) error {
+	return t.note("delivery."+string(d.State)+"+attempt", t.Tx.LeaseDelivery(ctx, d, now))
 }
 
 func (t *notingTx) SaveDelivery(ctx context.Context, d *rotation.Delivery) error {
 	what := "delivery." + string(d.State)
-	if !d.Lease.IsZero() {
+	if !d.Lease.IsZero() { // it is handed out
 		what += "+attempt"
 	}
 	return t.note(what, t.Tx.SaveDelivery(ctx, d))
+}
+
+func (t *notingTx) AddAck(ctx context.Context, a rotation.Ack) error {
+	return t.note("ack", t.Tx.AddAck(ctx, a))
+}
+
+func (t *notingTx) SaveConsumerState(ctx context.Context, s rotation.ConsumerState) error {
+	return t.note("consumer", t.Tx.SaveConsumerState(ctx, s))
 }
 
 // crashCatalog puts points around every effect that the components have.

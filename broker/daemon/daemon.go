@@ -209,7 +209,7 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 	d.parts = &parts{db: d.db, sealer: d.seals.ring, hasher: hasher, check: d.keys, doubts: d.aftermath.doubts, logger: d.log, now: now, observer: d.metrics, node: d.node, signing: d.signing,
 		mac: func(text string) string { return fingerprint("keybroker/config", text) }}
 	d.engine = engine.New(engine.Config{Doubts: d.aftermath.doubts, Store: crashStore(d.db.Engine()), Sealer: sealer{d.seals.ring, d.seals}, Fingerprint: fingerprint, AuditHash: d.audit.Hash,
-		Node: nodeName(), Now: d.opts.engineClock(), Logger: d.log.Named("engine"), Observer: d.metrics})
+		Node: nodeName(), Now: d.opts.engineClock(), Logger: d.log.Named("engine"), Observer: d.metrics, Share: true})
 	d.parts.open = d.engine.Open
 	d.metrics.watchIssuers(d.engine)
 	return nil

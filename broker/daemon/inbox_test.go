@@ -122,10 +122,11 @@ func poll(t *testing.T, c *client.Client, consumer string, wait time.Duration) [
 }
 
 // one is the only message that there is, once there is one.
-func one(t *testing.T, c *client.Client, consumer string) client.InboxItem {
+func one(t *testing.T, c *client.Client, consumer string, instance ...string) client.InboxItem {
 	t.Helper()
 	for range 3 {
-		if items := poll(t, c, consumer, 30*time.Second); len(items) == 1 {
+		q := client.InboxQuery{Wait: 30 * time.Second, Instance: strings.Join(instance, "")}
+		if items := must(c.Inbox(t.Context(), consumer, q))(t); len(items) == 1 {
 			return items[0]
 		} else if len(items) > 1 {
 			t.Fatalf("%d messages", len(items))
@@ -305,6 +306,72 @@ func TestReadsGoOnWhereTheyCannotBeKept(t *testing.T) {
 	})
 }
 
+// Each instance collects, and says so itself; the audit log has who was given what.
+func TestInboxOfInstances(t *testing.T) {
+	t.Parallel()
+	w := newCollecting(t, "applied", "app")
+	w.s.hcl = replaced(t, w.s.hcl, "  role = \"shop\"\n  inbox {}", "  role = \"shop\"\n  instances = 2\n  inbox {}")
+	w.reload(t)
+	app := w.as("shop")
+	collect := func(instance string) []client.InboxItem {
+		t.Helper()
+		return must(app.Inbox(t.Context(), "app", client.InboxQuery{Instance: instance}))(t)
+	}
+	applied := func(item client.InboxItem, instance string) client.Delivery {
+		t.Helper()
+		said := w.verified("app", item)
+		v := must(app.Value(t.Context(), said.Data.Secret, said.Data.Version))(t)
+		return must(app.Acknowledge(t.Context(), item.Delivery, client.AcknowledgeRequest{Status: "applied", Instance: instance, Generation: said.Data.Generation,
+			Fingerprint: rotation.Fingerprint(item.Delivery, backends.NewValue(v.Fields))}))(t)
+	}
+	refused(t, "a name that is none", second(app.Inbox(t.Context(), "app", client.InboxQuery{Instance: "a\nb"})), http.StatusBadRequest, "control characters")
+	w.begin(false)
+	for _, instance := range []string{"a", "b"} {
+		applied(one(t, app, "app", instance), instance)
+	}
+	r := w.begin(true)
+	item := one(t, app, "app", "a")
+	if d := applied(item, "a"); d.State != client.DeliveryPending || len(d.Acks) != 1 || d.Acks[0].Status != client.AckApplied {
+		t.Errorf("one of two: %+v", d)
+	}
+	if again := append(collect("a"), collect("")...); len(again) != 0 {
+		t.Errorf("it is handed out again to who has it: %d", len(again))
+	}
+	stream, leave := context.WithCancel(t.Context())
+	defer leave()
+	for next, err := range app.FollowInbox(stream, "app", "b", nil) {
+		if err != nil || next.Delivery != item.Delivery {
+			t.Fatalf("b is sent %s: %v", next.Delivery, err)
+		}
+		if d := applied(next, "b"); d.State != client.DeliveryApplied || len(d.Acks) != 2 {
+			t.Errorf("both: %+v", d)
+		}
+		break
+	}
+	if r, _ := w.follow(t, r.ID); r.State != client.RotationDone {
+		t.Errorf("%s: %s", r.State, r.Error)
+	}
+	given := map[string]bool{}
+	for _, rec := range must(w.Audit(t.Context(), client.AuditQuery{Action: "delivery.collect"}))(t).Items {
+		if given[rec.Detail["instance"]] = true; rec.Role != "shop" || rec.Method == "" || rec.Address != "127.0.0.1" || !strings.HasPrefix(rec.Actor, "tok_") || rec.Secret == "" {
+			t.Errorf("the audit log does not say to whom it went: %+v", rec)
+		}
+	}
+	if !given["a"] || !given["b"] {
+		t.Errorf("collected by %v", given)
+	}
+}
+
+func TestEmptyInboxIsAList(t *testing.T) {
+	t.Parallel()
+	w := newCollecting(t, "none", "app")
+	for _, q := range []client.InboxQuery{{}, {Wait: 50 * time.Millisecond}} {
+		if items := must(w.as("shop").Inbox(t.Context(), "app", q))(t); items == nil || len(items) > 0 { // null, or no member
+			t.Errorf("%v: %#v", q, items)
+		}
+	}
+}
+
 // What is not acknowledged comes again, and is the same; what was superseded does not.
 func TestInboxHandsOutAgain(t *testing.T) {
 	t.Parallel()
@@ -393,7 +460,7 @@ func TestInboxAsAStreamIsInOrder(t *testing.T) {
 		}
 	}()
 	newest := int64(0)
-	for item, err := range c.FollowInbox(ctx, "app", nil) {
+	for item, err := range c.FollowInbox(ctx, "app", "", nil) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -482,7 +549,7 @@ func TestTokenThatEndsWhileItWaits(t *testing.T) {
 		ended <- err
 	}()
 	go func() {
-		for _, err := range c.FollowInbox(t.Context(), "app", nil) {
+		for _, err := range c.FollowInbox(t.Context(), "app", "", nil) {
 			if ended <- err; err != nil {
 				return
 			}

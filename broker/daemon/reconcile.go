@@ -27,6 +27,8 @@ type reconciler struct {
 	engine *engine.Engine
 	now    func() time.Time
 	logger hclog.Logger
+	// catalog has the consumers of the configuration; nil: the one in force.
+	catalog *engine.Catalog
 }
 
 // change is what the configuration does to the row of one secret.
@@ -179,7 +181,7 @@ func (r *reconciler) one(ctx context.Context, tx *store.Tx, ref backends.Ref, de
 		r.engine.SetNotice(&s)
 		s.UpdatedAt = now
 		if err = tx.SaveSecret(ctx, &s); err == nil {
-			err = r.engine.Welcome(ctx, tx, s)
+			err = r.engine.Welcome(ctx, tx, s, r.catalog)
 		}
 	}
 	if err != nil {

@@ -158,7 +158,9 @@ func (d *Daemon) commit(ctx context.Context, by string, before, next *setup, cha
 	}
 	err := d.db.UpdateLatest(ctx, func(tx *store.Tx) error {
 		// First the rows: whoever begins a rotation meanwhile has read them before.
-		if err := d.reconciler().apply(ctx, tx, changes); err != nil {
+		r := d.reconciler()
+		r.catalog = next.catalog
+		if err := r.apply(ctx, tx, changes); err != nil {
 			return err
 		}
 		wants, err := underWay(ctx, tx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,8 +28,9 @@ const (
 	// case that it comes back; that it is there is recorded each signingWant.
 	keepSigningKeys = 30 * 24 * time.Hour
 	signingWant     = time.Hour
-	// maxSigningOverlap is how long a key may sign beside a newer one.
-	maxSigningOverlap = 30 * 24 * time.Hour
+	// maxSigning is how many keys of a consumer sign at once: each makes a header longer,
+	// of which receivers take no more than some.
+	maxSigning = 5
 )
 
 // signing has the keys that messages to consumers are signed with, where the broker owns
@@ -193,9 +195,6 @@ func (s *signing) commit(ctx context.Context, consumers []*config.Consumer) erro
 // rotate makes another key for a consumer of the configuration, and shows it if it is
 // one that the consumer has to be given.
 func (s *signing) rotate(ctx context.Context, c *config.Consumer, overlap time.Duration) (client.SigningRotation, error) {
-	if overlap < 0 || overlap > maxSigningOverlap {
-		return client.SigningRotation{}, fmt.Errorf("%w: an overlap is 0 to %s", backends.ErrInvalid, maxSigningOverlap)
-	}
 	if err := s.seals.Ready(ctx); err != nil {
 		return client.SigningRotation{}, err
 	}
@@ -208,7 +207,9 @@ func (s *signing) rotate(ctx context.Context, c *config.Consumer, overlap time.D
 	}
 	var rows []store.SigningKey
 	err = s.db.UpdateLatest(ctx, func(tx *store.Tx) (err error) {
-		rows, err = s.add(ctx, tx, key, overlap)
+		if rows, err = s.add(ctx, tx, key, overlap); err == nil && len(rows) > maxSigning {
+			err = tooMany(rows)
+		}
 		return err
 	})
 	if err == nil {
@@ -225,6 +226,13 @@ func (s *signing) rotate(ctx context.Context, c *config.Consumer, overlap time.D
 		out.Secret = client.SecretText(secret.Reveal())
 	}
 	return out, nil
+}
+
+// tooMany says until when no key can be added to those that sign.
+func tooMany(rows []store.SigningKey) error {
+	first := slices.MinFunc(rows[1:], func(a, b store.SigningKey) int { return a.Until.Compare(b.Until) }) // the newest has no end
+	return fmt.Errorf("%w: %d keys sign already, more make messages that receivers refuse: wait until %s, when the first of them ends, or drop them all with an overlap of 0s",
+		backends.ErrConflict, len(rows)-1, first.Until.UTC().Format(time.RFC3339))
 }
 
 // at passes a step of a rotation.

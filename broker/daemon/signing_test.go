@@ -233,6 +233,26 @@ func TestNodesAgreeOnSigningKeys(t *testing.T) {
 	}
 }
 
+// TestFewKeysSignAtOnce, or the header becomes longer than receivers take; that is no
+// hindrance to dropping them.
+func TestFewKeysSignAtOnce(t *testing.T) {
+	t.Parallel()
+	n := newSite(t, signed("http://127.0.0.1:9", "")).start()
+	first := n.rotateSigning(t, "2h").Keys
+	for range 3 {
+		n.rotateSigning(t, "30d")
+	}
+	refused(t, "a sixth key", second(n.RotateSigning(t.Context(), "app", client.RotateSigningRequest{Overlap: "1d"})), http.StatusConflict, "5 keys sign already")
+	refused(t, "it says until when", second(n.RotateSigning(t.Context(), "app", client.RotateSigningRequest{})), http.StatusConflict, first[1].Until.UTC().Format(time.RFC3339))
+	refused(t, "too long an overlap", second(n.RotateSigning(t.Context(), "app", client.RotateSigningRequest{Overlap: "31d"})), http.StatusBadRequest, "to 30 days")
+	if keys := n.published(t); len(keys) != 5 {
+		t.Errorf("%d keys", len(keys))
+	}
+	if left := n.rotateSigning(t, "0s").Keys; len(left) != 1 {
+		t.Errorf("%d keys sign on", len(left))
+	}
+}
+
 // TestASigningSecretIsShownOnce: by the answer to who asked for it, and by nothing else
 // that a node says or keeps.
 func TestASigningSecretIsShownOnce(t *testing.T) {

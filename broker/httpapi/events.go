@@ -25,6 +25,9 @@ func watches(call func(Broker, context.Context, authn.Principal, string) (<-chan
 	return Endpoint{
 		Status: http.StatusOK, Media: eventStream,
 		serve: func(s *server, w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+			if err := bare(r, &struct{}{}); err != nil {
+				return err
+			}
 			return streamed(s, w, r, func(ctx context.Context) (<-chan client.Event, error) {
 				return call(s.Broker, ctx, caller, r.PathValue("id"))
 			}, frameOfEvent)
@@ -51,9 +54,6 @@ func frameOfEvent(e client.Event) frame {
 
 // streamed serves what call sends, until that ends, or the context that it is given does.
 func streamed[T any](s *server, w http.ResponseWriter, r *http.Request, call func(context.Context) (<-chan T, error), frameOf func(T) frame) error {
-	if err := bare(r, &struct{}{}); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	events, err := call(ctx)
 	if err != nil {

@@ -27,9 +27,9 @@ type Inboxes interface {
 	// Inbox returns as soon as there are messages; none after q.Wait, or when ctx ends. With
 	// a limit of 0 it takes none. ErrDenied: the caller is not accepted any more.
 	Inbox(ctx context.Context, p authn.Principal, consumer string, q client.InboxQuery) (client.List[client.InboxItem], error)
-	// FollowInbox sends messages until ctx ends, it can no longer tell or p may not collect
+	// FollowInbox sends messages, as to an instance, until ctx ends, it can no longer tell or p may not collect
 	// any more, and closes the channel; it never blocks longer than ctx lasts.
-	FollowInbox(ctx context.Context, p authn.Principal, consumer string) (<-chan client.InboxItem, error)
+	FollowInbox(ctx context.Context, p authn.Principal, consumer, instance string) (<-chan client.InboxItem, error)
 }
 
 // collects serves who collects messages: once, or, to who accepts a stream, for as long as
@@ -39,16 +39,32 @@ func collects() Endpoint {
 		Query: parametersOf(func(p *params) { inboxQuery(p) }), Status: http.StatusOK, Answer: reflect.TypeFor[client.List[client.InboxItem]](), Media: eventStream,
 		serve: func(s *server, w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
 			if accepts(r, eventStream) && r.Method != http.MethodHead {
-				return streamed(s, w, r, func(ctx context.Context) (<-chan client.InboxItem, error) {
-					return s.Broker.FollowInbox(ctx, caller, r.PathValue("name"))
-				}, func(i client.InboxItem) frame { return frame{id: i.Delivery, event: client.EventMessage, body: i} })
+				return s.followInbox(w, r, caller)
 			}
 			return s.poll(w, r, caller)
 		}}
 }
 
+// followInbox streams. The parameters that are for one answer are none of a stream.
+func (s *server) followInbox(w http.ResponseWriter, r *http.Request, caller authn.Principal) error {
+	given, err := queryOf(r)
+	if err != nil {
+		return err
+	}
+	instance := given.text("instance")
+	if err := given.err(); err != nil {
+		return err
+	}
+	if err := readBody(r, &struct{}{}); err != nil {
+		return err
+	}
+	return streamed(s, w, r, func(ctx context.Context) (<-chan client.InboxItem, error) {
+		return s.Broker.FollowInbox(ctx, caller, r.PathValue("name"), instance)
+	}, func(i client.InboxItem) frame { return frame{id: i.Delivery, event: client.EventMessage, body: i} })
+}
+
 func inboxQuery(p *params) client.InboxQuery {
-	q := client.InboxQuery{Wait: p.duration("wait", inboxWait, maxInboxWait), Limit: p.number("limit", maxInbox)}
+	q := client.InboxQuery{Wait: p.duration("wait", inboxWait, maxInboxWait), Limit: p.number("limit", maxInbox), Instance: p.text("instance")}
 	if q.Limit == 0 {
 		q.Limit = inboxLimit
 	}

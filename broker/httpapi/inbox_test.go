@@ -22,7 +22,7 @@ var message = client.InboxItem{Delivery: "d1", Headers: map[string]string{"webho
 	Body: "{\"a\":\"<&>\u2028é\"}\n\ndata: " + canary}
 
 func (m *memory) Inbox(ctx context.Context, p authn.Principal, consumer string, q client.InboxQuery) (client.List[client.InboxItem], error) {
-	if err := m.serve(p, "inbox", consumer, q.Wait, q.Limit); err != nil {
+	if err := m.serve(p, "inbox", consumer, q.Wait, q.Limit, q.Instance); err != nil {
 		return client.List[client.InboxItem]{}, err
 	}
 	if m.hold {
@@ -32,8 +32,8 @@ func (m *memory) Inbox(ctx context.Context, p authn.Principal, consumer string, 
 	return client.List[client.InboxItem]{Items: []client.InboxItem{message}}, nil
 }
 
-func (m *memory) FollowInbox(ctx context.Context, p authn.Principal, consumer string) (<-chan client.InboxItem, error) {
-	if err := m.serve(p, "follow-inbox", consumer); err != nil {
+func (m *memory) FollowInbox(ctx context.Context, p authn.Principal, consumer, instance string) (<-chan client.InboxItem, error) {
+	if err := m.serve(p, "follow-inbox", consumer, instance); err != nil {
 		return nil, err
 	}
 	items := make(chan client.InboxItem)
@@ -64,8 +64,8 @@ func sameMessage(t *testing.T, got client.InboxItem) {
 func TestInbox(t *testing.T) {
 	n := start(t, newMemory(), nil)
 	c := n.client(t, goodToken)
-	got, err := c.Inbox(t.Context(), "shop", client.InboxQuery{Wait: 2 * time.Second, Limit: 3})
-	if err != nil || len(got) != 1 || n.last() != "inbox shop 2s 3" {
+	got, err := c.Inbox(t.Context(), "shop", client.InboxQuery{Wait: 2 * time.Second, Limit: 3, Instance: "web 1"})
+	if err != nil || len(got) != 1 || n.last() != "inbox shop 2s 3 web 1" {
 		t.Fatalf("%v, %v, %q", got, err, n.last())
 	}
 	sameMessage(t, got[0])
@@ -148,14 +148,14 @@ func TestInboxAsAStream(t *testing.T) {
 	n := start(t, m, func(c *httpapi.Config) { c.Heartbeat = time.Millisecond })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for item, err := range n.client(t, goodToken).FollowInbox(ctx, "shop", func(error) { t.Error("interrupted") }) {
+	for item, err := range n.client(t, goodToken).FollowInbox(ctx, "shop", "web-1", func(error) { t.Error("interrupted") }) {
 		if errors.Is(err, context.Canceled) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
 		sameMessage(t, item)
-		if n.last() != "follow-inbox shop" {
+		if n.last() != "follow-inbox shop web-1" {
 			t.Errorf("%q", n.last())
 		}
 		cancel()
@@ -202,7 +202,7 @@ func TestFollowInboxGoesOn(t *testing.T) {
 	var interruptions int
 	var last error
 	seen := 0
-	for item, err := range n.client(t, goodToken).FollowInbox(t.Context(), "shop", func(error) {
+	for item, err := range n.client(t, goodToken).FollowInbox(t.Context(), "shop", "", func(error) {
 		if interruptions++; interruptions == 2 {
 			m.mu.Lock()
 			m.fail = backends.ErrNotFound

@@ -261,16 +261,17 @@ var (
 		root + "notifiers/{name}/test name":           "The name of the notifier's block in the configuration.",
 	}
 	queryParameters = map[string]string{
-		"limit":   "How many items at most.",
-		"wait":    "How long to wait for something, such as 30s, which it is if not given, up to 1m0s.",
-		"after":   "The next of the page before: what follows it is answered.",
-		"prefix":  "Only names that begin so.",
-		"secret":  "Only of the secret of that name.",
-		"state":   "Only in this state.",
-		"kind":    "Only of this kind.",
-		"live":    "Only what has not ended.",
-		"backend": "Only of this backend.",
-		"all":     "Also what is in step.",
+		"limit":    "How many items at most.",
+		"instance": "Who collects, where the consumer has several instances: what it has acknowledged is not handed out to it again.",
+		"wait":     "How long to wait for something, such as 30s, which it is if not given, up to 1m0s.",
+		"after":    "The next of the page before: what follows it is answered.",
+		"prefix":   "Only names that begin so.",
+		"secret":   "Only of the secret of that name.",
+		"state":    "Only in this state.",
+		"kind":     "Only of this kind.",
+		"live":     "Only what has not ended.",
+		"backend":  "Only of this backend.",
+		"all":      "Also what is in step.",
 
 		root + "alerts?all": "Also those that are over.",
 

@@ -9,22 +9,24 @@ import (
 	"github.com/keybroker/keybroker/rotation"
 )
 
-// AddAck records one instance's acknowledgement, unless it has given it already.
+// AddAck records one instance's acknowledgement, unless it has said as much already.
 func (tx *Tx) AddAck(ctx context.Context, a rotation.Ack) error {
-	err := tx.execOnly(ctx, "INSERT INTO delivery_acks (delivery_id, instance, at, by_whom) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-		a.DeliveryID, a.Instance, micros(a.At), a.By)
+	err := tx.execOnly(ctx, `INSERT INTO delivery_acks (delivery_id, instance, applied, at, by_whom) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (delivery_id, instance) DO UPDATE SET applied = excluded.applied, at = excluded.at, by_whom = excluded.by_whom
+			WHERE excluded.applied AND NOT delivery_acks.applied`,
+		a.DeliveryID, a.Instance, a.Applied, micros(a.At), a.By)
 	if err != nil {
 		return fmt.Errorf("recording an acknowledgement of delivery %s: %w", a.DeliveryID, err)
 	}
 	return nil
 }
 
-// Acks returns the acknowledgements of a delivery, the first given first.
+// Acks returns what the instances say of a delivery, the first to say it first.
 func (tx *Tx) Acks(ctx context.Context, deliveryID string) ([]rotation.Ack, error) {
 	acks, err := all(ctx, tx, func(r row) (a rotation.Ack, err error) {
 		a.DeliveryID = deliveryID
-		return a, r.Scan(&a.Instance, instant{&a.At}, &a.By)
-	}, "SELECT instance, at, by_whom FROM delivery_acks WHERE delivery_id = $1 ORDER BY at, instance", deliveryID)
+		return a, r.Scan(&a.Instance, &a.Applied, instant{&a.At}, &a.By)
+	}, "SELECT instance, applied, at, by_whom FROM delivery_acks WHERE delivery_id = $1 ORDER BY at, instance", deliveryID)
 	if err != nil {
 		return nil, fmt.Errorf("reading the acknowledgements of delivery %s: %w", deliveryID, err)
 	}

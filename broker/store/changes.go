@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/rotation"
@@ -24,16 +26,23 @@ const changePoll = time.Second
 // one row, which stays locked until the commit: whoever takes a later number
 // commits later, so a reader that has seen number n has seen all before it.
 func (tx *Tx) changeStatements() []statement {
-	const insert = `INSERT INTO changes (seq, tenant, secret, generation, kind, object_id, at)
-		SELECT c.last - $1, COALESCE(s.tenant, ''), COALESCE(s.name, ''), COALESCE(s.generation, 0), $2, $3, CAST($4 AS BIGINT)
-		FROM change_counter c LEFT JOIN secrets s ON s.id = $5 WHERE c.id = 1`
 	n, at := len(tx.changes), micros(tx.now())
 	if n == 0 {
 		return nil
 	}
 	statements := []statement{{"UPDATE change_counter SET last = last + $1 WHERE id = 1", []any{n}}}
-	for i, c := range tx.changes {
-		statements = append(statements, statement{insert, []any{n - 1 - i, c.kind, c.id, at, c.secretID}})
+	for some := range slices.Chunk(tx.changes, insertBy) {
+		n -= len(some)
+		args, rows := []any{at}, make([]string, len(some))
+		for i, c := range some {
+			k := len(args)
+			rows[i] = fmt.Sprintf("(CAST($%d AS BIGINT), $%d, $%d, $%d)", k+1, k+2, k+3, k+4)
+			args = append(args, n+len(some)-1-i, c.kind, c.id, c.secretID)
+		}
+		statements = append(statements, statement{`INSERT INTO changes (seq, tenant, secret, generation, kind, object_id, at)
+			WITH x (back, kind, id, secret_id) AS (VALUES ` + strings.Join(rows, ", ") + `)
+			SELECT c.last - x.back, COALESCE(s.tenant, ''), COALESCE(s.name, ''), COALESCE(s.generation, 0), x.kind, x.id, CAST($1 AS BIGINT)
+			FROM x CROSS JOIN change_counter c LEFT JOIN secrets s ON s.id = x.secret_id WHERE c.id = 1`, args})
 	}
 	return statements
 }

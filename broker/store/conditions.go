@@ -83,6 +83,18 @@ func (tx *Tx) StuckDeliveries(ctx context.Context, before time.Time, take func(r
 	return each(ctx, tx, "slow deliveries", scanDeliveryUnder, wanted, columns+"d.state = 'pending' AND d.created_at < $1"+which, micros(before))
 }
 
+// UnreplacedDeliveries gives the deliveries of the current versions that replace compromised
+// ones which have not arrived, the oldest first; only what the secret's definition still has
+// told.
+func (tx *Tx) UnreplacedDeliveries(ctx context.Context, take func(rotation.Delivery)) error {
+	return each(ctx, tx, "replacements that have not arrived", scanDeliveryUnder, func(d deliveryUnder) {
+		if slices.Contains(d.under.Consumers, d.Consumer) && !d.Satisfies(rotation.RequireReceived) {
+			take(d.Delivery)
+		}
+	}, "SELECT s.definition, "+deliveryColumns+deliveryTables+` WHERE d.trigger_kind = 'emergency' AND d.state IN ('pending', 'dead')
+		AND s.state <> 'unmanaged' AND d.generation = s.generation AND `+makesCurrent+" ORDER BY d.created_at, d.id")
+}
+
 // deliveryUnder is a delivery with what its secret's definition says by now.
 type deliveryUnder struct {
 	rotation.Delivery

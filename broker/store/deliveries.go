@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,13 +11,13 @@ import (
 )
 
 const deliveryColumns = `d.id, d.secret_id, d.tenant, s.name, d.consumer, d.version, d.generation, d.event, d.trigger_kind, d.reason,
-	d.state, d.instances, d.attempts, d.error, d.due_at, d.created_at, d.next_attempt_at, d.lease_until, d.received_at, d.fetched_at, d.applied_at, d.revision`
+	d.state, d.instances, d.attempts, d.error, d.due_at, d.created_at, d.since, d.next_attempt_at, d.lease_until, d.received_at, d.fetched_at, d.applied_at, d.revision`
 
 const deliveryTables = " FROM deliveries d LEFT JOIN secrets s ON s.id = d.secret_id"
 
 func scanDelivery(r row) (d rotation.Delivery, err error) {
 	err = r.Scan(&d.ID, orEmpty{&d.SecretID}, &d.Ref.Tenant, orEmpty{&d.Ref.Name}, &d.Consumer, &d.Version, &d.Generation, &d.Event, &d.Trigger, &d.Reason,
-		&d.State, &d.Instances, &d.Attempts, &d.Error, instant{&d.DueAt}, instant{&d.CreatedAt}, instant{&d.NextAttemptAt}, instant{&d.Lease},
+		&d.State, &d.Instances, &d.Attempts, &d.Error, instant{&d.DueAt}, instant{&d.CreatedAt}, instant{&d.Since}, instant{&d.NextAttemptAt}, instant{&d.Lease},
 		instant{&d.ReceivedAt}, instant{&d.FetchedAt}, instant{&d.AppliedAt}, &d.Revision)
 	return d, err
 }
@@ -41,48 +42,106 @@ var makesCurrent = func() string {
 	return "d.event IN (" + quoted(events) + ")"
 }()
 
-// AddDelivery inserts d as pending at revision 1 and marks as superseded what still waits
-// for the same consumer and secret, if it is of an older generation or, of the same
-// version, d's event replaces its. An attempt at one of those that is under way keeps its
-// lease (see InFlight) and loses its swap. Tenant is taken from the secret; that of
-// EventTest is d's.
+// AddDelivery is AddDeliveries of one.
 func (tx *Tx) AddDelivery(ctx context.Context, d *rotation.Delivery) error {
-	tenant := d.Ref.Tenant
-	if d.SecretID != "" {
-		var err error
-		if tenant, err = tx.tenantOf(ctx, d.SecretID); err != nil {
-			return fmt.Errorf("adding delivery %s: %w", d.ID, err)
+	return tx.AddDeliveries(ctx, []*rotation.Delivery{d})
+}
+
+// insertBy is how many deliveries one statement inserts: SQLite takes at most 32,766
+// parameters, and one that is larger saves no more.
+const insertBy = 50
+
+// AddDeliveries inserts deliveries, to several consumers and of one event of one secret or
+// of none, as pending at revision 1. It marks as superseded what still waits for the same
+// consumers and secret, if it is of an older generation or, of the same version, the event
+// replaces its. An attempt at one of those that is under way keeps its lease (see Sending)
+// and loses its swap. Tenant is taken from the secret; that of EventTest is theirs.
+func (tx *Tx) AddDeliveries(ctx context.Context, list []*rotation.Delivery) error {
+	if len(list) == 0 {
+		return nil
+	}
+	first := list[0]
+	tenant := first.Ref.Tenant
+	if first.SecretID == "" {
+		if err := tx.execOnly(ctx, `UPDATE deliveries SET state = $1, next_attempt_at = NULL, revision = revision + 1
+			WHERE consumer = $2 AND secret_id IS NULL AND state = 'pending'`, rotation.DeliverySuperseded, first.Consumer); err != nil {
+			return fmt.Errorf("superseding tests of %s: %w", first.Consumer, err)
 		}
-		if err := tx.supersede(ctx, d); err != nil {
+	} else {
+		var err error
+		if tenant, err = tx.tenantOf(ctx, first.SecretID); err != nil {
+			return fmt.Errorf("adding delivery %s: %w", first.ID, err)
+		}
+		if err := tx.supersede(ctx, list); err != nil {
 			return err
 		}
 	}
-	d.Instances = max(d.Instances, 1)
-	err := tx.insert(ctx, `INSERT INTO deliveries (id, tenant, secret_id, consumer, version, generation, event, trigger_kind, reason,
-			state, instances, attempts, error, due_at, created_at, next_attempt_at, lease_until, received_at, fetched_at, applied_at, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 1) ON CONFLICT DO NOTHING`,
-		d.ID, tenant, nullText(d.SecretID), d.Consumer, d.Version, d.Generation, d.Event, d.Trigger, d.Reason,
-		rotation.DeliveryPending, d.Instances, d.Attempts, d.Error, nullMicros(d.DueAt), micros(d.CreatedAt), nullMicros(d.NextAttemptAt), nullMicros(d.Lease),
-		nullMicros(d.ReceivedAt), nullMicros(d.FetchedAt), nullMicros(d.AppliedAt))
-	if err != nil {
-		return fmt.Errorf("adding delivery %s: %w", d.ID, err)
+	for some := range slices.Chunk(list, insertBy) {
+		if err := tx.insertDeliveries(ctx, tenant, some); err != nil {
+			return fmt.Errorf("adding delivery %s: %w", some[0].ID, err)
+		}
 	}
-	d.State, d.Revision = rotation.DeliveryPending, 1
-	tx.publish(ChangeDelivery, d.ID, d.SecretID)
 	return nil
 }
 
-func (tx *Tx) supersede(ctx context.Context, d *rotation.Delivery) error {
-	which := "generation < $4"
-	args := []any{rotation.DeliverySuperseded, d.SecretID, d.Consumer, d.Generation}
+func (tx *Tx) insertDeliveries(ctx context.Context, tenant string, list []*rotation.Delivery) error {
+	var query strings.Builder
+	query.WriteString(`INSERT INTO deliveries (id, tenant, secret_id, consumer, version, generation, event, trigger_kind, reason,
+		state, instances, attempts, error, due_at, created_at, since, next_attempt_at, lease_until, received_at, fetched_at, applied_at, revision) VALUES `)
+	var args []any
+	for i, d := range list {
+		d.Instances = max(d.Instances, 1)
+		if d.Since.IsZero() {
+			d.Since = d.CreatedAt
+		}
+		row := []any{d.ID, tenant, nullText(d.SecretID), d.Consumer, d.Version, d.Generation, d.Event, d.Trigger, d.Reason,
+			rotation.DeliveryPending, d.Instances, d.Attempts, d.Error, nullMicros(d.DueAt), micros(d.CreatedAt), micros(d.Since), nullMicros(d.NextAttemptAt), nullMicros(d.Lease),
+			nullMicros(d.ReceivedAt), nullMicros(d.FetchedAt), nullMicros(d.AppliedAt), 1}
+		for j := range row {
+			separator := ", "
+			switch {
+			case j > 0:
+			case i > 0:
+				separator = "), ("
+			default:
+				separator = "("
+			}
+			fmt.Fprintf(&query, "%s$%d", separator, len(args)+j+1)
+		}
+		args = append(args, row...)
+	}
+	query.WriteString(") ON CONFLICT DO NOTHING")
+	n, err := tx.t.exec(ctx, query.String(), args...)
+	if err == nil && n < int64(len(list)) {
+		err = errTaken
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		d.State, d.Revision = rotation.DeliveryPending, 1
+		tx.publish(ChangeDelivery, d.ID, d.SecretID)
+	}
+	return nil
+}
+
+func (tx *Tx) supersede(ctx context.Context, list []*rotation.Delivery) error {
+	d := list[0]
+	args := []any{rotation.DeliverySuperseded, d.SecretID, d.Generation}
+	which := "generation < $3"
 	if replaced := d.Event.Replaces(); len(replaced) > 0 {
-		which = "(generation < $4 OR version = $5 AND event IN (" + quoted(replaced) + "))"
+		which = "(generation < $3 OR version = $4 AND event IN (" + quoted(replaced) + "))"
 		args = append(args, d.Version)
 	}
+	consumers := make([]string, len(list))
+	for i, d := range list {
+		args = append(args, d.Consumer)
+		consumers[i] = fmt.Sprintf("$%d", len(args))
+	}
 	older, err := all(ctx, tx, scanString, `UPDATE deliveries SET state = $1, next_attempt_at = NULL, revision = revision + 1
-		WHERE secret_id = $2 AND consumer = $3 AND state = 'pending' AND `+which+" RETURNING id", args...)
+		WHERE secret_id = $2 AND state = 'pending' AND `+which+" AND consumer IN ("+strings.Join(consumers, ", ")+") RETURNING id", args...)
 	if err != nil {
-		return fmt.Errorf("superseding deliveries to %s: %w", d.Consumer, err)
+		return fmt.Errorf("superseding deliveries of %s: %w", d.SecretID, err)
 	}
 	for _, id := range older {
 		tx.publish(ChangeDelivery, id, d.SecretID)
@@ -102,10 +161,10 @@ func (tx *Tx) Delivery(ctx context.Context, id string) (rotation.Delivery, error
 // SaveDelivery compares and swaps; what it is about never changes.
 func (tx *Tx) SaveDelivery(ctx context.Context, d *rotation.Delivery) error {
 	err := tx.swap(ctx, &d.Revision, `UPDATE deliveries SET state = $1, attempts = $2, error = $3,
-			next_attempt_at = $4, lease_until = $5, received_at = $6, fetched_at = $7, applied_at = $8, revision = revision + 1
-		WHERE id = $9 AND revision = $10`,
+			next_attempt_at = $4, lease_until = $5, received_at = $6, fetched_at = $7, applied_at = $8, since = $9, instances = $10, revision = revision + 1
+		WHERE id = $11 AND revision = $12`,
 		d.State, d.Attempts, d.Error,
-		nullMicros(d.NextAttemptAt), nullMicros(d.Lease), nullMicros(d.ReceivedAt), nullMicros(d.FetchedAt), nullMicros(d.AppliedAt), d.ID, d.Revision)
+		nullMicros(d.NextAttemptAt), nullMicros(d.Lease), nullMicros(d.ReceivedAt), nullMicros(d.FetchedAt), nullMicros(d.AppliedAt), micros(d.Since), d.Instances, d.ID, d.Revision)
 	if err != nil {
 		return fmt.Errorf("saving delivery %s: %w", d.ID, err)
 	}
@@ -135,34 +194,10 @@ func (tx *Tx) LastTold(ctx context.Context, secretID, consumer string, version i
 	return d, nil
 }
 
-// PendingTo returns what waits for a consumer and nobody is at, the oldest first.
-func (tx *Tx) PendingTo(ctx context.Context, consumer string, now time.Time, limit int) ([]rotation.Delivery, error) {
-	items, err := all(ctx, tx, scanDelivery, "SELECT "+deliveryColumns+deliveryTables+` WHERE d.consumer = $1 AND d.state = 'pending'
-		AND (d.lease_until IS NULL OR d.lease_until <= $2) ORDER BY d.created_at, d.id`+atMost("$3"), consumer, micros(now), limit)
-	if err != nil {
-		return nil, fmt.Errorf("reading what waits for %s: %w", consumer, err)
-	}
-	return items, nil
-}
-
-// InFlight tells whether an attempt at another delivery to the same consumer
-// for the same secret is under way (its Lease is after now).
-func (tx *Tx) InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (busy bool, err error) {
-	if d.SecretID == "" {
-		return false, nil
-	}
-	err = tx.q.queryRow(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries
-		WHERE secret_id = $1 AND consumer = $2 AND id <> $3 AND lease_until > $4)`,
-		d.SecretID, d.Consumer, d.ID, micros(now)).Scan(&busy)
-	if err != nil {
-		return false, fmt.Errorf("looking for attempts at deliveries to %s: %w", d.Consumer, err)
-	}
-	return busy, nil
-}
-
-// WakeDeliveries makes what waits for a consumer due now.
+// WakeDeliveries makes what waits for a consumer due now. What waited without a time
+// begins its schedule anew.
 func (tx *Tx) WakeDeliveries(ctx context.Context, consumer string, now time.Time) error {
-	err := tx.execOnly(ctx, `UPDATE deliveries SET next_attempt_at = $1, revision = revision + 1
+	err := tx.execOnly(ctx, `UPDATE deliveries SET since = CASE WHEN next_attempt_at IS NULL THEN $1 ELSE since END, next_attempt_at = $1, revision = revision + 1
 		WHERE consumer = $2 AND state = 'pending' AND (next_attempt_at IS NULL OR next_attempt_at > $1)`, micros(now), consumer)
 	if err != nil {
 		return fmt.Errorf("waking deliveries to %s: %w", consumer, err)

@@ -32,18 +32,18 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 // down hide nobody else's.
 const dueEach = 200
 
-// dueDeliveries returns those whose time has come, and those without one that nobody has
+// dueDeliveries returns those whose time has come, the longest due of each consumer first, and those without one that nobody has
 // collected for so long that they are given up.
 func (tx *Tx) dueDeliveries(ctx context.Context, now time.Time, limit int) ([]engine.DueDelivery, error) {
 	items, err := all(ctx, tx, scanDueDelivery, `SELECT id, consumer, secret_id FROM (SELECT id, consumer, secret_id, next_attempt_at,
 			ROW_NUMBER() OVER (PARTITION BY consumer ORDER BY next_attempt_at, id) AS place
 		FROM deliveries WHERE next_attempt_at <= $1 AND state = 'pending' AND (lease_until IS NULL OR lease_until <= $1)) ranked
-		WHERE place <= $2 ORDER BY next_attempt_at, id`+atMost("$3"), micros(now), dueEach, limit)
+		WHERE place <= $2 ORDER BY place, next_attempt_at, id`+atMost("$3"), micros(now), dueEach, limit)
 	if err != nil {
 		return nil, fmt.Errorf("looking for deliveries that are due: %w", err)
 	}
 	over, err := all(ctx, tx, scanDueDelivery, `SELECT id, consumer, secret_id FROM deliveries WHERE state = 'pending' AND next_attempt_at IS NULL
-		AND created_at <= $1 ORDER BY created_at, id`+atMost("$2"), micros(now.Add(-engine.Uncollected)), limit)
+		AND created_at <= $1 AND since <= $1 ORDER BY created_at, id`+atMost("$2"), micros(now.Add(-engine.Uncollected)), limit)
 	if err != nil {
 		return nil, fmt.Errorf("looking for deliveries that nobody collects: %w", err)
 	}

@@ -85,6 +85,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 			{"stuck deliveries", "deliveries_dead deliveries_of_generation", func(tx *store.Tx) error {
 				return tx.StuckDeliveries(ctx, now, func(rotation.Delivery) {})
 			}},
+			{"unreplaced deliveries", "deliveries_unreplaced", func(tx *store.Tx) error { return tx.UnreplacedDeliveries(ctx, func(rotation.Delivery) {}) }},
 			{"held overlaps", "", func(tx *store.Tx) error { return tx.HeldOverlaps(ctx, func(store.RotationOf) {}) }},
 			{"failed rotations", "rotations_failed", func(tx *store.Tx) error { return tx.FailedRotations(ctx, func(store.RotationOf) {}) }},
 			{"ending versions", "versions_ending", func(tx *store.Tx) error { return tx.EndingVersions(ctx, now, func(rotation.Version) {}) }},
@@ -93,7 +94,8 @@ func TestQueriesUseIndexes(t *testing.T) {
 			{"unsettled alerts", "", func(tx *store.Tx) error { _, err := tx.UnsettledAlerts(ctx); return err }},
 			{"all alerts", "alerts_by_opening", func(tx *store.Tx) error { _, _, err := tx.AlertsPage(ctx, store.AlertFilter{}, page); return err }},
 			{"raising an alert", "alerts_ended", func(tx *store.Tx) error { return tx.RaiseAlert(ctx, store.Raise{Kind: "drift", Subject: "a"}) }},
-			{"in flight", "deliveries_leased", func(tx *store.Tx) error { _, err := tx.InFlight(ctx, d, now); return err }},
+			{"sending", "deliveries_leased", func(tx *store.Tx) error { _, err := tx.Sending(ctx, d.ID, now); return err }},
+			{"leasing", "deliveries_leased", func(tx *store.Tx) error { return tx.LeaseDelivery(ctx, &d, now) }},
 			{"deliveries of a generation", "deliveries_of_generation", func(tx *store.Tx) error { _, err := tx.Deliveries(ctx, s.ID, 7); return err }},
 			{"adding a delivery", "deliveries_pending", func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) }},
 			{"adding a try", "", func(tx *store.Tx) error { return tx.AddTry(ctx, s.ID, rotation.Try{}) }},
@@ -180,8 +182,8 @@ func growOld(ctx context.Context, tx *store.Tx) (err error) {
 		`INSERT INTO retirements SELECT s.id || n, s.tenant, s.id, n, s.id || n, 'proven_dead', 'rotated', '{}', n, NULL, NULL, 0, 1` + past,
 		`INSERT INTO rotations SELECT s.id || n, s.tenant, s.id, 'manual', 'done', 0, NULL, '{}', n, n, NULL, NULL, 1` + past,
 		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, 'proof', '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
-		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, 1, '', NULL, n, NULL, NULL, n, NULL, n, 1` + past,
-		`INSERT INTO deliveries SELECT 'due' || s.id || n, s.tenant, s.id, 'web' || n % 10, n, n, 'e', 't', '', 'pending', 1, 1, '', NULL, n, 8e15, NULL, NULL, NULL, NULL, 1` + past + ` WHERE n <= 50`,
+		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, 1, '', NULL, n, n, NULL, NULL, n, NULL, n, 1` + past,
+		`INSERT INTO deliveries SELECT 'due' || s.id || n, s.tenant, s.id, 'web' || n % 10, n, n, 'e', 't', '', 'pending', 1, 1, '', NULL, n, n, 8e15, NULL, NULL, NULL, NULL, 1` + past + ` WHERE n <= 50`,
 		`INSERT INTO tries SELECT s.id, n, s.tenant, s.id || n, s.id || n, n, n, '{}'` + past,
 		"ANALYZE",
 	} {

@@ -1,6 +1,10 @@
 package store_test
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,7 +77,56 @@ func TestToCollect(t *testing.T) {
 		add("has-it", func(d *rotation.Delivery) { d.Lease = now.Add(time.Second) })
 		add("has-had-it", func(d *rotation.Delivery) { d.Lease = now })
 		add("received", func(d *rotation.Delivery) { d.State = rotation.DeliveryReceived })
-		got := read(t, db, func(tx *store.Tx) ([]string, error) { return tx.ToCollect(ctx, now) })
-		same(t, "to collect", got, []string{"has-had-it", "tested", "waits"})
+		add("waits", func(d *rotation.Delivery) { d.ID, d.SecretID, d.Event = "another", "", rotation.EventTest })
+		collected := func() []store.Inbox {
+			t.Helper()
+			return read(t, db, func(tx *store.Tx) ([]store.Inbox, error) { return tx.ToCollect(ctx, now) })
+		}
+		got := collected()
+		slices.SortFunc(got, func(a, b store.Inbox) int { return strings.Compare(a.Consumer, b.Consumer) }) // PostgreSQL's order may be that of a language
+		same(t, "to collect", got, []store.Inbox{{Consumer: "has-had-it", Messages: 1, Revisions: 2}, {Consumer: "tested", Messages: 1, Revisions: 2}, {Consumer: "waits", Messages: 2, Revisions: 4}})
+	})
+}
+
+// What waits for an instance is what it has not acknowledged itself.
+func TestPendingToAnInstance(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		var made []rotation.Delivery
+		s := addSecret(t, db, "a")
+		for i, consumer := range []string{"app", "app", "app", "other", "app"} {
+			d := rotation.Delivery{ID: fmt.Sprint("d", i), SecretID: s.ID, Consumer: consumer, Event: rotation.EventRotated, Version: 1, Generation: 1, Instances: 3, CreatedAt: now.Add(time.Duration(i) / 2 * time.Second)}
+			update(t, db, func(tx *store.Tx) error { return tx.AddDelivery(ctx, &d) })
+			made = append(made, d)
+		}
+		say := func(d rotation.Delivery, instance string) {
+			t.Helper()
+			update(t, db, func(tx *store.Tx) error {
+				d.ReceivedAt = now
+				return errors.Join(tx.AddAck(ctx, rotation.Ack{DeliveryID: d.ID, Instance: instance, At: now, By: "tok_1"}), tx.SaveDelivery(ctx, &d))
+			})
+		}
+		say(made[0], "a")
+		say(made[1], "")
+		update(t, db, func(tx *store.Tx) error {
+			d := made[4]
+			d.Lease = now.Add(time.Second)
+			return tx.SaveDelivery(ctx, &d)
+		})
+		waits := func(instance string, after rotation.Delivery, limit int) (ids string) {
+			t.Helper()
+			for _, d := range read(t, db, func(tx *store.Tx) ([]rotation.Delivery, error) {
+				return tx.PendingTo(ctx, "app", instance, now, after, limit)
+			}) {
+				ids += d.ID + " "
+			}
+			return ids
+		}
+		same(t, "of who has no name", waits("", rotation.Delivery{}, 10), "d2 ")
+		same(t, "of a", waits("a", rotation.Delivery{}, 10), "d1 d2 ")
+		same(t, "of b", waits("b", rotation.Delivery{}, 10), "d0 d1 d2 ")
+		same(t, "of b, the first", waits("b", rotation.Delivery{}, 1), "d0 ")
+		same(t, "of b, those after it", waits("b", made[0], 10), "d1 d2 ")
+		same(t, "of b, those after the second", waits("b", made[1], 10), "d2 ")
 	})
 }

@@ -383,11 +383,14 @@ func TestDeliveries(t *testing.T) {
 			if len(gen) != 2 || gen[0].Consumer != "batch" || gen[0].State != rotation.DeliveryPending {
 				t.Errorf("the generation: %+v", gen)
 			}
-			busy, err3 := tx.InFlight(ctx, second, now)
-			later, err4 := tx.InFlight(ctx, second, now.Add(time.Minute))
-			self, err5 := tx.InFlight(ctx, first, now)
-			if !busy || later || self {
-				t.Errorf("in flight: %v, later %v, itself %v", busy, later, self)
+			busy, err3 := tx.Sending(ctx, second.ID, now)
+			later, err4 := tx.Sending(ctx, second.ID, now.Add(time.Minute))
+			self, err5 := tx.Sending(ctx, first.ID, now)
+			if !busy.InFlight || later.InFlight || self.InFlight {
+				t.Errorf("in flight: %v, later %v, itself %v", busy.InFlight, later.InFlight, self.InFlight)
+			}
+			if busy.Outdated || !self.Outdated || busy.Delivery.ID != second.ID || self.Delivery != old {
+				t.Errorf("outdated: %v, the older one %v; %+v", busy.Outdated, self.Outdated, self.Delivery)
 			}
 			return errors.Join(err1, err2, err3, err4, err5)
 		})

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/rotation"
@@ -19,13 +21,14 @@ func scanStep(r row) (s rotation.Step, err error) {
 // timeline at the same time (a delivery ends its push while the rotation goes on):
 // then the transaction collides and runs again.
 const addStep = "INSERT INTO rotation_steps (" + stepColumns + `)
-	SELECT $1, COALESCE(MAX(seq), 0) + 1, $2, CAST($3 AS BIGINT), CAST($4 AS BIGINT), CAST($5 AS TEXT), CAST($6 AS TEXT)
-	FROM rotation_steps WHERE rotation_id = $1 HAVING COALESCE(SUM(CASE WHEN step = $2 AND `
+	SELECT $1, COALESCE((SELECT MAX(seq) FROM rotation_steps WHERE rotation_id = $1), 0) + 1,
+		$2, CAST($3 AS BIGINT), CAST($4 AS BIGINT), CAST($5 AS TEXT), CAST($6 AS TEXT)
+	WHERE NOT EXISTS (SELECT 1 FROM rotation_steps WHERE rotation_id = $1 AND step = $2 AND `
 
 // StartStep opens a line of the rotation's timeline, unless the same step is
 // open already.
 func (tx *Tx) StartStep(_ context.Context, rotationID, step string, at time.Time) error {
-	tx.steps = append(tx.steps, statement{addStep + "ended_at IS NULL THEN 1 ELSE 0 END), 0) = 0",
+	tx.steps = append(tx.steps, statement{addStep + "ended_at IS NULL)",
 		[]any{rotationID, step, micros(at), nil, "", ""}})
 	return nil
 }
@@ -37,9 +40,37 @@ func (tx *Tx) EndStep(_ context.Context, rotationID, step, outcome, detail strin
 		WHERE rotation_id = $4 AND step = $5 AND ended_at IS NULL`
 	tx.steps = append(tx.steps,
 		statement{closeStep, []any{outcome, detail, micros(at), rotationID, step}},
-		statement{addStep + "ended_at = CAST($4 AS BIGINT) AND outcome = CAST($5 AS TEXT) AND detail = CAST($6 AS TEXT) THEN 1 ELSE 0 END), 0) = 0",
+		statement{addStep + "ended_at = CAST($4 AS BIGINT) AND outcome = CAST($5 AS TEXT) AND detail = CAST($6 AS TEXT))",
 			[]any{rotationID, step, micros(at), micros(at), outcome, detail}})
 	return nil
+}
+
+// NoteStep adds a line that starts and ends at the same instant.
+func (tx *Tx) NoteStep(_ context.Context, rotationID, step, outcome, detail string, at time.Time) error {
+	tx.noted = append(tx.noted, rotation.Step{RotationID: rotationID, Step: step, StartedAt: at, EndedAt: at, Outcome: outcome, Detail: detail})
+	return nil
+}
+
+// noteStatements write the lines of NoteStep, many at once: those who deliver do so
+// together (see AddDeliveries).
+func (tx *Tx) noteStatements() (statements []statement) {
+	places := map[string]int{} // of the next line, by rotation, after those that are there
+	for some := range slices.Chunk(tx.noted, insertBy) {
+		var args []any
+		rows := make([]string, len(some))
+		clear(places)
+		for i, s := range some {
+			places[s.RotationID]++
+			k := len(args)
+			rows[i] = fmt.Sprintf("($%d, CAST($%d AS BIGINT), $%d, CAST($%d AS BIGINT), $%d, $%d)", k+1, k+2, k+3, k+4, k+5, k+6)
+			args = append(args, s.RotationID, places[s.RotationID], s.Step, micros(s.StartedAt), s.Outcome, s.Detail)
+		}
+		statements = append(statements, statement{"INSERT INTO rotation_steps (" + stepColumns + `)
+			WITH x (rotation_id, place, step, at, outcome, detail) AS (VALUES ` + strings.Join(rows, ", ") + `)
+			SELECT x.rotation_id, COALESCE((SELECT MAX(s.seq) FROM rotation_steps s WHERE s.rotation_id = x.rotation_id), 0) + x.place,
+				x.step, x.at, x.at, x.outcome, x.detail FROM x`, args})
+	}
+	return statements
 }
 
 // Steps returns the timeline of a rotation.

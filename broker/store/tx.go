@@ -27,6 +27,7 @@ type Tx struct {
 	// Written with the commit (see last), so that the locks on the counters are held
 	// briefly and always in the same order.
 	steps   []statement
+	noted   []rotation.Step
 	tried   []triedOf
 	changes []change
 	audit   []rotation.AuditEvent
@@ -71,7 +72,7 @@ func (tx *Tx) publish(kind, id, secretID string) {
 
 // last are the statements to run right before the commit.
 func (tx *Tx) last() []statement {
-	return slices.Concat(tx.steps, tx.tryStatements(), tx.auditStatements(), tx.changeStatements())
+	return slices.Concat(tx.steps, tx.noteStatements(), tx.tryStatements(), tx.auditStatements(), tx.changeStatements())
 }
 
 // undo takes back what a transaction that was not committed did to records.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +16,9 @@ import (
 // testPatience is how long a test is waited for: the broker waits 15 s for an answer, and
 // leaves a consumer that keeps failing alone for some time.
 const testPatience = time.Minute
+
+// receiversKeep is for how long receivers keep the keys that they have fetched.
+const receiversKeep = 5 * time.Minute
 
 func (a *app) consumerTestCommand() *cobra.Command {
 	var r client.ConsumerRequest
@@ -141,8 +147,8 @@ func (a *app) consumerRotateSigningCommand() *cobra.Command {
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeConsumers,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			if r.Overlap == "0s" && !yes {
-				question := fmt.Sprintf("%s refuses every message until it knows the new key. Go on?", args[0])
+			if tooShort(r.Overlap) && !yes {
+				question := fmt.Sprintf("%s may refuse every message until it knows the new key. Go on?", args[0])
 				if err := a.confirm(question); err != nil {
 					return err
 				}
@@ -165,10 +171,22 @@ func (a *app) consumerRotateSigningCommand() *cobra.Command {
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&r.Overlap, "overlap", "24h", "how long the key of before signs as well, e.g. 7d; 0s: no longer")
+	f.StringVar(&r.Overlap, "overlap", "24h", "how long the key of before signs as well, e.g. 7d, at most 30d; 0s: no longer")
 	f.StringVar(&r.Reason, "reason", "", "why, for the record")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return cmd
+}
+
+// tooShort tells whether an overlap ends before receivers look for the new key. What is no
+// duration, which may begin with days, the server refuses.
+func tooShort(overlap string) bool {
+	days, rest, ok := strings.Cut(overlap, "d")
+	if !ok {
+		days, rest = "0", overlap
+	}
+	n, err := strconv.ParseFloat(days, 64)
+	d, err2 := time.ParseDuration(cmp.Or(rest, "0"))
+	return err == nil && err2 == nil && n*24*float64(time.Hour)+float64(d) < float64(receiversKeep)
 }
 
 // afterRotation says what a consumer has to do, and by when.

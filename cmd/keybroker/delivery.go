@@ -99,8 +99,14 @@ func drawDelivery(t *table, d client.Delivery) {
 	t.moment("Received", d.ReceivedAt)
 	t.moment("Fetched", d.FetchedAt)
 	t.moment("Applied", d.AppliedAt)
-	if n := len(d.Acks); n > 0 || d.Instances > 1 {
-		t.pair("Instances", fmt.Sprintf("%d/%d", n, d.Instances))
+	using := 0
+	for _, k := range d.Acks {
+		if k.Status == client.AckApplied {
+			using++
+		}
+	}
+	if len(d.Acks) > 0 || d.Instances > 1 {
+		t.pair("Instances", fmt.Sprintf("%d/%d", using, d.Instances))
 	}
 	if d.State == client.DeliveryDead {
 		t.pair("Resolved by", "keybroker delivery replay "+d.ID)
@@ -108,9 +114,9 @@ func drawDelivery(t *table, d client.Delivery) {
 	if len(d.Acks) == 0 {
 		return
 	}
-	t.section("INSTANCE", "USES IT SINCE", "SAID BY")
+	t.section("INSTANCE", "SAYS", "AT", "SAID BY")
 	for _, k := range d.Acks {
-		t.row(k.Instance, k.At, k.By)
+		t.row(k.Instance, k.Status, k.At, k.By)
 	}
 }
 

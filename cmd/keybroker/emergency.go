@@ -45,7 +45,11 @@ func (a *app) emergencyCommand() *cobra.Command {
 				return err
 			}
 			a.note("%s", printable(announcement(r, s, known)))
-			return a.rotationBegun(ctx, c, r, wait)
+			err = a.rotationBegun(ctx, c, r, wait)
+			if wait && ctx.Err() == nil {
+				err = errors.Join(err, a.tellsWhoIsWithout(ctx, c, r))
+			}
+			return err
 		}),
 	}
 	f := cmd.Flags()
@@ -53,7 +57,7 @@ func (a *app) emergencyCommand() *cobra.Command {
 	f.IntSliceVar(&request.Versions, "version", nil, "compromised version; can be repeated; default: every one that may be alive")
 	f.BoolVar(&revokeFirst, "revoke-first", false, "do not wait for the replacement, whatever the policy says")
 	f.BoolVar(&request.Overwrite, "overwrite", false, "write the replacement also over a value in the vault that somebody else put there")
-	f.BoolVar(&wait, "wait", false, "follow it; exit 1 unless everything is proven dead")
+	f.BoolVar(&wait, "wait", false, "follow it, and tell which consumers are without the replacement; exit 1 unless everything is proven dead")
 	return cmd
 }
 

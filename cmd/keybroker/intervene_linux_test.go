@@ -40,6 +40,30 @@ func openTerminal(t *testing.T, text string) *os.File {
 	return in
 }
 
+// Who drops the key of before, or as good as that, is asked, however that is written.
+func TestShortOverlapsAreAskedAbout(t *testing.T) {
+	for overlap, asked := range map[string]bool{"0s": true, "0h": true, "0d": true, "0": true, "4m": true, "0d4m": true, "0d6m": false, "5m": false, "7d": false, "soon": false} {
+		rotated := 0
+		h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			rotated++
+			_, _ = w.Write([]byte(`{"consumer":"shop","keys":[]}`))
+		}))
+		t.Cleanup(h.Close)
+		t.Setenv("KEYBROKER_ADDR", h.URL)
+		for typed, done := range map[string]int{"n\n": 0, "y\n": 1} {
+			rotated = 0
+			var out, errs strings.Builder
+			run(t.Context(), []string{"consumer", "rotate-signing", "shop", "--overlap", overlap}, streams{openTerminal(t, typed), &out, &errs})
+			if !asked {
+				done = 1
+			}
+			if rotated != done || strings.Contains(errs.String(), "[y/N]") != asked {
+				t.Errorf("%s, %q: %d rotations: %s", overlap, typed, rotated, &errs)
+			}
+		}
+	}
+}
+
 // TestWhatHasChangedIsAskedAbout: a yes is to what was shown, of interventions and
 // of repairs.
 func TestWhatHasChangedIsAskedAbout(t *testing.T) {

@@ -35,19 +35,20 @@ const canary = "canary-c0de"
 type broker struct {
 	t      *testing.T
 	url    string
+	mux    *http.ServeMux
 	signer *webhook.Signer
 
 	mu    sync.Mutex
 	keys  []string // published, "whpk_…"
 	asked int
+	ill   http.HandlerFunc // instead of the keys, if it is not nil
 	value http.HandlerFunc // what references lead to
 }
 
 func newBroker(t *testing.T) *broker {
-	b := &broker{t: t}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /.well-known/keybroker/webhook-keys/app", b.publish)
-	mux.HandleFunc("GET /api/v1/secrets/mail/sender/value", func(w http.ResponseWriter, r *http.Request) {
+	b := &broker{t: t, mux: http.NewServeMux()}
+	b.mux.HandleFunc("GET /.well-known/keybroker/webhook-keys/app", b.publish)
+	b.mux.HandleFunc("GET /api/v1/secrets/mail/sender/value", func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if r.Header.Get("Authorization") != "Bearer "+canary {
@@ -56,16 +57,23 @@ func newBroker(t *testing.T) *broker {
 		}
 		b.value(w, r)
 	})
-	server := httptest.NewServer(mux)
+	server := httptest.NewServer(b.mux)
 	t.Cleanup(server.Close)
 	b.url = server.URL
 	return b
 }
 
-func (b *broker) publish(w http.ResponseWriter, _ *http.Request) {
+func (b *broker) publish(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	b.asked++
+	ill := b.ill
+	b.mu.Unlock()
+	if ill != nil {
+		ill(w, r)
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.asked++
 	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for _, text := range b.keys {
 		raw, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(text, "whpk_"))
@@ -90,6 +98,13 @@ func (b *broker) sign(secrets []backends.SecretString, public ...string) {
 func (b *broker) signNew() {
 	private, public := webhook.GenerateKeyPair()
 	b.sign([]backends.SecretString{private}, public)
+}
+
+// publishNothing has this happen to who asks for the keys.
+func (b *broker) publishNothing(h http.HandlerFunc) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ill = h
 }
 
 func (b *broker) setValue(h http.HandlerFunc) {

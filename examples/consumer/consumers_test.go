@@ -192,11 +192,15 @@ func TestFetchesWhatIsReferredTo(t *testing.T) {
 			{"still the one before", current(11, 1), "", 503, false},
 			{"nothing", http.NotFound, "", 503, false},
 			{"no JSON", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, canary) }, "", 503, false},
+			{"more than anybody needs", func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.WriteString(w, strings.Repeat(" ", 17<<20))
+				current(16, 6)(w, r)
+			}, "", 503, false},
 			{"another place", http.RedirectHandler(elsewhere.URL, http.StatusFound).ServeHTTP, "", 503, false},
-			{"another place from the first", current(17, 7), elsewhere.URL + "/api/v1/secrets/mail/sender/value", 400, false},
-			{"another place without a scheme", current(18, 8), strings.TrimPrefix(elsewhere.URL, "http:") + "/api/v1/secrets/mail/sender/value", 400, false},
-			{"what is no value", current(19, 9), "/api/v1/tokens/self", 400, false},
-			{"what it says again", current(20, 10), "", 200, true},
+			{"another place from the first", current(18, 8), elsewhere.URL + "/api/v1/secrets/mail/sender/value", 400, false},
+			{"another place without a scheme", current(19, 9), strings.TrimPrefix(elsewhere.URL, "http:") + "/api/v1/secrets/mail/sender/value", 400, false},
+			{"what is no value", current(20, 10), "/api/v1/tokens/self", 400, false},
+			{"what it says again", current(21, 11), "", 200, true},
 		} {
 			b.setValue(step.value)
 			m := message(fmt.Sprintf("d%d", i), int64(i+1))
@@ -211,7 +215,7 @@ func TestFetchesWhatIsReferredTo(t *testing.T) {
 				t.Errorf("%s: got %+v", step.name, a)
 			}
 		}
-		if got, want := c.lines(), []string{using(11, 1), using(20, 10)}; !sameLines(got, want) {
+		if got, want := c.lines(), []string{using(11, 1), using(21, 11)}; !sameLines(got, want) {
 			t.Errorf("got %q", got)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,18 +93,19 @@ role "%[1]s" {
   policies = ["app"]
 }
 consumer "%[1]s-collecting" {
-  role = "%[1]s"
+  role      = "%[1]s"
+  instances = 2
   inbox {}
 }
 `
 
-// node is a running daemon.
-type node struct {
+// daemonNode is a running daemon.
+type daemonNode struct {
 	*client.Client
 	url string
 }
 
-func serveNode(t *testing.T, hcl, addr string) *node {
+func serveNode(t *testing.T, hcl, addr string) *daemonNode {
 	t.Helper()
 	dir := t.TempDir()
 	load := func() (*config.Config, *config.Diagnostics) {
@@ -130,7 +132,7 @@ func serveNode(t *testing.T, hcl, addr string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{url: "http://" + addr}
+	n := &daemonNode{url: "http://" + addr}
 	if n.Client, err = client.New(n.url, strings.TrimSpace(string(root)), client.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +141,7 @@ func serveNode(t *testing.T, hcl, addr string) *node {
 }
 
 // tokenFile makes a token of a role.
-func (n *node) tokenFile(t *testing.T, role string) string {
+func (n *daemonNode) tokenFile(t *testing.T, role string) string {
 	t.Helper()
 	token, err := n.CreateToken(t.Context(), client.CreateTokenRequest{Name: role, Role: role})
 	if err != nil {
@@ -159,7 +161,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // rotate starts a rotation and returns its id.
-func (n *node) rotate(t *testing.T) string {
+func (n *daemonNode) rotate(t *testing.T) string {
 	t.Helper()
 	r, err := n.Rotate(t.Context(), "app/key", client.RotateRequest{Reason: "test"})
 	if err != nil {
@@ -168,7 +170,7 @@ func (n *node) rotate(t *testing.T) string {
 	return r.ID
 }
 
-func (n *node) rotation(t *testing.T, id string) client.Rotation {
+func (n *daemonNode) rotation(t *testing.T, id string) client.Rotation {
 	t.Helper()
 	r, err := n.Rotation(t.Context(), id)
 	if err != nil {
@@ -178,7 +180,7 @@ func (n *node) rotation(t *testing.T, id string) client.Rotation {
 }
 
 // applied tells which consumers use the version, and when the last of them said so.
-func (n *node) applied(t *testing.T, version int) (names map[string]bool, last time.Time) {
+func (n *daemonNode) applied(t *testing.T, version int) (names map[string]bool, last time.Time) {
 	t.Helper()
 	all, err := n.SecretConsumers(t.Context(), "app/key")
 	if err != nil {
@@ -196,8 +198,34 @@ func (n *node) applied(t *testing.T, version int) (names map[string]bool, last t
 	return names, last
 }
 
+// delivered has a role find what was delivered to its consumer, as docs/consumers.md tells
+// an instance to that no webhook has reached.
+func (n *daemonNode) delivered(t *testing.T, role, tokenFile string) {
+	t.Helper()
+	token, err := os.ReadFile(tokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(n.url, string(token), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	value, err := c.Value(t.Context(), "app/key", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.Deliveries(t.Context(), client.DeliveryQuery{Secret: "app/key", Consumer: role + "-collecting"})
+	if err != nil || !slices.ContainsFunc(list.Items, func(d client.Delivery) bool {
+		return d.Event == string(rotation.EventRotated) && d.Generation == value.Generation && d.State == client.DeliveryApplied
+	}) {
+		t.Errorf("%s finds %+v: %v", role, list.Items, err)
+	}
+}
+
 // TestOldKeyIsRevokedWhenAllOfThemUseTheNewOne has a real node tell all three programs,
-// by webhook and through the inbox. The last of them comes late.
+// by webhook and through the inbox, there in two instances each. The last of them comes
+// late.
 func TestOldKeyIsRevokedWhenAllOfThemUseTheNewOne(t *testing.T) {
 	t.Parallel()
 	addr, err := loopback.Address()
@@ -214,8 +242,13 @@ func TestOldKeyIsRevokedWhenAllOfThemUseTheNewOne(t *testing.T) {
 		all, names = append(all, c), append(names, `"`+p.name+`-called", "`+p.name+`-collecting"`)
 	}
 	n := serveNode(t, strings.Replace(hcl, "CONSUMERS", strings.Join(names, ", "), 1), addr)
+	tokens := map[string]string{}
 	collect := func(p program) {
-		all = append(all, p.run(t, "--inbox", "--consumer", p.name+"-collecting", "--broker", n.url, "--token-file", n.tokenFile(t, p.name), "--key-interval", p.instant))
+		tokens[p.name] = n.tokenFile(t, p.name)
+		for _, instance := range []string{"0", "1"} {
+			all = append(all, p.run(t, "--inbox", "--consumer", p.name+"-collecting", "--broker", n.url, "--token-file", tokens[p.name],
+				"--key-interval", p.instant, "--instance", instance))
+		}
 	}
 	late, inTime := programs()[1], []program{programs()[0], programs()[2]}
 	for _, p := range inTime {
@@ -256,6 +289,9 @@ func TestOldKeyIsRevokedWhenAllOfThemUseTheNewOne(t *testing.T) {
 	}
 	if len(inUse) != 6 {
 		t.Errorf("version 2 is in use by %v", inUse)
+	}
+	for role, token := range tokens {
+		n.delivered(t, role, token)
 	}
 	for _, c := range all {
 		lines := strings.Join(c.lines(), "\n")

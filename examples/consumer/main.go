@@ -31,10 +31,13 @@ func main() {
 	}
 }
 
+// maxHeader is for a receiver: who sends nothing genuine is not to fill the memory.
+const maxHeader = 16 << 10
+
 // settings are what the flags say.
 type settings struct {
-	addr, secretFile, tokenFile, keyFile, apply string
-	inbox                                       bool
+	addr, secretFile, keyFile, apply string
+	inbox                            bool
 	receiver.Options
 }
 
@@ -46,10 +49,10 @@ func parse(args []string, out io.Writer) (s settings, err error) {
 	flags.BoolVar(&s.inbox, "inbox", false, "collect from the inbox at the broker instead of listening")
 	flags.StringVar(&s.Consumer, "consumer", "", "our `name` in the broker's configuration")
 	flags.StringVar(&s.Broker, "broker", "http://127.0.0.1:8400", "`URL` of the broker")
-	flags.StringVar(&s.tokenFile, "token-file", "", "`file` with a token of the consumer's role, for values by reference and the inbox")
+	flags.StringVar(&s.TokenFile, "token-file", "", "`file` with a token of the consumer's role, for values by reference and the inbox; read for each call")
 	flags.StringVar(&s.secretFile, "secret-file", "", "`file` with the signing secret, whsec_…; none: the broker's public keys are fetched")
 	flags.StringVar(&s.keyFile, "key-file", "", "`file` with the private keys (JWK, JWK set or PEM) that messages are sealed to")
-	flags.StringVar(&s.Instance, "instance", host, "`name` of this one of several instances")
+	flags.StringVar(&s.Instance, "instance", host, "`name` of this one of several instances, the same after a restart")
 	flags.DurationVar(&s.KeyInterval, "key-interval", time.Minute, "`time` for which the broker is not asked for its public keys again")
 	flags.StringVar(&s.apply, "apply", "ack", `"ack": acknowledge each version as applied; "none": only as received`)
 	if err := flags.Parse(args); err != nil {
@@ -76,10 +79,6 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	token, err := read("the token", s.tokenFile)
-	if err != nil {
-		return err
-	}
 	keys, err := read("the keys", s.keyFile)
 	if err != nil {
 		return err
@@ -89,7 +88,6 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 			return err
 		}
 	}
-	s.Token = token
 	s.ReceiveOnly = s.apply == "none"
 	s.Log = slog.New(slog.NewTextHandler(log, nil))
 	s.OnApply = func(_ context.Context, u receiver.Update) error {
@@ -142,7 +140,7 @@ func serve(ctx context.Context, addr string, handler http.Handler, out io.Writer
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, MaxHeaderBytes: maxHeader}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	if _, err := fmt.Fprintf(out, "listening on http://%s\n", listener.Addr()); err != nil {

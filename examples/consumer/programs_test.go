@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,15 +18,16 @@ import (
 // program is one of the example consumers, in whatever language.
 type program struct {
 	name    string
-	start   func(t *testing.T, out, log *output, args []string) (stop func())
-	instant string // the -key-interval that lets it always ask for keys
+	command func(t *testing.T) []string // starts it; nil: run does, in this process
+	instant string                      // the -key-interval that lets it always ask for keys
+	env     []string
 }
 
 func programs() []program {
 	return []program{
-		{"go", startGo, "1ns"},
-		{"python", startPython, "0"},
-		{"node", startNode, "0"},
+		{"go", nil, "1ns", nil},
+		{"python", python, "0", nil},
+		{"node", node, "0", nil},
 	}
 }
 
@@ -51,7 +53,13 @@ type running struct {
 func (p program) run(t *testing.T, args ...string) *running {
 	t.Helper()
 	r := &running{out: newOutput(), log: newOutput()}
-	r.stop = sync.OnceFunc(p.start(t, r.out, r.log, append([]string{"--addr", "127.0.0.1:0", "--instance", p.name}, args...)))
+	args = append([]string{"--addr", "127.0.0.1:0", "--instance", p.name}, args...)
+	if p.command == nil {
+		r.stop = startHere(t, r.out, r.log, args)
+	} else {
+		r.stop = startProcess(t, r.out, r.log, p.env, append(p.command(t), args...))
+	}
+	r.stop = sync.OnceFunc(r.stop)
 	t.Cleanup(func() {
 		r.stop()
 		if said := r.out.String() + r.log.String(); strings.Contains(said, canary) {
@@ -72,7 +80,28 @@ func (r *running) lines() []string {
 	return strings.Split(strings.TrimSpace(r.out.String()), "\n")[1:]
 }
 
-func startGo(t *testing.T, out, log *output, args []string) func() {
+// fails runs the program until it ends by itself, as it must with an error, and returns
+// what it said.
+func (p program) fails(t *testing.T, args ...string) string {
+	t.Helper()
+	said := newOutput()
+	var err error
+	if p.command == nil {
+		err = run(t.Context(), args, said, said)
+		_, _ = fmt.Fprintln(said, err)
+	} else {
+		argv := append(p.command(t), args...)
+		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+		cmd.Stdout, cmd.Stderr = said, said
+		err = cmd.Run()
+	}
+	if err == nil {
+		t.Error("it ended well")
+	}
+	return said.String()
+}
+
+func startHere(t *testing.T, out, log *output, args []string) func() {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, args, out, log) }()
@@ -84,19 +113,19 @@ func startGo(t *testing.T, out, log *output, args []string) func() {
 	}
 }
 
-func startPython(t *testing.T, out, log *output, args []string) func() {
+func python(t *testing.T) []string {
 	requirements, err := os.ReadFile(filepath.Join("python", "requirements.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	python, err := pinned.Python(t.Context(), "consumer", requirements)
+	interpreter, err := pinned.Python(t.Context(), "consumer", requirements)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startProcess(t, out, log, append([]string{python, "-B", filepath.Join("python", "consumer.py")}, args...))
+	return []string{interpreter, "-B", filepath.Join("python", "consumer.py")}
 }
 
-func startNode(t *testing.T, out, log *output, args []string) func() {
+func node(t *testing.T) []string {
 	var text [2][]byte
 	for i, name := range []string{"package.json", "package-lock.json"} {
 		var err error
@@ -116,16 +145,16 @@ func startNode(t *testing.T, out, log *output, args []string) func() {
 	if err := os.Symlink(filepath.Join(modules.Dir, "node_modules"), filepath.Join(dir, "node_modules")); err != nil && !os.IsExist(err) {
 		t.Fatal(err)
 	}
-	return startProcess(t, out, log, append([]string{modules.Node, filepath.Join(dir, "consumer.mjs")}, args...))
+	return []string{modules.Node, filepath.Join(dir, "consumer.mjs")}
 }
 
 // untilClosed runs a command until its own standard input is closed, as our end does
 // however it comes.
 const untilClosed = `"$@" & cat >/dev/null; kill $!; wait $!`
 
-func startProcess(t *testing.T, out, log *output, command []string) func() {
+func startProcess(t *testing.T, out, log *output, env, command []string) func() {
 	cmd := exec.Command("sh", append([]string{"-c", untilClosed, "sh"}, command...)...)
-	cmd.Stdout, cmd.Stderr = out, log
+	cmd.Stdout, cmd.Stderr, cmd.Env = out, log, append(os.Environ(), env...)
 	stdin, err := cmd.StdinPipe()
 	if err == nil {
 		err = cmd.Start()

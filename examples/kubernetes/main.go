@@ -33,12 +33,16 @@ func main() {
 	}
 }
 
+// maxHeader is for webhooks: who sends nothing genuine is not to fill the memory.
+const maxHeader = 16 << 10
+
 // options are the command's flags.
 type options struct {
 	consumer, broker, tokenFile, secretFile, listen string
 	access                                          externalsecrets.Access
 	namespaces, prefixes                            []string
 	named                                           map[string][]externalsecrets.Name
+	allowNone                                       bool
 	wait                                            time.Duration
 }
 
@@ -48,7 +52,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.SetOutput(out)
 	flags.StringVar(&o.consumer, "consumer", "", "our `name` in the broker's configuration")
 	flags.StringVar(&o.broker, "broker", "", "the broker's `URL`, https except on this machine")
-	flags.StringVar(&o.tokenFile, "token-file", "", "`file` with a broker token of the consumer's role, for its inbox")
+	flags.StringVar(&o.tokenFile, "token-file", "", "`file` with a broker token of the consumer's role, for its inbox; read for each call")
 	flags.StringVar(&o.secretFile, "secret-file", "", "`file` with the signing secret, whsec_…; empty: the broker's public keys are asked for")
 	flags.StringVar(&o.listen, "listen", "", "`address` to take webhooks at; empty: the inbox is collected")
 	flags.StringVar(&o.access.Server, "server", "", "`URL` of the API server; empty, as the two below: what a pod is given")
@@ -57,6 +61,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.DurationVar(&o.wait, "wait", 0, "answer only when the operator has refreshed, and try again after this `time`; 0: answer at once")
 	flags.Func("namespaces", "`names` of the namespaces to search, separated by commas", list(&o.namespaces))
 	flags.Func("prefixes", "what stores put before a secret's name, `separated by commas`: secret/,secret/data/", list(&o.prefixes))
+	flags.BoolVar(&o.allowNone, "allow-none", false, "acknowledge also where no ExternalSecret refers to the secret, or the operator never refreshes it")
 	flags.Func("named", "an ExternalSecret that is always refreshed for a secret, `SECRET=NAMESPACE/NAME`; may be repeated", o.name)
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -76,11 +81,12 @@ func list(into *[]string) func(string) error {
 	}
 }
 
-// name takes one -named; a secret's name may hold an equals sign, a namespace none.
+// name takes one -named; a secret's name may hold an equals sign, a namespace none. A
+// consumer's secrets are all of one tenant, which is not named.
 func (o options) name(text string) error {
 	at := strings.LastIndexByte(text, '=')
-	if at < 1 {
-		return errors.New("it is not SECRET=NAMESPACE/NAME")
+	if at < 1 || strings.Contains(text[:at], ":") {
+		return errors.New("it is not SECRET=NAMESPACE/NAME, with the secret's name without a tenant")
 	}
 	namespace, name, ok := strings.Cut(text[at+1:], "/")
 	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
@@ -124,7 +130,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	defer cluster.Close()
 	syncer := &externalsecrets.Syncer{
-		Cluster: cluster, Namespaces: o.namespaces, Prefixes: o.prefixes, Named: o.named, Wait: o.wait, Log: log,
+		Cluster: cluster, Namespaces: o.namespaces, Prefixes: o.prefixes, Named: o.named, AllowNone: o.allowNone, Wait: o.wait, Log: log,
 	}
 	r, err := o.receiver(ctx, syncer)
 	if err != nil {
@@ -141,17 +147,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 // receiver takes messages, from wherever they come, to the syncer. What fails there is
 // not acknowledged, so that the broker repeats it.
 func (o options) receiver(ctx context.Context, s *externalsecrets.Syncer) (*receiver.Receiver, error) {
-	token, err := secretIn(o.tokenFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the broker token: %w", err)
-	}
 	secret, err := secretIn(o.secretFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the signing secret: %w", err)
 	}
 	return receiver.New(secret, receiver.Options{
-		Consumer: o.consumer, Broker: o.broker, Token: token, Log: s.Log,
-		OnNews: func(ctx context.Context, u receiver.Update) error { return s.Sync(ctx, u.Secret, u.Generation) },
+		Consumer: o.consumer, Broker: o.broker, TokenFile: o.tokenFile, Log: s.Log,
+		OnNews: func(ctx context.Context, u receiver.Update) error {
+			return s.Sync(ctx, externalsecrets.News{Message: u.ID, Secret: u.Secret, Generation: u.Generation})
+		},
 		OnEvent: func(e receiver.Event) {
 			if e.Name == "consumer.test" {
 				check(ctx, s)
@@ -183,7 +187,7 @@ func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Log
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, MaxHeaderBytes: maxHeader}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	log.Info("listening", "address", "http://"+listener.Addr().String())

@@ -244,7 +244,7 @@ func TestRotationReachesTheCluster(t *testing.T) {
 		}
 		cluster.PauseOperator(t, false)
 		done(t, c, r.ID)
-		if got, want := mark(t, cluster), fmt.Sprintf("%s:%d", secret, generation); got != want {
+		if got, want := mark(t, cluster), fmt.Sprintf("%s:%d:%s", secret, generation, list.Items[0].ID); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
@@ -297,7 +297,7 @@ func TestWebhooks(t *testing.T) {
 	if o := send(func(*webhook.Message) {}); !o.Received || o.Claim == nil || o.Claim.Applied {
 		t.Errorf("got %+v", o)
 	}
-	if got := mark(t, cluster); got != secret+":12" {
+	if got := mark(t, cluster); got != secret+":12:d-1" {
 		t.Errorf("got %q", got)
 	}
 	for _, event := range []rotation.Event{rotation.EventRetired, rotation.EventEmergency, rotation.EventRolledBack} {
@@ -307,9 +307,17 @@ func TestWebhooks(t *testing.T) {
 				m.Value = backends.Value{}
 			}
 		})
-		if got := mark(t, cluster); !o.Received || (got == secret+":13") != (event == rotation.EventRolledBack) {
+		if got := mark(t, cluster); !o.Received || (got == secret+":13:d-rolled_back") != (event == rotation.EventRolledBack) {
 			t.Errorf("%s: got %+v, %q", event, o, got)
 		}
+	}
+	if o := send(func(m *webhook.Message) { m.ID, m.Ref.Name = "d-2", "nobodys/key" }); o.Received || o.Status != http.StatusServiceUnavailable {
+		t.Errorf("nothing to refresh: got %+v", o)
+	}
+	out.await(t, "no ExternalSecret refers to the secret nobodys/key")
+	// A broker that was set up anew counts from the beginning.
+	if o := send(func(m *webhook.Message) { m.ID, m.Generation = "d-3", 1 }); !o.Received || mark(t, cluster) != secret+":1:d-3" {
+		t.Errorf("got %+v, %q", o, mark(t, cluster))
 	}
 	cluster.Fail(t, http.MethodGet, http.StatusForbidden)
 	if o := send(func(m *webhook.Message) {
@@ -344,6 +352,7 @@ func TestUsage(t *testing.T) {
 		"an empty name":     {append(webhooks, "-namespaces", "a,,b"), "an element is empty"},
 		"a bad name":        {append(webhooks, "-named", "a/b"), "not SECRET=NAMESPACE/NAME"},
 		"a bad object":      {append(webhooks, "-named", "a=b"), "not SECRET=NAMESPACE/NAME"},
+		"a tenant":          {append(webhooks, "-named", "acme:a=b/c"), "without a tenant"},
 		"a bad time":        {append(webhooks, "-namespaces", "a", "-wait", "-1s"), "-wait is negative"},
 		"no pod":            {append(webhooks, "-named", "a=b=c/d"), "this is no pod"},
 		"something else":    {append(webhooks, "-namespaces", "a", "b"), `"b" is not understood`},

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -31,6 +32,8 @@ func (e *Engine) checkClaim(ctx context.Context, m Message, c Claim) error {
 	switch {
 	case c.Generation != d.Generation:
 		return fmt.Errorf("%w: delivery %s is of generation %d, not %d", backends.ErrConflict, d.ID, d.Generation, c.Generation)
+	case c.Instance == "" && d.Instances > 1:
+		return fmt.Errorf("%w: the consumer has %d instances: each says which one it is, in \"instance\"", backends.ErrInvalid, d.Instances)
 	case c.Fingerprint == "":
 		return fmt.Errorf(`%w: who says "applied" gives the fingerprint of the credential with it`, backends.ErrInvalid)
 	}
@@ -49,16 +52,42 @@ func (e *Engine) checkClaim(ctx context.Context, m Message, c Claim) error {
 	return nil
 }
 
-// applied records that an instance uses the version, and in d when all of them do.
-func (e *Engine) applied(ctx context.Context, tx Tx, d *rotation.Delivery, ack rotation.Ack) error {
-	if err := tx.AddAck(ctx, ack); err != nil {
-		return err
+// received records that an instance has the message, and in d that it does not wait any
+// more: in an inbox once all instances have it.
+func (e *Engine) received(ctx context.Context, tx Tx, d *rotation.Delivery, ack rotation.Ack) error {
+	if d.ReceivedAt.IsZero() {
+		d.ReceivedAt = ack.At
 	}
+	if terms, _ := e.terms(d.Consumer); terms.Inbox {
+		d.Lease = zeroTime // nothing is on its way any more
+		if d.State == rotation.DeliveryPending && d.Instances > 1 {
+			if err := tx.AddAck(ctx, ack); err != nil {
+				return err
+			}
+			acks, err := tx.Acks(ctx, d.ID)
+			if err != nil || len(acks) < d.Instances {
+				return err
+			}
+		}
+	}
+	if d.State == rotation.DeliveryPending || d.State == rotation.DeliveryDead {
+		d.State, d.NextAttemptAt = rotation.DeliveryReceived, zeroTime
+	}
+	return nil
+}
+
+// applied records that an instance uses the version, and in d when all of them do. What is
+// said after that is not kept: there may be no end to it.
+func (e *Engine) applied(ctx context.Context, tx Tx, d *rotation.Delivery, ack rotation.Ack) error {
 	if !d.AppliedAt.IsZero() {
 		return nil
 	}
+	if err := tx.AddAck(ctx, ack); err != nil {
+		return err
+	}
 	if d.Instances > 1 {
 		acks, err := tx.Acks(ctx, d.ID)
+		acks = slices.DeleteFunc(acks, func(a rotation.Ack) bool { return !a.Applied })
 		if err != nil || len(acks) < d.Instances {
 			return err
 		}
@@ -92,29 +121,37 @@ func (e *Engine) Acknowledge(ctx context.Context, id string, c Claim, asked Aske
 	} else if c.Generation != m.Delivery.Generation {
 		return m.Delivery, fmt.Errorf("%w: delivery %s is of generation %d, not %d", backends.ErrConflict, id, m.Delivery.Generation, c.Generation)
 	}
-	var d rotation.Delivery
+	for n := 1; ; n++ {
+		d, err := e.acknowledge(ctx, m, c, counts, asked)
+		if !isConflict(err) || n == ackTries { // somebody else has moved the row: the attempt itself, or another instance
+			return d, err
+		}
+	}
+}
+
+// ackTries is how often an acknowledgement is repeated that always meets others.
+const ackTries = 20
+
+// acknowledge commits what a consumer says; ErrConflict if the row has moved meanwhile.
+func (e *Engine) acknowledge(ctx context.Context, m Message, c Claim, counts bool, asked Asked) (d rotation.Delivery, err error) {
+	id := m.Delivery.ID
 	err = e.Store.Update(ctx, func(tx Tx) error {
 		now := e.Now()
 		if d, err = tx.Delivery(ctx, id); err != nil {
 			return err
 		}
 		before := d
-		if d.ReceivedAt.IsZero() {
-			d.ReceivedAt = now
-		}
-		if d.State == rotation.DeliveryPending || d.State == rotation.DeliveryDead {
-			d.State, d.NextAttemptAt = rotation.DeliveryReceived, zeroTime
-		}
 		d.Error = ""
-		if terms, _ := e.terms(d.Consumer); terms.Inbox { // nothing is on its way any more
-			d.Lease = zeroTime
+		ack := rotation.Ack{DeliveryID: id, Instance: c.Instance, Applied: counts, At: now, By: asked.By}
+		if err := e.received(ctx, tx, &d, ack); err != nil {
+			return err
 		}
 		if counts {
-			if err := e.applied(ctx, tx, &d, rotation.Ack{DeliveryID: id, Instance: c.Instance, At: now, By: asked.By}); err != nil {
+			if err := e.applied(ctx, tx, &d, ack); err != nil {
 				return err
 			}
 		}
-		if before == d {
+		if before == d && d.Instances <= 1 { // of several, those who come at once meet at the row
 			return nil
 		}
 		if err := tx.SaveDelivery(ctx, &d); err != nil {
@@ -165,6 +202,9 @@ func (e *Engine) acknowledged(ctx context.Context, tx Tx, d rotation.Delivery, r
 
 // wakeHeld lets an overlap that is held by consumers look again.
 func wakeHeld(ctx context.Context, tx Tx, rotationID string, now time.Time) error {
+	if held, err := tx.HeldBy(ctx, rotationID, rotation.WaitAcknowledgment); err != nil || !held {
+		return err
+	}
 	r, err := tx.Rotation(ctx, rotationID)
 	if err != nil || r.State != rotation.Overlap || r.WaitingFor != rotation.WaitAcknowledgment {
 		return err

@@ -40,7 +40,13 @@ func alert(ctx context.Context, tx Tx, kind string, ref backends.Ref, subject, t
 }
 
 // Unacknowledged says which consumers an overlap waits for, or was ended without.
-func Unacknowledged(consumers []string) string {
+func Unacknowledged(consumers []string) string { return listed(consumers) + " not acknowledged" }
+
+// Unreceived says which consumers have not got a version.
+func Unreceived(consumers []string) string { return listed(consumers) + " not received" }
+
+// listed is "a, b and 4 others have".
+func listed(consumers []string) string {
 	const most = 5
 	verb, all := "have", consumers
 	if n := len(all) - most; n > 1 { // one more is as long as saying so
@@ -50,7 +56,7 @@ func Unacknowledged(consumers []string) string {
 		verb = "has"
 	}
 	last := len(all) - 1
-	return strings.TrimPrefix(strings.Join(all[:last], ", ")+" and "+all[last], " and ") + " " + verb + " not acknowledged"
+	return strings.TrimPrefix(strings.Join(all[:last], ", ")+" and "+all[last], " and ") + " " + verb
 }
 
 // DeadCurrent says what people must be told of a rotation whose mint has ended the

@@ -16,10 +16,12 @@ type Message struct {
 	Value     backends.Value   // zero unless the event makes a version current and the payload carries it
 	Published rotation.Version // that the event is about; zero: none
 	Previous  *rotation.Version
+	Age       time.Duration // for how long the consumer is to be told already
 }
 
 // Terms are how a consumer is told.
 type Terms struct {
+	Tenant      string           // whose secrets alone it is told of; empty: those of all
 	Events      []rotation.Event // beside those that make a version current; nil: all
 	Instances   int              // that are to say that they use a version; 0: 1
 	Concurrency int              // attempts at once on one node; 0: 4
@@ -41,6 +43,7 @@ type Outcome struct {
 	Received bool          // the consumer answered 2xx
 	Claim    *Claim        // what it answered; nil: nothing that says more
 	Down     bool          // it says more of the endpoint than of the message: no answer, 429 or 5xx
+	Unsent   bool          // no request was made: it says nothing of the endpoint
 	Gone     bool          // it wants no more deliveries, whatever they tell of
 	Next     time.Duration // wait before the next attempt; negative: there is none
 	Detail   string        // for people: "status 503"; never a secret
@@ -48,6 +51,8 @@ type Outcome struct {
 	// What the engine makes of the claim.
 	Applied   bool
 	Complaint string // why it does not count
+
+	endpoint string // where the attempt went, as in Terms
 }
 
 // Envelope is a signed message as it is handed out.

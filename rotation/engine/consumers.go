@@ -10,12 +10,14 @@ import (
 
 // disable notes that a consumer wants no more deliveries where they go now; what waits for
 // it waits until it is enabled, or its endpoint is another one.
-func (e *Engine) disable(ctx context.Context, tx Tx, consumer, why string) error {
-	terms, _ := e.terms(consumer)
-	e.Logger.Error("a consumer wants no more deliveries and is disabled", "consumer", consumer, "why", why)
-	err := tx.SaveConsumerState(ctx, rotation.ConsumerState{Name: consumer, DisabledAt: e.Now(), Why: why, Endpoint: terms.Endpoint})
-	if err != nil {
+func (e *Engine) disable(ctx context.Context, tx Tx, consumer string, out Outcome) error {
+	e.Logger.Error("a consumer wants no more deliveries and is disabled", "consumer", consumer, "why", out.Detail)
+	state := rotation.ConsumerState{Name: consumer, DisabledAt: e.Now(), Why: out.Detail, Endpoint: out.endpoint}
+	if err := tx.SaveConsumerState(ctx, state); err != nil {
 		return err
+	}
+	if !e.Disabled(state) {
+		return nil // it is somewhere else by now
 	}
 	return tx.HoldDeliveries(ctx, consumer)
 }
@@ -68,10 +70,12 @@ func (e *Engine) wakeConsumer(ctx context.Context, consumer string) {
 	}
 }
 
-// settleConsumers wakes what waits without a time for a consumer that would be told: its
-// configuration is another one by now.
+// settleConsumers lets what waits without a time for a consumer that is told be due, and
+// what has a time for one that collects wait without: their configuration is another one
+// by now, or somebody who was told by the one of before has made the delivery since.
 func (e *Engine) settleConsumers(ctx context.Context) error {
-	err := e.Store.Update(ctx, func(tx Tx) error {
+	var held []string
+	err := e.Store.View(ctx, func(tx Tx) error {
 		names, err := tx.HeldConsumers(ctx)
 		if err != nil {
 			return err
@@ -85,17 +89,32 @@ func (e *Engine) settleConsumers(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if disabled(state, terms) {
-				continue
-			}
-			if err := e.wakeInside(ctx, tx, name); err != nil {
-				return err
+			if !disabled(state, terms) {
+				held = append(held, name)
 			}
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("looking for consumers to be told again: %w", err)
+	}
+	for _, name := range held {
+		if err := e.Store.Update(ctx, func(tx Tx) error { return e.wakeInside(ctx, tx, name) }); err != nil {
+			return fmt.Errorf("telling consumer %s again: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// settleInboxes lets what waits for those that collect be collected.
+func (e *Engine) settleInboxes(ctx context.Context) error {
+	for name, c := range e.catalog.Load().Consumers {
+		if !c.Terms().Inbox {
+			continue
+		}
+		if err := e.Store.Update(ctx, func(tx Tx) error { return tx.HoldDeliveries(ctx, name) }); err != nil {
+			return fmt.Errorf("letting consumer %s collect: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -116,7 +135,7 @@ func (e *Engine) TestConsumer(ctx context.Context, tx Tx, tenant, consumer strin
 	now := e.Now()
 	d := rotation.Delivery{ID: newID(), Ref: backends.Ref{Tenant: tenant}, Consumer: consumer, Event: rotation.EventTest, Trigger: rotation.TriggerManual,
 		Reason: asked.Reason, State: rotation.DeliveryPending, Instances: 1, CreatedAt: now}
-	return d, e.send(ctx, tx, &d, terms)
+	return d, e.send(ctx, tx, e.catalog.Load(), &d)
 }
 
 // forgetLanes drops what is known of endpoints that are others in another catalog.

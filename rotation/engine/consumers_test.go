@@ -365,6 +365,12 @@ func TestWhatNobodyCollectsIsGivenUp(t *testing.T) {
 
 func anybody(context.Context, rotation.Delivery) (bool, error) { return true, nil }
 
+func nobody(context.Context, rotation.Delivery) (bool, error) { return false, nil }
+
+func collector(instance string, may func(context.Context, rotation.Delivery) (bool, error)) engine.Collector {
+	return engine.Collector{Instance: instance, May: may, Asked: someone}
+}
+
 // An inbox hands out the same message until it is acknowledged, and only one of a secret
 // at a time.
 func TestInboxHandsOutUntilItIsAcknowledged(t *testing.T) {
@@ -372,7 +378,7 @@ func TestInboxHandsOutUntilItIsAcknowledged(t *testing.T) {
 		w, a := withApp(acknowledging(rotation.RequireApplied), engine.Terms{Inbox: true, NeedsValue: true})
 		collect := func(want int) []engine.Collected {
 			t.Helper()
-			got, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, anybody)
+			got, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, collector("", anybody))
 			if err != nil || len(got) != want {
 				w.tellStory(t)
 				t.Fatalf("collected %d, not %d: %v", len(got), want, err)
@@ -395,7 +401,7 @@ func TestInboxHandsOutUntilItIsAcknowledged(t *testing.T) {
 		w.rotate(t)
 		w.advance(time.Second)
 		collect(0) // an older generation is on its way
-		w.advance(31 * time.Second)
+		w.advance(5 * time.Second)
 		second := collect(1)[0].Delivery
 		if second.Generation != 2 {
 			t.Errorf("it hands out generation %d", second.Generation)
@@ -408,12 +414,104 @@ func TestInboxHandsOutUntilItIsAcknowledged(t *testing.T) {
 		}
 		w.advance(time.Minute)
 		collect(0)
-		if _, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, func(context.Context, rotation.Delivery) (bool, error) { return false, nil }); err != nil {
+		if _, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, collector("", nobody)); err != nil {
 			t.Error(err)
 		}
 		a.terms.Inbox = false
-		if _, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, anybody); !errors.Is(err, backends.ErrConflict) {
+		if _, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, collector("", anybody)); !errors.Is(err, backends.ErrConflict) {
 			t.Errorf("the inbox of who has a webhook: %v", err)
+		}
+	})
+}
+
+// Each instance is handed the message until it has acknowledged it, and then it is over:
+// whoever takes the place of one, or has said so already, changes nothing.
+func TestInboxOfSeveralInstances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(acknowledging(rotation.RequireApplied), engine.Terms{Inbox: true, NeedsValue: true, Instances: 3})
+		collect := func(instance string, want int) (got []engine.Collected) {
+			t.Helper()
+			got, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, collector(instance, anybody))
+			if err != nil || len(got) != want {
+				w.tellStory(t)
+				t.Fatalf("%q collected %d, not %d: %v", instance, len(got), want, err)
+			}
+			return got
+		}
+		says := func(c engine.Claim, d rotation.Delivery, state rotation.DeliveryState, acks int) {
+			t.Helper()
+			d, err := w.nodes[1].engine.Acknowledge(context.Background(), d.ID, c, someone)
+			all, err2 := (&memTx{s: w.store, readOnly: true}).Acks(context.Background(), d.ID)
+			if err != nil || err2 != nil || d.State != state || len(all) != acks || d.ReceivedAt.IsZero() || !d.Lease.IsZero() {
+				t.Errorf("after %q: %s with %d acknowledgements, leased until %s: %v %v", c.Instance, d.State, len(all), d.Lease, err, err2)
+			}
+		}
+		w.rotate(t)
+		w.advance(time.Minute)
+		d := collect("a", 1)[0].Delivery
+		collect("b", 0) // it is on its way to another one
+		says(*a.claim(d, "a"), d, rotation.DeliveryPending, 1)
+		collect("a", 0)
+		collect("", 0) // as of a consumer of one instance
+		collect("b", 1)
+		says(engine.Claim{Generation: 1, Instance: "b"}, d, rotation.DeliveryPending, 2)
+		says(*a.claim(d, "a"), d, rotation.DeliveryPending, 2)
+		collect("b", 0)
+		says(*a.claim(d, "b"), d, rotation.DeliveryPending, 2)
+		if d := w.delivery(rotation.EventRotated); !d.AppliedAt.IsZero() {
+			t.Errorf("two of three: %+v", d)
+		}
+		collect("c", 1)
+		says(engine.Claim{Generation: 1, Instance: "c"}, d, rotation.DeliveryReceived, 3)
+		collect("d", 0)
+		says(engine.Claim{Generation: 1, Instance: "d"}, d, rotation.DeliveryReceived, 3)
+		says(*a.claim(d, "e"), d, rotation.DeliveryApplied, 4) // it has taken the place of c
+		for i := range 50 {
+			says(*a.claim(d, fmt.Sprintf("f%d", i)), d, rotation.DeliveryApplied, 4)
+		}
+	})
+}
+
+// What not all instances collect is given up in the end, which says why.
+func TestInboxThatAnInstanceLeavesFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{Inbox: true, Instances: 2})
+		w.rotate(t)
+		w.advance(time.Minute)
+		got, err := w.nodes[0].engine.Collect(context.Background(), "app", 1, collector("a", anybody))
+		if err != nil || len(got) != 1 {
+			t.Fatalf("%d: %v", len(got), err)
+		}
+		if _, err := w.nodes[0].engine.Acknowledge(context.Background(), got[0].Delivery.ID, *a.claim(got[0].Delivery, "a"), someone); err != nil {
+			t.Fatal(err)
+		}
+		w.advance(engine.Uncollected + time.Hour)
+		if d := w.delivery(rotation.EventRotated); d.State != rotation.DeliveryDead || !strings.Contains(d.Error, "not all 2 instances") {
+			t.Errorf("it is %s: %q", d.State, d.Error)
+		}
+	})
+}
+
+// What may not be handed out, however much, hides nothing that comes after it.
+func TestInboxBehindMuchThatIsWithheld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := withApp(calmPlan(), engine.Terms{Inbox: true})
+		w.rotate(t)
+		w.advance(time.Minute)
+		e := w.nodes[0].engine
+		var last rotation.Delivery
+		for range 250 {
+			if err := e.Store.Update(context.Background(), func(tx engine.Tx) (err error) {
+				last, err = e.TestConsumer(context.Background(), tx, "default", "app", someone)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		got, err := e.Collect(context.Background(), "app", 10, collector("", func(_ context.Context, d rotation.Delivery) (bool, error) { return d.ID == last.ID, nil }))
+		if err != nil || len(got) != 1 || got[0].Delivery.ID != last.ID {
+			t.Errorf("%d: %v", len(got), err)
 		}
 	})
 }
@@ -425,7 +523,7 @@ func TestInboxKeepsWhatTheCallerMayNotHave(t *testing.T) {
 		w.rotate(t)
 		w.advance(time.Minute)
 		before := w.delivery(rotation.EventRotated)
-		got, err := w.nodes[0].engine.Collect(context.Background(), "app", 1, func(context.Context, rotation.Delivery) (bool, error) { return false, nil })
+		got, err := w.nodes[0].engine.Collect(context.Background(), "app", 1, collector("", nobody))
 		if len(got) > 0 || err != nil || w.delivery(rotation.EventRotated) != before {
 			t.Errorf("handed out %d: %v", len(got), err)
 		}
@@ -507,7 +605,7 @@ func TestNewConsumerIsToldOfTheCurrentVersion(t *testing.T) {
 			t.Helper()
 			w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
 				s, err := tx.Secret(ctx, secretID)
-				return errors.Join(err, e.Welcome(ctx, tx, s))
+				return errors.Join(err, e.Welcome(ctx, tx, s, nil))
 			})
 			w.advance(time.Minute)
 		}
@@ -522,5 +620,199 @@ func TestNewConsumerIsToldOfTheCurrentVersion(t *testing.T) {
 		w.rotate(t)
 		w.advance(time.Minute)
 		a.wantTold(t, "rotated v2 g2")
+	})
+}
+
+// What waits for a consumer that was pushed to can be collected as soon as it collects,
+// and the other way round.
+func TestConsumerThatCollectsFromNowOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{})
+		a.answer = func(engine.Message) engine.Outcome {
+			return engine.Outcome{Next: 5 * time.Hour, Detail: "no connection", Down: true}
+		}
+		w.rotate(t)
+		w.advance(time.Minute)
+		a.wantTold(t, "rotated v1 g1")
+		reload := func(inbox bool) {
+			t.Helper()
+			a.terms.Inbox = inbox
+			w.boot(0, "a", false)
+			if err := w.nodes[0].engine.Sweep(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reload(true)
+		got, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, collector("", anybody))
+		if err != nil || len(got) != 1 {
+			t.Fatalf("collected %d: %v", len(got), err)
+		}
+		a.told, a.answer = nil, nil
+		w.pass(time.Minute)
+		reload(false)
+		w.advance(time.Minute)
+		a.wantTold(t, "rotated v1 g1")
+	})
+}
+
+// A consumer that was taken out of a secret holds nothing up, and is given no version.
+func TestConsumerThatWasTakenOutHoldsNothingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(acknowledging(rotation.RequireApplied), engine.Terms{})
+		w.rotateTwice(t)
+		w.advance(time.Hour)
+		if r := w.rotationNumber(1); r.WaitingFor != rotation.WaitAcknowledgment {
+			t.Fatalf("the rotation is %s and waits for %q", r.State, r.WaitingFor)
+		}
+		w.define(func(d *rotation.Definition) { d.Consumers = nil })
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			s, err := tx.Secret(ctx, secretID)
+			return errors.Join(err, e.Welcome(ctx, tx, s, nil))
+		})
+		w.advance(2 * time.Hour)
+		if r := w.rotationNumber(1); r.State != rotation.Done {
+			w.tellStory(t)
+			t.Errorf("the rotation is %s and waits for %q", r.State, r.WaitingFor)
+		}
+		a.told = nil
+		w.define(func(d *rotation.Definition) { d.Consumers = []string{"app"} })
+		w.rotate(t)
+		w.stepRotation(t, 2) // it has begun with the consumer
+		w.define(func(d *rotation.Definition) { d.Consumers = nil })
+		w.advance(time.Minute)
+		if s := w.secret(); s.Current != 3 {
+			t.Fatalf("version %d is current", s.Current)
+		}
+		a.wantTold(t)
+	})
+}
+
+// A rotation that was forced, and takes its time or fails, is told of once.
+func TestConsumersAreToldOnceOfAForcedRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{})
+		w.define(func(d *rotation.Definition) { d.MaxAge, d.NoticeBefore = 24*time.Hour, 5*time.Hour })
+		w.rotate(t)
+		w.advance(time.Minute)
+		w.reschedule(t)
+		a.told = nil
+		w.down["vault"] = true
+		for range 28 * 60 {
+			if err := w.nodes[0].engine.Tick(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			w.advance(time.Minute)
+		}
+		a.wantTold(t, "rotating v1 g1")
+	})
+}
+
+// What waits for a consumer that was taken out of the secret, or is another tenant's by
+// now, is sent to nobody.
+func TestNothingIsSentToWhoIsNoConsumerAnyMore(t *testing.T) {
+	for name, change := range map[string]func(w *world, a *app){
+		"taken out": func(w *world, _ *app) { w.define(func(d *rotation.Definition) { d.Consumers = nil }) },
+		"another tenant's": func(w *world, a *app) {
+			a.terms.Tenant = "somebody else"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, a := withApp(calmPlan(), engine.Terms{NeedsValue: true})
+				a.answer = func(engine.Message) engine.Outcome {
+					return engine.Outcome{Next: 10 * time.Minute, Detail: "status 503"}
+				}
+				w.rotate(t)
+				w.advance(time.Minute)
+				a.wantTold(t, "rotated v1 g1")
+				change(w, a)
+				w.advance(time.Hour)
+				a.wantTold(t)
+				if d := w.delivery(rotation.EventRotated); d.State != rotation.DeliveryDead || !strings.Contains(d.Error, "consumer of") {
+					t.Errorf("it is %s: %q", d.State, d.Error)
+				}
+			})
+		})
+	}
+}
+
+// A consumer that was disabled for long is told of the current version all the same, and
+// for as long as one that was not; so is one whose delivery is replayed.
+func TestScheduleBeginsAnewWithEnablingAndReplay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{Endpoint: "here"})
+		a.answer = func(engine.Message) engine.Outcome {
+			return engine.Outcome{Gone: true, Next: -1, Detail: "status 410"}
+		}
+		w.rotate(t)
+		w.advance(time.Minute)
+		w.rotate(t)
+		w.advance(2 * time.Hour)
+		w.pass(100 * time.Hour)
+		w.advance(time.Minute)
+		a.told, a.answer = nil, nil
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			return e.EnableConsumer(ctx, tx, "app", someone)
+		})
+		w.advance(time.Minute)
+		if !slices.Contains(a.told, "rotated v2 g2") || a.last[rotation.EventRotated].Age > time.Minute {
+			t.Errorf("it is told %q, at the age of %s", a.told, a.last[rotation.EventRotated].Age)
+		}
+		w.pass(100 * time.Hour)
+		a.told, a.terms.Instances = nil, 2
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			d, _, err := e.Redeliver(ctx, tx, w.delivery(rotation.EventRotated).ID, someone)
+			if d.Instances != 2 {
+				t.Errorf("%d instances are to acknowledge what is replayed", d.Instances)
+			}
+			return err
+		})
+		w.advance(time.Minute)
+		a.wantTold(t, "rotated v2 g2")
+		if a.last[rotation.EventRotated].Age > time.Minute {
+			t.Errorf("replayed, its age is %s", a.last[rotation.EventRotated].Age)
+		}
+	})
+}
+
+// A consumer is told by the terms of the configuration that makes it one.
+func TestNewConsumerIsToldByItsOwnTerms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{})
+		w.define(func(d *rotation.Definition) { d.Consumers = nil })
+		w.rotate(t)
+		w.advance(time.Minute)
+		w.define(func(d *rotation.Definition) { d.Consumers = []string{"new"} })
+		next := &engine.Catalog{Consumers: map[string]engine.Deliverer{"new": &app{w: w, terms: engine.Terms{Instances: 3, Inbox: true}}}}
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			s, err := tx.Secret(ctx, secretID)
+			return errors.Join(err, e.Welcome(ctx, tx, s, next))
+		})
+		if d := w.delivery(rotation.EventRotated); d.Instances != 3 || !d.NextAttemptAt.IsZero() {
+			t.Errorf("%d instances are to acknowledge it, next attempt %s", d.Instances, d.NextAttemptAt)
+		}
+		a.wantTold(t)
+	})
+}
+
+// An endpoint that says that it is gone disables no other, which the consumer has by now.
+func TestGoneIsAboutTheEndpointThatSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{Endpoint: "old"})
+		other := &app{w: w, terms: engine.Terms{Endpoint: "new"}, last: map[rotation.Event]engine.Message{}}
+		a.answer = func(engine.Message) engine.Outcome { // it is configured anew meanwhile
+			w.told = map[string]engine.Deliverer{"app": other}
+			for _, n := range w.nodes {
+				n.engine.SetCatalog(&engine.Catalog{Consumers: w.told})
+			}
+			return engine.Outcome{Gone: true, Next: -1, Detail: "status 410"}
+		}
+		w.rotate(t)
+		w.advance(time.Minute)
+		w.boot(0, "a", false)
+		w.boot(1, "b", false)
+		w.rotate(t)
+		w.advance(time.Minute)
+		other.wantTold(t, "rotated v2 g2")
 	})
 }

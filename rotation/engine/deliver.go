@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 
 const (
 	deliveryLease = 60 * time.Second
-	// Uncollected is how long a delivery waits for somebody to collect it, or for its
-	// consumer to be enabled, until it is given up: as long as others are tried.
+	// Uncollected is how long a delivery waits for somebody to collect it until it is given
+	// up: as long as others are tried.
 	Uncollected = 76 * time.Hour
 	// refillBy is how many due deliveries of one consumer are looked for at once.
 	refillBy = 200
@@ -46,18 +47,36 @@ func (e *Engine) push(ctx context.Context, d DueDelivery) {
 func (e *Engine) pushBegun(ctx context.Context, d DueDelivery) {
 	var others sync.WaitGroup
 	defer others.Wait()
-	for {
-		if ctx.Err() == nil && !e.heldBack(ctx, deliveryJob(d)) {
-			e.work(ctx, deliveryJob{}.Kind(), d.ID, e.stepDelivery)
-		}
-		begun := e.lanes.next(d, e.laneWidth(d.Consumer), e.Now())
-		if len(begun) == 0 {
-			return
-		}
-		d = begun[0]
+	for begun := []DueDelivery{d}; len(begun) > 0; {
 		for _, other := range begun[1:] {
 			others.Go(func() { e.pushBegun(ctx, other) })
 		}
+		begun = e.pushOne(ctx, begun[0])
+	}
+}
+
+// pushOne steps one delivery and returns those that there is room for then. Once the
+// engine rests, or ctx has ended, they only leave the lane: their rows are due.
+func (e *Engine) pushOne(ctx context.Context, d DueDelivery) (begun []DueDelivery) {
+	defer func() {
+		if p := recover(); p != nil { // nobody else would, where it is one of several
+			e.Logger.Error("a delivery panicked", "delivery", d.ID, "consumer", d.Consumer, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+		begun = e.lanes.next(d, e.laneWidth(d.Consumer), e.Now())
+	}()
+	if ctx.Err() == nil && !e.rests() && !e.heldBack(ctx, deliveryJob(d)) {
+		e.work(ctx, deliveryJob{}.Kind(), d.ID, e.stepDelivery)
+	}
+	return nil
+}
+
+// rests tells whether Rest was called.
+func (e *Engine) rests() bool {
+	select {
+	case <-e.rest:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -96,114 +115,129 @@ type delivering struct {
 	why      error // there is no such consumer now
 	disabled bool
 	busy     bool   // another delivery of the same consumer and secret is on its way
-	idle     string // why nobody needs to be told of it any more
+	idle     bool   // a newer generation is told of
+	takenOut string // why its consumer may not be told of it any more
 	revoking bool   // its version is given to nobody any more
+	begun    bool   // its lease is taken
 }
 
-func (e *Engine) loadDelivery(ctx context.Context, tx Tx, id string, now time.Time) (x *delivering, err error) {
-	x = &delivering{}
-	d := &x.Delivery
-	if *d, err = tx.Delivery(ctx, id); err != nil || d.State != rotation.DeliveryPending {
-		return x, err
-	}
-	c, why := e.consumer(d.Consumer)
-	if x.why = why; why == nil {
-		x.terms = c.Terms()
-		state, err := tx.ConsumerState(ctx, d.Consumer)
-		if err != nil {
-			return nil, err
-		}
-		x.disabled = disabled(state, x.terms)
-	}
-	if d.SecretID == "" {
-		return x, nil
-	}
-	if d.Version > 0 {
-		if x.Published, err = tx.Version(ctx, d.SecretID, d.Version); err != nil {
-			return nil, err
-		}
-	}
-	outdated, err := newerToldOf(ctx, tx, *d)
+func (e *Engine) loadDelivery(ctx context.Context, tx Tx, id string, now time.Time) (*delivering, error) {
+	s, err := tx.Sending(ctx, id, now)
 	if err != nil {
 		return nil, err
 	}
-	if outdated {
-		x.idle = "a newer generation is told of"
+	x := &delivering{Message: Message{Delivery: s.Delivery, Published: s.Version}, busy: s.InFlight}
+	c, why := e.consumer(s.Delivery.Consumer)
+	if x.why = why; why == nil {
+		x.terms = c.Terms()
+		x.disabled = disabled(s.Consumer, x.terms)
 	}
-	if x.busy, err = tx.InFlight(ctx, *d, now); err != nil || !d.Event.MakesCurrent() {
-		return x, err
+	x.idle = s.Outdated
+	switch {
+	case s.TakenOut:
+		x.takenOut = fmt.Sprintf("%s is no consumer of %s any more", s.Delivery.Consumer, s.Delivery.Ref)
+	case x.terms.Tenant != "" && x.terms.Tenant != s.Delivery.Ref.Tenant:
+		x.takenOut = fmt.Sprintf("%s is a consumer of the tenant %s by now", s.Delivery.Consumer, x.terms.Tenant)
 	}
-	if x.Previous, err = previousOf(ctx, tx, *d); err != nil {
-		return nil, err
+	if s.Delivery.Event.MakesCurrent() {
+		x.Previous, x.revoking = s.Previous, s.Revoking
 	}
-	t, err := tx.RetirementOf(ctx, d.SecretID, d.Version)
-	if err != nil && !notFound(err) {
-		return nil, err
-	}
-	x.revoking = err == nil && !t.RevokeBegunAt.IsZero()
 	return x, nil
 }
 
 // stepDelivery makes one attempt at a delivery whose time has come.
 func (e *Engine) stepDelivery(ctx context.Context, id string) (stepResult, error) {
-	now := e.Now()
-	var x *delivering
-	err := e.Store.View(ctx, func(tx Tx) (err error) {
-		x, err = e.loadDelivery(ctx, tx, id, now)
-		return err
-	})
-	if err != nil {
-		return stepResult{}, fmt.Errorf("reading delivery %s: %w", id, err)
-	}
-	d := &x.Delivery
-	job := deliveryJob{ID: d.ID, Consumer: d.Consumer, SecretID: d.SecretID}
-	switch {
-	case d.State != rotation.DeliveryPending:
-		return stepResult{}, nil
-	case now.Before(d.Lease):
-		return stepResult{until: d.Lease, job: job}, nil
-	case x.over(now):
-		return stepResult{}, e.settleDelivery(ctx, x)
-	case x.terms.Inbox || x.disabled:
-		return stepResult{}, e.holdDelivery(ctx, x)
-	case now.Before(d.NextAttemptAt):
-		return stepResult{until: d.NextAttemptAt, job: job}, nil
-	case e.lanes.shut(d.Consumer, now): // since this one entered its lane
-		return stepResult{}, nil
-	case x.busy: // an older generation is on its way, from another node: never let it arrive after this one
-		return stepResult{until: now.Add(time.Second), job: job}, nil
-	}
-	d.Attempts++
-	d.Lease = now.Add(deliveryLease)
-	if err := e.saveDelivery(ctx, d); err != nil {
-		return stepResult{}, err
+	x, res, err := e.beginAttempt(ctx, id)
+	if err != nil || !x.begun {
+		return res, err
 	}
 	out, sent := e.attempt(ctx, x.Message)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !out.answered() { // it was cut off, which says nothing
 		return stepResult{}, ctx.Err()
 	}
-	return stepResult{again: true}, e.delivered(ctx, x.Message, out, sent)
+	d, err := e.delivered(ctx, x.Message, out, sent)
+	if err != nil || d.State != rotation.DeliveryPending {
+		return stepResult{}, err
+	}
+	return stepResult{until: d.NextAttemptAt, job: x.job()}, nil
+}
+
+// beginAttempt takes the lease of an attempt, or tells when to look again.
+func (e *Engine) beginAttempt(ctx context.Context, id string) (x *delivering, res stepResult, err error) {
+	now := e.Now()
+	err = e.pushes.Update(ctx, func(ctx context.Context, tx Tx) (err error) {
+		if x, err = e.loadDelivery(ctx, tx, id, now); err != nil {
+			return err
+		}
+		if res, x.begun = e.mayBegin(x, now); !x.begun {
+			return nil
+		}
+		x.Delivery.Attempts++
+		x.Delivery.Lease = now.Add(deliveryLease)
+		return tx.LeaseDelivery(ctx, &x.Delivery, now)
+	})
+	switch {
+	case err != nil:
+		return x, stepResult{}, err
+	case x.begun || x.Delivery.State != rotation.DeliveryPending || now.Before(x.Delivery.Lease):
+		return x, res, nil
+	case x.over(now):
+		return x, res, e.settleDelivery(ctx, x)
+	case x.terms.Inbox || x.disabled:
+		return x, res, e.holdDelivery(ctx, x)
+	}
+	return x, res, nil
+}
+
+// mayBegin tells whether an attempt may be made now; else when to look again.
+func (e *Engine) mayBegin(x *delivering, now time.Time) (stepResult, bool) {
+	d := x.Delivery
+	switch {
+	case d.State != rotation.DeliveryPending:
+		return stepResult{}, false
+	case now.Before(d.Lease):
+		return stepResult{until: d.Lease, job: x.job()}, false
+	case x.over(now) || x.terms.Inbox || x.disabled:
+		return stepResult{}, false
+	case now.Before(d.NextAttemptAt):
+		return stepResult{until: d.NextAttemptAt, job: x.job()}, false
+	case e.lanes.shut(d.Consumer, now): // since this one entered its lane
+		return stepResult{}, false
+	case x.busy: // an older generation is on its way, from another node: never let it arrive after this one
+		return stepResult{until: now.Add(time.Second), job: x.job()}, false
+	}
+	return stepResult{}, true
+}
+
+func (x *delivering) job() deliveryJob {
+	return deliveryJob{ID: x.Delivery.ID, Consumer: x.Delivery.Consumer, SecretID: x.Delivery.SecretID}
 }
 
 // over tells whether a delivery ends without another attempt.
 func (x *delivering) over(now time.Time) bool {
-	late := x.Delivery.NextAttemptAt.IsZero() && !now.Before(x.Delivery.CreatedAt.Add(Uncollected))
-	return x.revoking || x.idle != "" || late
+	late := x.Delivery.NextAttemptAt.IsZero() && !x.disabled && !now.Before(x.Delivery.Since.Add(Uncollected))
+	return x.revoking || x.idle || x.takenOut != "" || late
 }
 
 // settleDelivery ends it.
 func (e *Engine) settleDelivery(ctx context.Context, x *delivering) error {
 	d := &x.Delivery
+	out := Outcome{Next: -1}
 	switch {
 	case x.revoking:
-		return e.delivered(ctx, x.Message, Outcome{Next: -1, Detail: fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)}, nil)
-	case x.idle != "":
+		out.Detail = fmt.Sprintf("version %d is being revoked: it is given to nobody any more", d.Version)
+	case x.takenOut != "":
+		out.Detail = x.takenOut
+	case x.idle:
 		d.State, d.NextAttemptAt = rotation.DeliverySuperseded, zeroTime
 		return e.saveDelivery(ctx, d)
-	case x.disabled:
-		return e.delivered(ctx, x.Message, Outcome{Next: -1, Detail: fmt.Sprintf("the consumer is disabled for %s: `keybroker consumer enable %s`", Uncollected, d.Consumer)}, nil)
+	case !d.ReceivedAt.IsZero():
+		out.Detail = fmt.Sprintf("not all %d instances acknowledged it for %s", d.Instances, Uncollected)
+	default:
+		out.Detail = fmt.Sprintf("nobody acknowledged it for %s", Uncollected)
 	}
-	return e.delivered(ctx, x.Message, Outcome{Next: -1, Detail: fmt.Sprintf("nobody acknowledged it for %s", Uncollected)}, nil)
+	_, err := e.delivered(ctx, x.Message, out, nil)
+	return err
 }
 
 // holdDelivery lets it wait until it is collected, or its consumer is enabled.
@@ -213,34 +247,6 @@ func (e *Engine) holdDelivery(ctx context.Context, x *delivering) error {
 	}
 	x.Delivery.NextAttemptAt = zeroTime
 	return e.saveDelivery(ctx, &x.Delivery)
-}
-
-// newerToldOf tells whether the consumer has a delivery of the newest generation,
-// which is another one.
-func newerToldOf(ctx context.Context, tx Tx, d rotation.Delivery) (bool, error) {
-	s, err := tx.Secret(ctx, d.SecretID)
-	if err != nil || d.Generation >= s.Generation {
-		return false, err
-	}
-	last, err := tx.LastTold(ctx, d.SecretID, d.Consumer, 0)
-	if notFound(err) {
-		return false, nil
-	}
-	return last.Generation > d.Generation, err
-}
-
-// previousOf finds the version that is in its overlap beside the delivered one.
-func previousOf(ctx context.Context, tx Tx, d rotation.Delivery) (*rotation.Version, error) {
-	versions, err := tx.Versions(ctx, d.SecretID)
-	if err != nil {
-		return nil, err
-	}
-	for i := range versions {
-		if versions[i].Stage == rotation.StagePrevious && versions[i].Number != d.Version {
-			return &versions[i], nil
-		}
-	}
-	return nil, nil
 }
 
 func (e *Engine) saveDelivery(ctx context.Context, d *rotation.Delivery) error {
@@ -275,17 +281,18 @@ func (e *Engine) attempt(ctx context.Context, m Message) (out Outcome, sent map[
 	if e.Now().Add(deliveryLease / 2).After(m.Delivery.Lease) { // somebody else may be at it by now, or at a newer one
 		return Outcome{Next: time.Second, Detail: "the attempt was held up for too long to be made"}, nil
 	}
-	dctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
-	defer cancel()
-	out = c.Deliver(dctx, m)
-	if ctx.Err() != nil {
+	m.Age = e.Now().Sub(m.Delivery.Since)
+	out = e.deliver(ctx, c, m)
+	out.endpoint = c.Terms().Endpoint
+	if ctx.Err() != nil && !out.answered() {
 		return out, sent
 	}
 	why := ""
 	if out.Down {
 		why = out.Detail
 	}
-	if e.lanes.answered(m.Delivery.Consumer, why, e.Now()) {
+	again := !out.Unsent && e.lanes.answered(m.Delivery.Consumer, why, e.Now())
+	if again || out.Received && m.Delivery.Event == rotation.EventTest { // somebody has mended it
 		e.wakeConsumer(ctx, m.Delivery.Consumer)
 	}
 	if out.Claim != nil && out.Received {
@@ -293,6 +300,24 @@ func (e *Engine) attempt(ctx context.Context, m Message) (out Outcome, sent map[
 	}
 	return out, sent
 }
+
+// deliver makes the attempt; one that panics has failed like any other.
+func (e *Engine) deliver(ctx context.Context, c Deliverer, m Message) (out Outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.Logger.Error("an attempt at a delivery panicked", "delivery", m.Delivery.ID, "consumer", m.Delivery.Consumer, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			out = later(m.Delivery, errPanicked)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, deliveryLease/2)
+	defer cancel()
+	return c.Deliver(ctx, m)
+}
+
+var errPanicked = errors.New("the broker could not make the attempt: it panicked, see its log")
+
+// answered tells whether the consumer has said what it wants.
+func (o Outcome) answered() bool { return o.Received || o.Gone }
 
 // valueFor opens the value that the message carries, and returns its hashes.
 func (e *Engine) valueFor(ctx context.Context, c Deliverer, m *Message) (map[string]string, error) {
@@ -306,55 +331,62 @@ func (e *Engine) valueFor(ctx context.Context, c Deliverer, m *Message) (map[str
 	return e.hashes(m.Value), nil
 }
 
-// delivered commits the outcome of an attempt.
-func (e *Engine) delivered(ctx context.Context, m Message, out Outcome, sent map[string]string) error {
-	err := e.keep(ctx, func(ctx context.Context, tx Tx) error {
-		d, err := tx.Delivery(ctx, m.Delivery.ID) // a newer generation may have superseded it meanwhile
+// delivered commits the outcome of an attempt, and returns the delivery as it is then: a
+// newer generation may have superseded it meanwhile.
+func (e *Engine) delivered(ctx context.Context, m Message, out Outcome, sent map[string]string) (rotation.Delivery, error) {
+	var d rotation.Delivery
+	err := keepBy(ctx, e.pushes.Update, func(ctx context.Context, tx Tx) (err error) {
+		d = m.Delivery // nobody else has touched it, mostly
+		err = e.saveOutcome(ctx, tx, &d, out)
+		for n := 1; isConflict(err) && n < ackTries; n++ {
+			if d, err = tx.Delivery(ctx, m.Delivery.ID); err == nil {
+				err = e.saveOutcome(ctx, tx, &d, out)
+			}
+		}
 		if err != nil {
 			return err
 		}
-		now := e.Now()
-		d.Lease = zeroTime
-		applyOutcome(&d, out, now)
-		if out.Applied {
-			if err := e.applied(ctx, tx, &d, rotation.Ack{DeliveryID: d.ID, Instance: out.Claim.Instance, At: now, By: "webhook"}); err != nil {
-				return err
-			}
-		}
-		if err := tx.SaveDelivery(ctx, &d); err != nil {
-			return err
-		}
 		if out.Gone {
-			if err := e.disable(ctx, tx, d.Consumer, out.Detail); err != nil {
+			if err := e.disable(ctx, tx, d.Consumer, out); err != nil {
 				return err
 			}
 		}
-		return e.reportDelivery(ctx, tx, d, m.Published.RotationID, out, sent, now)
+		return e.reportDelivery(ctx, tx, d, m.Published.RotationID, out, sent, e.Now())
 	})
 	if err == nil && e.Observer != nil {
 		e.Observer.DeliveryAttempted(outcomeName(out))
 	}
-	return err
+	return d, err
+}
+
+func (e *Engine) saveOutcome(ctx context.Context, tx Tx, d *rotation.Delivery, out Outcome) error {
+	now := e.Now()
+	d.Lease = zeroTime
+	applyOutcome(d, out, now)
+	if out.Applied {
+		if err := e.applied(ctx, tx, d, rotation.Ack{DeliveryID: d.ID, Instance: out.Claim.Instance, Applied: true, At: now, By: "webhook"}); err != nil {
+			return err
+		}
+	}
+	return tx.SaveDelivery(ctx, d)
 }
 
 func applyOutcome(d *rotation.Delivery, out Outcome, now time.Time) {
-	d.Error = out.Complaint
-	if !out.Received {
-		d.Error = out.Detail
-	}
+	waits := d.State == rotation.DeliveryPending
 	switch {
 	case out.Received:
+		d.Error = out.Complaint
 		if d.ReceivedAt.IsZero() {
 			d.ReceivedAt = now
 		}
-		if d.State == rotation.DeliveryPending {
-			d.State = rotation.DeliveryReceived
+		if waits || d.State == rotation.DeliveryDead {
+			d.State, d.NextAttemptAt = rotation.DeliveryReceived, zeroTime
 		}
-	case d.State != rotation.DeliveryPending:
+	case !waits: // it is over for another reason, which stays told
 	case out.Gone || out.Next < 0:
-		d.State = rotation.DeliveryDead
+		d.State, d.Error = rotation.DeliveryDead, out.Detail
 	default:
-		d.NextAttemptAt = now.Add(out.Next)
+		d.NextAttemptAt, d.Error = now.Add(out.Next), out.Detail
 	}
 }
 
@@ -381,7 +413,7 @@ func (e *Engine) reportDelivery(ctx context.Context, tx Tx, d rotation.Delivery,
 	}
 	timeline := rotationID != "" && d.Event.MakesCurrent()
 	if timeline && (outcome != "retry" || d.Attempts == 1) {
-		if err := tx.EndStep(ctx, rotationID, "push", outcome, detail, now); err != nil {
+		if err := tx.NoteStep(ctx, rotationID, "push", outcome, detail, now); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/keybroker/keybroker/rotation"
 )
@@ -15,7 +14,7 @@ func (e *Engine) SetDue(ctx context.Context, tx Tx, s *rotation.Secret) error {
 	if err != nil {
 		return err
 	}
-	return e.setDue(s, current, rotation.NextDue)
+	return e.setDue(s, current, false)
 }
 
 // currentOf returns the current version of a secret, or one of number 0.
@@ -26,18 +25,25 @@ func currentOf(ctx context.Context, tx Tx, s rotation.Secret) (rotation.Version,
 	return tx.Version(ctx, s.ID, s.Current)
 }
 
-// setDue notes what next says: rotation.NextDue, or DueAgain.
-func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, next func(rotation.Definition, rotation.Version, time.Time) (rotation.Due, error)) error {
+// setDue notes what rotation.NextDue says or, of what has just begun or failed,
+// DueAgain. What comes again before there is time to tell of it is not told of.
+func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, again bool) error {
 	s.NextDueAt, s.NoticeAt = zeroTime, zeroTime
 	if s.State == rotation.SecretUnmanaged || s.Definition.Issuer == "" {
 		return nil
+	}
+	next := rotation.NextDue
+	if again {
+		next = rotation.DueAgain
 	}
 	due, err := next(s.Definition, current, e.Now())
 	if err != nil {
 		return fmt.Errorf("scheduling %s: %w", s.Ref, err)
 	}
 	s.NextDueAt = due.At
-	s.NoticeAt = noticeAt(*s)
+	if at := noticeAt(*s); !again || at.After(e.Now()) {
+		s.NoticeAt = at
+	}
 	return nil
 }
 
@@ -45,11 +51,7 @@ func (e *Engine) setDue(s *rotation.Secret, current rotation.Version, next func(
 // second time where it was rolled back: then what forces a rotation waits as after one
 // that failed. A definition that cannot be read holds up nothing that has happened.
 func (e *Engine) dueWith(s *rotation.Secret, v rotation.Version, rolledBack bool) {
-	next := rotation.NextDue
-	if rolledBack {
-		next = rotation.DueAgain
-	}
-	if err := e.setDue(s, v, next); err != nil {
+	if err := e.setDue(s, v, rolledBack); err != nil {
 		e.Logger.Error("a secret is not rotated by itself any more", "secret", s.Ref, "error", err)
 	}
 }
@@ -69,7 +71,7 @@ func (e *Engine) dueAfterFailure(ctx context.Context, tx Tx, r rotation.Rotation
 		return err
 	}
 	before := s.NextDueAt
-	if err := e.setDue(&s, current, rotation.DueAgain); err != nil {
+	if err := e.setDue(&s, current, true); err != nil {
 		e.Logger.Error("a secret is not rotated by itself any more", "secret", s.Ref, "error", err)
 	}
 	if s.NextDueAt.Equal(before) {

@@ -46,6 +46,8 @@ type Config struct {
 	// Doubts tells whether a version may have been replaced in a time that the store has
 	// lost: it is written over nothing by itself. It may be nil.
 	Doubts func(ref backends.Ref, version int) bool
+	// Share lets deliveries that are under way at the same time share transactions.
+	Share bool
 }
 
 // Observer is told of what metrics count. Its methods return at once.
@@ -65,6 +67,7 @@ type Engine struct {
 	breakers breakers
 	runs     runs
 	lanes    lanes
+	pushes   *together   // the transactions of deliveries
 	held     atomic.Bool // see Hold
 	// unsettled: what waits for consumers may wait for others than the catalog has.
 	unsettled atomic.Bool
@@ -74,7 +77,7 @@ type Engine struct {
 
 // New returns an engine that does nothing before its workers run.
 func New(cfg Config) *Engine {
-	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), lanes: lanes{m: map[string]*lane{}},
+	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), lanes: lanes{m: map[string]*lane{}}, pushes: &together{store: cfg.Store, alone: !cfg.Share},
 		breakers: breakers{m: map[string]*breaker{}}, rest: make(chan struct{})}
 	e.catalog.Store(&Catalog{})
 	return e
@@ -333,14 +336,23 @@ func (e *Engine) Sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for what is due: %w", err)
 	}
-	if e.unsettled.Swap(false) {
-		if err := e.settleConsumers(ctx); err != nil {
-			e.unsettled.Store(true)
-			return err
-		}
-	}
+	e.settle(ctx)
 	e.runs.forget(now.Add(-time.Hour))
 	return e.wakeDue(ctx, due, now)
+}
+
+// settle looks after what waits for consumers without a time, or with one that it should
+// not have.
+func (e *Engine) settle(ctx context.Context) {
+	err := e.settleConsumers(ctx)
+	if err == nil && e.unsettled.Swap(false) {
+		if err = e.settleInboxes(ctx); err != nil {
+			e.unsettled.Store(true)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		e.Logger.Error("what waits for consumers could not be looked after; the next sweep will", "error", err)
+	}
 }
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }

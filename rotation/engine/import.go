@@ -240,7 +240,7 @@ func (e *Engine) takeIn(ctx context.Context, tx Tx, seen rotation.Secret, versio
 	}
 	now, current := e.Now(), versions[len(versions)-1].v
 	s.Current, s.Generation, s.UpdatedAt = current.Number, max(s.Generation, note.Generation)+1, now
-	if err := e.setDue(&s, current, rotation.NextDue); err != nil {
+	if err := e.setDue(&s, current, false); err != nil {
 		return err
 	}
 	if err := tx.SaveSecret(ctx, &s); err != nil {

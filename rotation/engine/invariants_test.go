@@ -95,7 +95,7 @@ func (w *world) overlapEnds(tx *memTx, r rotation.Rotation) {
 	missing := 0
 	ds, _ := tx.Deliveries(tx.ctx, r.SecretID, w.secret().Generation)
 	for _, d := range ds {
-		if !d.Satisfies(ack.Require) {
+		if slices.Contains(w.secret().Definition.Consumers, d.Consumer) && !d.Satisfies(ack.Require) {
 			missing++
 		}
 	}

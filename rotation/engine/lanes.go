@@ -144,13 +144,13 @@ func (l *lanes) expectMore(consumer string) {
 }
 
 // answered notes what an attempt says of the endpoint: why it is down, or nothing.
-// It tells whether it answers again after it did not.
+// It tells whether it answers again after it was left alone.
 func (l *lanes) answered(consumer, why string, now time.Time) (again bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.of(consumer)
 	if why == "" {
-		again = n.failures > 0
+		again = n.failures >= laneBreak
 		n.failures, n.down = 0, ConsumerDown{}
 		return again
 	}

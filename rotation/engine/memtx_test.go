@@ -402,13 +402,26 @@ func (tx *memTx) EndStep(context.Context, string, string, string, string, time.T
 	return nil
 }
 
+func (tx *memTx) NoteStep(context.Context, string, string, string, string, time.Time) error {
+	return nil
+}
+
 func (tx *memTx) AddTry(context.Context, string, rotation.Try) error { return nil }
 
-func (tx *memTx) AddDelivery(_ context.Context, d *rotation.Delivery) error {
+func (tx *memTx) AddDeliveries(_ context.Context, all []*rotation.Delivery) error {
 	tx.pause()
+	for _, d := range all {
+		if err := tx.addDelivery(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (tx *memTx) addDelivery(d *rotation.Delivery) error {
 	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
 		replaced := o.Version == d.Version && slices.Contains(d.Event.Replaces(), o.Event)
-		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && (o.Generation < d.Generation || replaced) && o.State == rotation.DeliveryPending
+		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && (o.Generation < d.Generation || replaced || d.SecretID == "") && o.State == rotation.DeliveryPending
 	}) {
 		if err := tx.lock(o.ID); err != nil {
 			return err
@@ -418,6 +431,9 @@ func (tx *memTx) AddDelivery(_ context.Context, d *rotation.Delivery) error {
 		}
 		o.State, o.NextAttemptAt, o.Revision = rotation.DeliverySuperseded, time.Time{}, o.Revision+1
 		tx.own.deliveries.put(o.ID, o)
+	}
+	if d.Since.IsZero() {
+		d.Since = d.CreatedAt
 	}
 	d.State, d.Revision = rotation.DeliveryPending, 1
 	tx.own.deliveries.put(d.ID, *d)
@@ -468,9 +484,18 @@ func (tx *memTx) pendingTo(consumer string, now time.Time) []rotation.Delivery {
 	})
 }
 
-func (tx *memTx) PendingTo(_ context.Context, consumer string, now time.Time, _ int) ([]rotation.Delivery, error) {
+func (tx *memTx) PendingTo(_ context.Context, consumer, instance string, now time.Time, after rotation.Delivery, limit int) ([]rotation.Delivery, error) {
 	tx.pause()
-	return tx.pendingTo(consumer, now), nil
+	out := slices.DeleteFunc(tx.pendingTo(consumer, now), func(d rotation.Delivery) bool {
+		ack, _ := look(&tx.own.acks, &tx.s.state.acks, ackKey{d.ID, instance})
+		return !d.ReceivedAt.IsZero() && (instance == "" || ack.DeliveryID != "") || byCreation(d, after) <= 0
+	})
+	slices.SortFunc(out, byCreation)
+	return out[:min(limit, len(out))], nil
+}
+
+func byCreation(a, b rotation.Delivery) int {
+	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 }
 
 func (tx *memTx) WakeDeliveries(_ context.Context, consumer string, now time.Time) error {
@@ -497,6 +522,9 @@ func (tx *memTx) reschedule(consumer string, next func(time.Time) time.Time) err
 		if o, _ = look(&tx.own.deliveries, &tx.s.state.deliveries, o.ID); o.State != rotation.DeliveryPending {
 			continue
 		}
+		if o.NextAttemptAt.IsZero() {
+			o.Since = time.Now()
+		}
 		o.NextAttemptAt, o.Revision = next(o.NextAttemptAt), o.Revision+1
 		tx.own.deliveries.put(o.ID, o)
 	}
@@ -516,7 +544,7 @@ func (tx *memTx) HeldConsumers(context.Context) (names []string, _ error) {
 }
 
 func (tx *memTx) AddAck(_ context.Context, a rotation.Ack) error {
-	if had, _ := look(&tx.own.acks, &tx.s.state.acks, ackKey{a.DeliveryID, a.Instance}); had.DeliveryID == "" {
+	if had, _ := look(&tx.own.acks, &tx.s.state.acks, ackKey{a.DeliveryID, a.Instance}); had.DeliveryID == "" || a.Applied && !had.Applied {
 		tx.own.acks.put(ackKey{a.DeliveryID, a.Instance}, a)
 	}
 	return nil
@@ -541,16 +569,59 @@ func (tx *memTx) ConsumerState(_ context.Context, name string) (rotation.Consume
 	return s, nil
 }
 
+func (tx *memTx) ConsumerStates(context.Context) ([]rotation.ConsumerState, error) {
+	tx.pause()
+	return every(&tx.own.consumers, &tx.s.state.consumers, func(rotation.ConsumerState) bool { return true }), nil
+}
+
 func (tx *memTx) SaveConsumerState(_ context.Context, s rotation.ConsumerState) error {
 	tx.own.consumers.put(s.Name, s)
 	return nil
 }
 
-func (tx *memTx) InFlight(_ context.Context, d rotation.Delivery, now time.Time) (bool, error) {
-	tx.pause()
-	return len(every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+func (tx *memTx) inFlight(d rotation.Delivery, now time.Time) bool {
+	return d.SecretID != "" && len(every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
 		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && o.ID != d.ID && o.Lease.After(now)
-	})) > 0, nil
+	})) > 0
+}
+
+func (tx *memTx) Sending(ctx context.Context, id string, now time.Time) (engine.Sending, error) {
+	d, err := tx.Delivery(ctx, id)
+	if err != nil {
+		return engine.Sending{}, err
+	}
+	s := engine.Sending{Delivery: d, InFlight: tx.inFlight(d, now)}
+	s.Consumer, _ = look(&tx.own.consumers, &tx.s.state.consumers, d.Consumer)
+	s.Version, _ = look(&tx.own.versions, &tx.s.state.versions, versionKey{d.SecretID, d.Version})
+	for _, v := range every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool {
+		return v.SecretID == d.SecretID && v.Stage == rotation.StagePrevious && v.Number != d.Version
+	}) {
+		if s.Previous == nil {
+			s.Previous = &v
+		}
+	}
+	s.Outdated = len(every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
+		return o.SecretID == d.SecretID && o.Consumer == d.Consumer && o.Event.MakesCurrent() && o.Generation > d.Generation
+	})) > 0
+	of, _ := look(&tx.own.secrets, &tx.s.state.secrets, d.SecretID)
+	s.TakenOut = d.SecretID != "" && !slices.Contains(of.Definition.Consumers, d.Consumer)
+	s.Revoking = len(every(&tx.own.retirements, &tx.s.state.retirements, func(t rotation.Retirement) bool {
+		return t.SecretID == d.SecretID && t.Version == d.Version && !t.RevokeBegunAt.IsZero()
+	})) > 0
+	return s, nil
+}
+
+func (tx *memTx) LeaseDelivery(ctx context.Context, d *rotation.Delivery, now time.Time) error {
+	if tx.inFlight(*d, now) {
+		return errStale
+	}
+	return tx.SaveDelivery(ctx, d)
+}
+
+func (tx *memTx) HeldBy(_ context.Context, rotationID, waitingFor string) (bool, error) {
+	tx.pause()
+	r, _ := look(&tx.own.rotations, &tx.s.state.rotations, rotationID)
+	return r.State == rotation.Overlap && r.WaitingFor == waitingFor, nil
 }
 
 func leased(i *rotation.Intent, now time.Time) bool {
@@ -572,7 +643,7 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 		d.Retirements = append(d.Retirements, t.ID)
 	}
 	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
-		late := o.NextAttemptAt.IsZero() && !now.Before(o.CreatedAt.Add(engine.Uncollected))
+		late := o.NextAttemptAt.IsZero() && !now.Before(o.Since.Add(engine.Uncollected))
 		return (late || due(o.NextAttemptAt, now)) && o.State == rotation.DeliveryPending && !o.Lease.After(now)
 	}) {
 		d.Deliveries = append(d.Deliveries, engine.DueDelivery{ID: o.ID, Consumer: o.Consumer, SecretID: o.SecretID})

@@ -333,6 +333,7 @@ func (e *Engine) Redeliver(ctx context.Context, tx Tx, id string, asked Asked) (
 		d.NextAttemptAt = e.Now()
 	default:
 		d.State, d.Attempts, d.NextAttemptAt, d.Error = rotation.DeliveryPending, 0, e.Now(), ""
+		d.Since, d.Instances = e.Now(), max(terms.Instances, 1)
 		d.ReceivedAt, d.FetchedAt, d.AppliedAt = zeroTime, zeroTime, zeroTime // it is told, and acknowledges, anew
 		if err := tx.DropAcks(ctx, id); err != nil {
 			return d, nil, err

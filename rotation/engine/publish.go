@@ -184,13 +184,7 @@ func (e *Engine) makeCurrent(ctx context.Context, tx Tx, x *rotating, v rotation
 		return err
 	}
 	x.secret.Current, x.secret.Generation, x.secret.Revision = s.Current, s.Generation, s.Revision
-	told := slices.Clone(x.secret.Definition.Consumers) // those of the rotation's beginning, and those of now
-	for _, name := range s.Definition.Consumers {
-		if !slices.Contains(told, name) {
-			told = append(told, name)
-		}
-	}
-	x.secret.Definition.Consumers = told
+	x.secret.Definition.Consumers = s.Definition.Consumers // who was taken out is given nothing any more
 	return nil
 }
 

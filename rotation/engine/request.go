@@ -17,6 +17,8 @@ type Asked struct {
 	By      string // the principal
 	Lineage string // whose token By's is; see rotation.Rotation.Approve
 	Reason  string
+	// Role, Method, Identity and Address are By's, as in rotation.AuditEvent.
+	Role, Method, Identity, Address string
 	// IgnoreWindow: a rotation may begin outside of its secret's window.
 	IgnoreWindow bool
 

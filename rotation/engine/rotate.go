@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,11 +101,15 @@ func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
 		return nil
 	}
 	ds, err := tx.Deliveries(ctx, x.r.SecretID, x.secret.Generation)
+	if err != nil || len(ds) == 0 {
+		return err
+	}
+	s, err := tx.Secret(ctx, x.r.SecretID) // its consumers of now: nobody waits for those that were taken out
 	if err != nil {
 		return err
 	}
 	for _, d := range ds {
-		if !d.Satisfies(x.r.Plan.Acknowledgement.Require) {
+		if slices.Contains(s.Definition.Consumers, d.Consumer) && !d.Satisfies(x.r.Plan.Acknowledgement.Require) {
 			x.missing = append(x.missing, d.Consumer)
 		}
 	}
@@ -308,10 +313,17 @@ const (
 
 // keep commits a result.
 func (e *Engine) keep(ctx context.Context, fn func(context.Context, Tx) error) error {
+	return keepBy(ctx, func(ctx context.Context, fn func(context.Context, Tx) error) error {
+		return e.Store.Update(ctx, func(tx Tx) error { return fn(ctx, tx) })
+	}, fn)
+}
+
+// keepBy is keep with transactions that update makes.
+func keepBy(ctx context.Context, update func(context.Context, func(context.Context, Tx) error) error, fn func(context.Context, Tx) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
 	defer cancel()
 	for n := 1; ; n++ {
-		err := e.Store.Update(ctx, func(tx Tx) error { return fn(ctx, tx) })
+		err := update(ctx, fn)
 		if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, ErrKeyGone) || n == keepTries || ctx.Err() != nil {
 			return err
 		}

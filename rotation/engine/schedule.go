@@ -31,6 +31,9 @@ func (e *Engine) Schedule(ctx context.Context, tx Tx, s rotation.Secret) error {
 // starters is how many secrets Tick starts rotations of at once.
 const starters = 8
 
+// noticesEach is of how many secrets consumers are told ahead of time in one tick.
+const noticesEach = 50
+
 // Tick starts what begins at a time of its own: a rotation of each secret that is due,
 // and those whose window has opened. It does not leave that to the queue, where the
 // thousandth would be behind all that the first ones have to do.
@@ -60,9 +63,9 @@ func (e *Engine) Tick(ctx context.Context) error {
 	}
 	close(next)
 	starting.Wait()
-	for _, id := range due.Notices {
-		if err := e.stepNotice(ctx, id); err != nil && !isConflict(err) {
-			return fmt.Errorf("telling of a rotation that is due: %w", err)
+	for _, id := range due.Notices[:min(len(due.Notices), noticesEach)] {
+		if err := e.stepNotice(ctx, id); err != nil && !isConflict(err) && ctx.Err() == nil {
+			e.Logger.Error("consumers are not told of a rotation that is due", "secret", id, "error", err)
 		}
 	}
 	return e.wakeDue(ctx, due, now)
@@ -112,9 +115,9 @@ func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error
 		if err != nil {
 			return err
 		}
-		next := rotation.NextDue
+		again := false
 		if why := rotation.WhyDue(s.Definition, current, now); why != "" && s.Definition.Issuer != "" {
-			next = rotation.DueAgain
+			again = true
 			if err := e.rotateDue(ctx, tx, s, current, why); err != nil {
 				return err
 			}
@@ -122,7 +125,7 @@ func (e *Engine) stepSchedule(ctx context.Context, id string) (stepResult, error
 		if s, err = tx.Secret(ctx, id); err != nil { // a rotation that begins changes its row
 			return err
 		}
-		if err := e.setDue(&s, current, next); err != nil {
+		if err := e.setDue(&s, current, again); err != nil {
 			return err
 		}
 		return tx.SaveSecret(ctx, &s)

@@ -437,12 +437,17 @@ func (c *inbox) collect(ctx context.Context, e *engine.Engine) {
 	if !c.collects {
 		return
 	}
-	got, err := e.Collect(ctx, c.name, 1+c.w.intn(3), func(context.Context, rotation.Delivery) (bool, error) { return true, nil })
+	instance := []string{"", "0", "1"}[c.w.intn(3)]
+	began := time.Now()
+	got, err := e.Collect(ctx, c.name, 1+c.w.intn(3), collector(instance, anybody))
 	c.w.logf(ctx, "%s collects %d: %v", c.name, len(got), err)
 	for _, m := range got {
 		d := m.Delivery
+		if time.Since(began) > 4*time.Second {
+			return // it has hung up long ago
+		}
 		c.told(d)
-		claim := engine.Claim{Generation: d.Generation, Instance: fmt.Sprint(c.w.intn(2))}
+		claim := engine.Claim{Generation: d.Generation, Instance: instance}
 		if v, _ := c.w.version(d.Version); c.w.intn(2) == 0 {
 			if cred := c.w.credentialOf(v.Tag); cred != nil {
 				claim.Applied = true

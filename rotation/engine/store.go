@@ -89,41 +89,51 @@ type Tx interface {
 	// that starts and ends at the same instant if there is none. Lines of different
 	// steps may be open side by side (an overlap and a push).
 	StartStep(ctx context.Context, rotationID, step string, at time.Time) error
+	// NoteStep adds a line that starts and ends at the same instant.
 	EndStep(ctx context.Context, rotationID, step, outcome, detail string, at time.Time) error
+	NoteStep(ctx context.Context, rotationID, step, outcome, detail string, at time.Time) error
 	// AddTry records one verdict.
 	AddTry(ctx context.Context, secretID string, t rotation.Try) error
 
-	// AddDelivery inserts d as pending and marks as superseded what still waits for the
-	// same consumer and secret, if it is of an older generation or d's event replaces its.
-	AddDelivery(ctx context.Context, d *rotation.Delivery) error
+	// AddDeliveries inserts deliveries to several consumers, of one event of one secret or
+	// of none, as pending, and marks as superseded what still waits for the same consumers
+	// and secret, if it is of an older generation or the event replaces its.
+	AddDeliveries(ctx context.Context, all []*rotation.Delivery) error
 	Delivery(ctx context.Context, id string) (rotation.Delivery, error)
+	// Sending returns a delivery with what an attempt at it goes by. LeaseDelivery saves its
+	// attempts and lease, without telling the feed of changes; ErrConflict also if an
+	// attempt at another one of the same consumer and secret is under way.
+	Sending(ctx context.Context, id string, now time.Time) (Sending, error)
+	LeaseDelivery(ctx context.Context, d *rotation.Delivery, now time.Time) error
 	SaveDelivery(ctx context.Context, d *rotation.Delivery) error
 	// Deliveries returns those that tell of what one generation of a secret made current.
 	Deliveries(ctx context.Context, secretID string, generation int64) ([]rotation.Delivery, error)
 	// LastTold returns the newest delivery to a consumer that makes a version of the
 	// secret current, of a number or, if that is 0, of any; ErrNotFound if there is none.
 	LastTold(ctx context.Context, secretID, consumer string, version int) (rotation.Delivery, error)
-	// DueTo returns deliveries to one consumer whose time has come, PendingTo all that
-	// wait and are not leased: at most limit, in order.
+	// DueTo returns deliveries to one consumer whose time has come, at most limit, in order.
 	DueTo(ctx context.Context, consumer string, now time.Time, limit int) ([]DueDelivery, error)
-	PendingTo(ctx context.Context, consumer string, now time.Time, limit int) ([]rotation.Delivery, error)
+	// PendingTo returns what waits for an instance of a consumer and is not leased, the
+	// oldest first, at most limit that come after another (zero: from the beginning). For
+	// an instance without a name nothing waits that another one has acknowledged.
+	PendingTo(ctx context.Context, consumer, instance string, now time.Time, after rotation.Delivery, limit int) ([]rotation.Delivery, error)
 	// WakeDeliveries makes what waits for a consumer due now; HoldDeliveries makes it wait
 	// until then, without a time.
 	WakeDeliveries(ctx context.Context, consumer string, now time.Time) error
 	HoldDeliveries(ctx context.Context, consumer string) error
 	// HeldConsumers are the names of those for whom something waits without a time.
 	HeldConsumers(ctx context.Context) ([]string, error)
-	// AddAck records one instance's acknowledgement, unless it has given it already. Acks
-	// returns those of a delivery, the first given first.
+	// AddAck records one instance's acknowledgement, unless it has said as much already.
+	// Acks returns those of a delivery, the first given first.
 	AddAck(ctx context.Context, a rotation.Ack) error
 	Acks(ctx context.Context, deliveryID string) ([]rotation.Ack, error)
 	DropAcks(ctx context.Context, deliveryID string) error
 	// ConsumerState returns what is kept of a consumer: nothing, at first.
 	ConsumerState(ctx context.Context, name string) (rotation.ConsumerState, error)
+	ConsumerStates(ctx context.Context) ([]rotation.ConsumerState, error)
 	SaveConsumerState(ctx context.Context, s rotation.ConsumerState) error
-	// InFlight tells whether an attempt at another delivery to the same consumer
-	// for the same secret is under way (its Lease is after now).
-	InFlight(ctx context.Context, d rotation.Delivery, now time.Time) (bool, error)
+	// HeldBy tells whether a rotation is in its overlap and waits there for what is named.
+	HeldBy(ctx context.Context, rotationID, waitingFor string) (bool, error)
 
 	// Due returns what is under way, should be looked at by now and is not leased, at most
 	// limit of each: no secrets.
@@ -162,6 +172,20 @@ type Due struct {
 	Placements  []string
 	Notices     []string // secrets whose NoticeAt has come
 	Deliveries  []DueDelivery
+}
+
+// Sending is all of the store that an attempt at a delivery goes by.
+type Sending struct {
+	Delivery rotation.Delivery
+	Consumer rotation.ConsumerState
+	// Version is the one that it tells of: zero if there is none, else as much of it as a
+	// message needs and Open. Previous is the one in its overlap beside it, as little.
+	Version  rotation.Version
+	Previous *rotation.Version
+	Outdated bool // the consumer has a delivery of a newer generation
+	InFlight bool // an attempt at another delivery of the same consumer and secret is under way
+	Revoking bool // the version's revocation has begun
+	TakenOut bool // the secret's definition does not name the consumer any more
 }
 
 // DueDelivery is a delivery whose time has come.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/riverqueue/river"
+
 	"github.com/keybroker/keybroker/rotation"
 )
 
@@ -15,43 +17,54 @@ type news struct {
 	trigger rotation.Trigger
 	reason  string
 	due     time.Time // of rotation.EventRotating
+	catalog *Catalog  // of the consumers; nil: the one in force
 }
 
 // tell commits a delivery for each consumer that wants to know, with the change it
 // tells of. The secret is as this transaction has it: its generation is told.
 func (e *Engine) tell(ctx context.Context, tx Tx, s rotation.Secret, n news) error {
-	now := e.Now()
+	now, catalog := e.Now(), n.catalog
+	if catalog == nil {
+		catalog = e.catalog.Load()
+	}
+	var all []*rotation.Delivery
 	for _, name := range s.Definition.Consumers {
-		terms, configured := e.terms(name)
+		terms, configured := catalog.terms(name)
 		if configured && !terms.wants(n.event) {
 			continue
 		}
-		d := rotation.Delivery{ID: newID(), SecretID: s.ID, Ref: s.Ref, Consumer: name, Event: n.event, Version: n.version, Generation: s.Generation,
-			Trigger: n.trigger, Reason: n.reason, DueAt: n.due, State: rotation.DeliveryPending, Instances: max(terms.Instances, 1), CreatedAt: now}
-		if err := e.send(ctx, tx, &d, terms); err != nil {
-			return err
-		}
+		all = append(all, &rotation.Delivery{ID: newID(), SecretID: s.ID, Ref: s.Ref, Consumer: name, Event: n.event, Version: n.version, Generation: s.Generation,
+			Trigger: n.trigger, Reason: n.reason, DueAt: n.due, State: rotation.DeliveryPending, Instances: max(terms.Instances, 1), CreatedAt: now})
 	}
-	return nil
+	return e.send(ctx, tx, catalog, all...)
 }
 
-// send adds a delivery: due at once, unless its consumer collects it or wants none.
-func (e *Engine) send(ctx context.Context, tx Tx, d *rotation.Delivery, terms Terms) error {
-	if terms.Inbox {
-		return tx.AddDelivery(ctx, d)
+// send adds deliveries, all of one event or of none: due at once, unless their consumer
+// collects them or wants none.
+func (e *Engine) send(ctx context.Context, tx Tx, catalog *Catalog, all ...*rotation.Delivery) error {
+	if len(all) == 0 {
+		return nil
 	}
-	state, err := tx.ConsumerState(ctx, d.Consumer)
-	if err != nil || disabled(state, terms) {
-		if err == nil {
-			err = tx.AddDelivery(ctx, d)
+	states, err := tx.ConsumerStates(ctx)
+	if err != nil {
+		return err
+	}
+	off := map[string]bool{}
+	for _, s := range states {
+		terms, _ := catalog.terms(s.Name)
+		off[s.Name] = disabled(s, terms)
+	}
+	var jobs []river.InsertManyParams
+	for _, d := range all {
+		if terms, _ := catalog.terms(d.Consumer); !terms.Inbox && !off[d.Consumer] {
+			d.NextAttemptAt = d.CreatedAt
+			jobs = append(jobs, pushNow(DueDelivery{ID: d.ID, Consumer: d.Consumer, SecretID: d.SecretID}))
 		}
+	}
+	if err := tx.AddDeliveries(ctx, all); err != nil || len(jobs) == 0 {
 		return err
 	}
-	d.NextAttemptAt = d.CreatedAt
-	if err := tx.AddDelivery(ctx, d); err != nil {
-		return err
-	}
-	return tx.Enqueue(ctx, pushNow(DueDelivery{ID: d.ID, Consumer: d.Consumer, SecretID: d.SecretID}))
+	return tx.Enqueue(ctx, jobs...)
 }
 
 // disabled tells whether a consumer wants no more deliveries where it is now.
@@ -65,13 +78,15 @@ func (t Terms) wants(event rotation.Event) bool {
 }
 
 // terms are those of a consumer, if it is configured.
-func (e *Engine) terms(consumer string) (Terms, bool) {
-	c, err := e.consumer(consumer)
-	if err != nil {
+func (c *Catalog) terms(consumer string) (Terms, bool) {
+	d, ok := c.Consumers[consumer]
+	if !ok {
 		return Terms{}, false
 	}
-	return c.Terms(), true
+	return d.Terms(), true
 }
+
+func (e *Engine) terms(consumer string) (Terms, bool) { return e.catalog.Load().terms(consumer) }
 
 // tellOfRetirement tells the consumers what has become of a version that they once had.
 func (e *Engine) tellOfRetirement(ctx context.Context, tx Tx, before rotation.Retirement, x *retiring) error {
@@ -99,8 +114,16 @@ func (e *Engine) tellOfRetirement(ctx context.Context, tx Tx, before rotation.Re
 	if err != nil {
 		return err
 	}
+	trigger := rotation.TriggerManual
+	if t.RotationID != "" {
+		r, err := tx.Rotation(ctx, t.RotationID)
+		if err != nil {
+			return err
+		}
+		trigger = r.Trigger
+	}
 	for _, event := range events {
-		n := news{event: event, version: t.Version, trigger: triggerOf[t.Cause], reason: t.Reason}
+		n := news{event: event, version: t.Version, trigger: trigger, reason: t.Reason}
 		if err := e.tell(ctx, tx, s, n); err != nil {
 			return err
 		}
@@ -108,9 +131,9 @@ func (e *Engine) tellOfRetirement(ctx context.Context, tx Tx, before rotation.Re
 	return nil
 }
 
-// triggerOf is why a version is turned off, in the words of what consumers are told. Of
-// one that was replaced or taken back it is what brought the other.
-var triggerOf = map[rotation.Cause]rotation.Trigger{rotation.CauseEmergency: rotation.TriggerEmergency, rotation.CauseRevoked: rotation.TriggerManual}
+// noticeLater is when it is looked again whether consumers are to be told of a rotation
+// that is due, while another one is under way.
+const noticeLater = time.Minute
 
 // stepNotice tells the consumers of a secret that a rotation is due.
 func (e *Engine) stepNotice(ctx context.Context, secretID string) error {
@@ -118,6 +141,13 @@ func (e *Engine) stepNotice(ctx context.Context, secretID string) error {
 		now := e.Now()
 		s, err := tx.Secret(ctx, secretID)
 		if err != nil || s.NoticeAt.IsZero() || now.Before(s.NoticeAt) || s.State != rotation.SecretActive {
+			return err
+		}
+		if _, err := tx.Occupying(ctx, secretID); !notFound(err) {
+			if err == nil { // what it brings may be due at another time
+				s.NoticeAt = now.Add(noticeLater)
+				err = tx.SaveSecret(ctx, &s)
+			}
 			return err
 		}
 		current, err := currentOf(ctx, tx, s)
@@ -137,8 +167,18 @@ func (e *Engine) stepNotice(ctx context.Context, secretID string) error {
 }
 
 // Welcome tells the consumers of a secret that were never told of its current version,
-// inside tx: they are its consumers since a moment ago.
-func (e *Engine) Welcome(ctx context.Context, tx Tx, s rotation.Secret) error {
+// inside tx: they are its consumers since a moment ago. What waits for those that are none
+// any more waits no longer. The catalog has the consumers; nil: the one in force.
+func (e *Engine) Welcome(ctx context.Context, tx Tx, s rotation.Secret, catalog *Catalog) error {
+	live, err := tx.LiveRotations(ctx, s.ID)
+	if err != nil {
+		return err
+	}
+	for _, r := range live {
+		if err := wakeHeld(ctx, tx, r.ID, e.Now()); err != nil {
+			return err
+		}
+	}
 	if s.Current == 0 || len(s.Definition.Consumers) == 0 {
 		return nil
 	}
@@ -152,11 +192,11 @@ func (e *Engine) Welcome(ctx context.Context, tx Tx, s rotation.Secret) error {
 		if err != nil && !notFound(err) {
 			return err
 		}
-		if err != nil || told.Generation < s.Generation {
+		if err != nil || told.Generation < s.Generation || told.State == rotation.DeliveryDead {
 			fresh.Definition.Consumers = append(fresh.Definition.Consumers, name)
 		}
 	}
-	return e.tell(ctx, tx, fresh, news{event: rotation.EventRotated, version: s.Current, trigger: rotation.TriggerManual, reason: "it is a consumer of the secret now"})
+	return e.tell(ctx, tx, fresh, news{event: rotation.EventRotated, version: s.Current, trigger: rotation.TriggerManual, reason: "it is a consumer of the secret now", catalog: catalog})
 }
 
 // SetNotice works out when the consumers of s, whose row the caller saves, are to be told

@@ -134,7 +134,9 @@ func embedded(a netip.Addr) []netip.Addr {
 // Dialer returns a dialer that checks the address of each connection when the
 // socket is about to connect, after name resolution: a name that resolves to
 // something else the second time (DNS rebinding) gains nothing.
-func Dialer(allowPrivate bool) *net.Dialer {
+func Dialer(allowPrivate bool) *net.Dialer { return dialer(allowPrivate, false) }
+
+func dialer(allowPrivate, loopbackOnly bool) *net.Dialer {
 	return &net.Dialer{
 		Timeout: dialTimeout,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
@@ -142,7 +144,13 @@ func Dialer(allowPrivate bool) *net.Dialer {
 			if err != nil {
 				return fmt.Errorf("%w: the destination is no IP address", backends.ErrDenied)
 			}
-			return CheckAddr(ap.Addr(), allowPrivate)
+			if err := CheckAddr(ap.Addr(), allowPrivate); err != nil {
+				return err
+			}
+			if a := ap.Addr().WithZone("").Unmap(); loopbackOnly && !a.IsLoopback() {
+				return &RefusedError{Addr: a, Kind: "not this machine, which alone may be reached here"}
+			}
+			return nil
 		},
 	}
 }

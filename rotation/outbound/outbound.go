@@ -38,6 +38,7 @@ const (
 // Options describes a client. The zero value reaches public addresses only.
 type Options struct {
 	AllowPrivate     bool          // loopback and private networks too
+	LoopbackOnly     bool          // of what is allowed, this machine alone, whatever a name resolves to
 	Timeout          time.Duration // of a whole request with its answer's body; 0 = 30 s
 	CAFile           string        // PEM certificates trusted instead of the system's
 	RootCAs          *x509.CertPool
@@ -129,7 +130,7 @@ func (c *Client) Close() {
 }
 
 func (c *Client) transport() *http.Transport {
-	dialer := Dialer(c.opts.AllowPrivate)
+	dialer := dialer(c.opts.AllowPrivate, c.opts.LoopbackOnly)
 	dialer.Resolver = c.opts.Resolver
 	return &http.Transport{
 		Proxy: nil, // a proxy would connect on our behalf, past the guard

@@ -75,6 +75,32 @@ func TestNamesThatTurn(t *testing.T) {
 	}
 }
 
+// What is meant for this machine goes nowhere else, whoever answers for the name.
+func TestLoopbackOnly(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
+	var now atomic.Pointer[[]string]
+	turn := func(to ...string) { now.Store(&to) }
+	resolver := outboundtest.Resolver(t, func(string) []string { return *now.Load() })
+	url := "http://here.test:" + port + "/?k=" + canary
+	c := client(t, outbound.Options{AllowPrivate: true, LoopbackOnly: true, FreshConnections: true, Resolver: resolver})
+	for _, to := range []string{"203.0.113.7", "10.0.0.1", "169.254.169.254", "fd12::1", "64:ff9b::7f00:1"} {
+		t.Run(to, func(t *testing.T) {
+			if netip.MustParseAddr(to).Is6() {
+				needsIPv6(t)
+			}
+			turn(to)
+			refused(t, c, url, to)
+		})
+	}
+	turn("127.0.0.1")
+	if resp, err := get(t, c, url); err != nil || resp.Status != http.StatusNotFound {
+		t.Errorf("this machine: %+v, %v", resp, err)
+	}
+	refused(t, client(t, outbound.Options{LoopbackOnly: true, Resolver: resolver}), url, "127.0.0.1") // it gives no leave
+}
+
 func refused(t *testing.T, c *outbound.Client, url, addr string) {
 	t.Helper()
 	resp, err := get(t, c, url)

@@ -28,12 +28,25 @@ func Backoff(attempts int, rnd func() float64) (time.Duration, bool) {
 }
 
 // Next returns how long to wait after the attempt that ended in o, the attempts-th
-// one (from 1), and false when no other one is due: the delivery was received, its
-// endpoint is gone, another attempt must fail likewise, or it is dead.
-func (o Outcome) Next(attempts int, rnd func() float64) (time.Duration, bool) {
+// one (from 1) of a delivery of that age, and false when no other one is due: the delivery
+// was received, its endpoint is gone, another attempt must fail likewise, or it is dead.
+// Attempts that were made ahead of the schedule, since the endpoint answered again, use up
+// none of it: a delivery is dead only when it is as old as one that kept to it.
+func (o Outcome) Next(attempts int, age time.Duration, rnd func() float64) (time.Duration, bool) {
 	if o.Received || o.Gone || errors.Is(o.Err, backends.ErrInvalid) {
 		return 0, false
 	}
-	wait, ok := Backoff(attempts, rnd)
+	wait, ok := Backoff(min(attempts, scheduled(age)), rnd)
 	return max(wait, o.RetryAfter), ok
+}
+
+// scheduled is how many attempts the schedule has made at that age, at the earliest.
+func scheduled(age time.Duration) int {
+	var at time.Duration
+	for n, delay := range delays {
+		if at += delay; age < time.Duration(float64(at)*(1-jitter)) {
+			return n
+		}
+	}
+	return len(delays)
 }

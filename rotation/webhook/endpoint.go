@@ -29,7 +29,7 @@ func (e Endpoint) Check(p Payload) error {
 		return err
 	case !slices.Contains(Payloads(), p):
 		return errPayload(p)
-	case p == Plain && u.Scheme == "http" && !loopback(u.Hostname()):
+	case p == Plain && u.Scheme != "https" && !local(u):
 		return fmt.Errorf(`%w: a plain payload goes over https only, except to loopback: use https, or payload = "sealed"`, backends.ErrInvalid)
 	}
 	return nil
@@ -54,12 +54,12 @@ func shown(u *url.URL) string {
 	return u.Scheme + "://" + u.Host
 }
 
-// loopback tells whether host is this machine: an address of it or "localhost",
-// which resolves to nothing else (RFC 6761).
-func loopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
+// local tells whether a URL is for this machine alone: http, where a plain payload would be
+// shown on the way, to an address of it or "localhost". RFC 6761 has that name resolve to
+// nothing else, but resolvers ask the hosts file and DNS for it, so a Sender looks at what
+// it connects to as well.
+func local(u *url.URL) bool {
+	host := u.Hostname()
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
+	return u.Scheme == "http" && (strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback())
 }

@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/outbound"
 )
 
@@ -66,8 +65,6 @@ func (s *Sender) outcome(resp outbound.Response) Outcome {
 	return o
 }
 
-const maxInstance = 200 // bytes of an instance's name
-
 // claimed reads an acknowledgement; nil: it is none. What in it is of a wrong type, or
 // no name that can be shown, counts as left out: whoever checks the claim says what is
 // missing.
@@ -85,7 +82,7 @@ func claimed(body []byte) *Claim {
 	if a.Status != "applied" && a.Status != "received" {
 		return nil
 	}
-	if len(a.Instance) > maxInstance || strings.ContainsFunc(a.Instance, unicode.IsControl) {
+	if !rotation.ValidInstance(a.Instance) {
 		a.Instance = ""
 	}
 	return &Claim{Applied: a.Status == "applied", Generation: a.Generation, Instance: a.Instance, Fingerprint: a.Fingerprint}

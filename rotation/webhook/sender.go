@@ -37,10 +37,7 @@ func NewSender(e Endpoint, now func() time.Time) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.Timeout == 0 {
-		e.Timeout = Timeout
-	}
-	client, err := e.TLS.client(e.AllowPrivate, e.Timeout)
+	client, err := e.client(u)
 	if err != nil {
 		return nil, err
 	}

@@ -336,7 +336,7 @@ func TestErrorsShowNothingSecret(t *testing.T) {
 		if text := fmt.Sprintf("%v %+v %#v", o.Err, o, o.Err); strings.Contains(text, canary) {
 			t.Errorf("%s: the canary is in %s", name, text)
 		}
-		if _, retry := o.Next(1, func() float64 { return 0.5 }); retry == errors.Is(o.Err, backends.ErrInvalid) {
+		if _, retry := o.Next(1, 0, func() float64 { return 0.5 }); retry == errors.Is(o.Err, backends.ErrInvalid) {
 			t.Errorf("%s: retried: %v, after %v", name, retry, o.Err)
 		}
 	}

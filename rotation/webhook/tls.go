@@ -1,9 +1,10 @@
 package webhook
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
-	"time"
+	"net/url"
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation/outbound"
@@ -31,9 +32,13 @@ func (t TLS) check(scheme string) error {
 	return nil
 }
 
-// client returns the client that keeps the connections to one endpoint.
-func (t TLS) client(allowPrivate bool, timeout time.Duration) (*outbound.Client, error) {
-	opts := outbound.Options{AllowPrivate: allowPrivate, Timeout: timeout, MaxBody: MaxAnswer, CAFile: t.CAFile, MinVersion: t.MinVersion}
+// client returns the client that keeps the connections to an endpoint at u.
+func (e Endpoint) client(u *url.URL) (*outbound.Client, error) {
+	t := e.TLS
+	opts := outbound.Options{
+		AllowPrivate: e.AllowPrivate, LoopbackOnly: local(u), Timeout: cmp.Or(e.Timeout, Timeout), MaxBody: MaxAnswer,
+		CAFile: t.CAFile, MinVersion: t.MinVersion,
+	}
 	if opts.MinVersion == 0 {
 		opts.MinVersion = tls.VersionTLS13
 	}

@@ -15,7 +15,7 @@ consumer "reads" {
   }
 }
 consumer "given" {
-  role = "reader"
+  role = "given"
   webhook {
     url     = "https://example.com"
     payload = "plain"
@@ -27,6 +27,10 @@ consumer "anybody" {
   }
 }
 role "reader" {
+  tenant   = "default"
+  policies = ["reader"]
+}
+role "given" {
   tenant   = "default"
   policies = ["reader"]
 }

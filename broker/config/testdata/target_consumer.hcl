@@ -53,13 +53,17 @@ consumer "newsletter" {
 }
 consumer "behind-a-firewall" {
   tenant = "acme"
-  role   = "newsletter-app"
+  role   = "firewalled-app"
   inbox {}
 }
 policy "mail-reader" {
   path "mail/*" {
     capabilities = ["read"]
   }
+}
+role "firewalled-app" {
+  tenant   = "acme"
+  policies = ["mail-reader"]
 }
 role "newsletter-app" {
   tenant   = "acme"

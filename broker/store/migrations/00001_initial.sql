@@ -141,6 +141,7 @@ CREATE TABLE rotation_steps (
     detail      TEXT NOT NULL,
     PRIMARY KEY (rotation_id, seq)
 );
+CREATE INDEX rotation_steps_by_end ON rotation_steps (rotation_id, step, ended_at);
 
 CREATE TABLE retirements (
     id          TEXT PRIMARY KEY,
@@ -213,6 +214,7 @@ CREATE TABLE deliveries (
     error           TEXT NOT NULL,
     due_at          BIGINT,            -- of a rotation that is told of ahead of time
     created_at      BIGINT NOT NULL,
+    since           BIGINT NOT NULL,   -- when its schedule began
     next_attempt_at BIGINT,            -- NULL while pending: it is collected, or its consumer is disabled
     lease_until     BIGINT,
     received_at     BIGINT,
@@ -225,14 +227,16 @@ CREATE INDEX deliveries_pending ON deliveries (secret_id, consumer, generation) 
 CREATE INDEX deliveries_waiting ON deliveries (consumer, created_at, id) WHERE state = 'pending';
 CREATE INDEX deliveries_held ON deliveries (created_at, id) WHERE state = 'pending' AND next_attempt_at IS NULL;
 CREATE INDEX deliveries_dead ON deliveries (created_at, id) WHERE state = 'dead';
+CREATE INDEX deliveries_unreplaced ON deliveries (created_at, id) WHERE trigger_kind = 'emergency' AND state IN ('pending', 'dead');
 CREATE INDEX deliveries_leased ON deliveries (secret_id, consumer) WHERE lease_until IS NOT NULL;
 CREATE INDEX deliveries_of_generation ON deliveries (secret_id, generation);
 CREATE INDEX deliveries_by_secret ON deliveries (secret_id, created_at, id);
 CREATE INDEX deliveries_by_creation ON deliveries (created_at, id);
 
-CREATE TABLE delivery_acks (       -- which instances of a consumer say that they use the version
+CREATE TABLE delivery_acks (       -- what the instances of a consumer say
     delivery_id TEXT NOT NULL REFERENCES deliveries (id),
     instance    TEXT NOT NULL,
+    applied     BOOLEAN NOT NULL,  -- it uses the version; else it only has the message
     at          BIGINT NOT NULL,
     by_whom     TEXT NOT NULL,
     PRIMARY KEY (delivery_id, instance)
@@ -422,6 +426,8 @@ DROP TABLE changes;
 DROP TABLE change_counter;
 DROP TABLE consumer_reads;
 DROP TABLE signing_keys;
+DROP TABLE consumers;
+DROP TABLE delivery_acks;
 DROP TABLE deliveries;
 DROP TABLE tries;
 DROP TABLE placements;

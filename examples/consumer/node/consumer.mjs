@@ -7,22 +7,25 @@ import { createServer } from "node:http";
 import { hostname } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { Broker } from "./broker.mjs";
+import { Broker, BrokerError } from "./broker.mjs";
 import { readKeys, Receiver, Refused } from "./receiver.mjs";
 import { Published, Shared } from "./signatures.mjs";
 
 const MAX_BODY = 1 << 20;
 const POLL_TIMEOUT = 60_000; // milliseconds; the broker answers after 30 s where there is nothing
+const MAX_PAUSE = 30_000; // milliseconds
+const MAX_REFUSED = 3; // times in a row that the broker does not let us in
 
 const USAGE = `usage: node consumer.mjs --consumer NAME [options]
   --addr ADDRESS          to listen on (127.0.0.1:8410)
   --inbox                 collect from the inbox at the broker instead of listening
   --consumer NAME         our name in the broker's configuration
   --broker URL            of the broker (http://127.0.0.1:8400)
-  --token-file FILE       token of the consumer's role, for values by reference and the inbox
+  --token-file FILE       token of the consumer's role, for values by reference and the inbox;
+                          read for each call
   --secret-file FILE      signing secret, whsec_…; none: the broker's public keys are fetched
   --key-file FILE         private keys (JWK, JWK set or PEM) that messages are sealed to
-  --instance NAME         of this one of several instances (the host's name)
+  --instance NAME         of this one of several instances, the same after a restart (the host's name)
   --key-interval SECONDS  for which the broker is not asked for its public keys again (60)`;
 
 const say = (text) => console.log(text);
@@ -65,10 +68,9 @@ async function answerTo(receiver, request) {
   try {
     return [200, JSON.stringify(await receiver.take(request.headers, await bodyOf(request)))];
   } catch (failure) {
-    const refused = failure instanceof Refused;
-    warn(refused ? failure.message : `a message could not be handled: ${failure.name}`);
-    // What is no refusal may say anything: it is not shown to the sender.
-    return refused ? [failure.status, failure.message] : [503, "the message could not be handled"];
+    warn(reason(failure));
+    // What is no refusal is not shown to the sender.
+    return failure instanceof Refused ? [failure.status, failure.message] : [503, "the message could not be handled"];
   }
 }
 
@@ -89,34 +91,45 @@ function serve(receiver, addr) {
 }
 
 // Empties the inbox for ever. What cannot be handled is not acknowledged, so that the
-// broker hands it out again.
+// broker hands it out again. Ends when the broker keeps saying that we may not: somebody
+// has to see that.
 async function collect(receiver, broker) {
-  const path = `/api/v1/consumers/${encodeURIComponent(receiver.consumer)}/inbox?wait=30s&limit=10`;
-  for (let pause = 1000; ; pause = Math.min(2 * pause, 30_000)) {
+  const query = new URLSearchParams({ wait: "30s", limit: 10, instance: receiver.instance });
+  const path = `/api/v1/consumers/${encodeURIComponent(receiver.consumer)}/inbox?${query}`;
+  for (let pause = 1000, refused = 0; ; ) {
+    let all = true;
     try {
-      while (await poll(receiver, broker, path)) pause = 1000;
+      const { items } = await broker.call("GET", path, { timeout: POLL_TIMEOUT });
+      refused = 0;
+      for (const item of items) all = (await take(receiver, broker, item)) && all; // in their order
     } catch (failure) {
-      warn(`the inbox could not be emptied: ${failure.message}`); // the broker is away, or does not let us
+      all = false;
+      refused = failure.denied ? refused + 1 : 0;
+      if (refused === MAX_REFUSED) throw new Error(`giving up the inbox: ${failure.message}`);
+      warn(`the inbox could not be emptied: ${reason(failure)}`);
     }
-    await sleep(pause);
+    if (!all) await sleep(pause);
+    pause = all ? 1000 : Math.min(2 * pause, MAX_PAUSE);
   }
 }
 
-// Takes what is there, or waits for it; false if something has to be taken again.
-async function poll(receiver, broker, path) {
-  const { items } = await broker.call("GET", path, { timeout: POLL_TIMEOUT });
-  let all = true;
-  for (const { headers, body } of items) { // in their order
+// Takes a message and acknowledges it; false: it has to be taken again.
+async function take(receiver, broker, { headers, body }) {
+  try {
     const lower = Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]));
-    try {
-      const answer = await receiver.take(lower, Buffer.from(body));
-      await broker.call("POST", `/api/v1/deliveries/${encodeURIComponent(lower["webhook-id"])}/ack`, { body: answer });
-    } catch (failure) {
-      all = false;
-      warn(failure instanceof Refused ? failure.message : `a message could not be handled: ${failure.name}`);
-    }
+    const answer = await receiver.take(lower, Buffer.from(body));
+    await broker.call("POST", `/api/v1/deliveries/${encodeURIComponent(lower["webhook-id"])}/ack`, { body: answer });
+    return true;
+  } catch (failure) {
+    warn(reason(failure));
+    return false;
   }
-  return all;
+}
+
+// Is what may be said of a failure: others' texts may have anything in them.
+function reason(failure) {
+  const ours = failure instanceof Refused || failure instanceof BrokerError;
+  return ours ? failure.message : `a message could not be handled: ${failure.name}`;
 }
 
 function options() {
@@ -147,7 +160,7 @@ function options() {
 async function main() {
   const given = options();
   const read = (name) => (given[name] ? readFileSync(given[name], "utf8") : "");
-  const broker = new Broker(given.broker, read("token-file").trim());
+  const broker = new Broker(given.broker, given["token-file"]);
   const signatures = given["secret-file"]
     ? new Shared(read("secret-file"))
     : new Published(broker, given.consumer, Number(given["key-interval"]));

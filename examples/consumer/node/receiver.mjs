@@ -2,6 +2,7 @@
 
 import { createHmac, createPrivateKey } from "node:crypto";
 import { calculateJwkThumbprint, generalDecrypt } from "jose";
+import { BrokerError } from "./broker.mjs";
 
 const REMEMBERED_IDS = 1024;
 const SUBJECT = ["audience", "tenant", "secret", "version", "generation"];
@@ -132,7 +133,7 @@ export class Receiver {
   }
 
   async #fetch(data) {
-    if (!this.broker.token) return undefined;
+    if (!this.broker.tokenFile) return undefined;
     if (!data.href?.startsWith("/api/v1/secrets/")) {
       // the token goes nowhere else
       throw new Refused(400, "the message refers to no value of the broker's");
@@ -140,7 +141,7 @@ export class Receiver {
     const current = await this.broker.call("GET", data.href);
     if (current.version === data.version) return fieldsOf(current);
     if (current.generation > data.generation) return undefined; // we shall be told of that one
-    throw new Error("the broker does not give the version yet that it has told of");
+    throw new BrokerError("the broker does not give the version yet that it has told of");
   }
 }
 

@@ -11,14 +11,16 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from broker import Broker
+from broker import Broker, BrokerError
 from receiver import Receiver, Refused, read_keys
 from signatures import Published, Shared
 
 MAX_BODY = 1 << 20
 POLL_TIMEOUT = 60  # seconds; the broker answers after 30 where there is nothing
+MAX_PAUSE = 30  # seconds
+MAX_REFUSED = 3  # times in a row that the broker does not let us in
 
 
 def apply(update):
@@ -58,8 +60,8 @@ def handler(receiver):
             except Refused as refused:
                 warn(refused)
                 return self.answer(refused.status, str(refused).encode())
-            except Exception as failure:  # not shown to the sender: it may say anything
-                warn(f"a message could not be handled: {type(failure).__name__}")
+            except Exception as failure:  # not shown to the sender
+                warn(reason(failure))
                 return self.answer(503, b"the message could not be handled")
             self.answer(200, json.dumps(answer).encode(), "application/json")
 
@@ -78,28 +80,45 @@ def handler(receiver):
 
 def collect(receiver, broker):
     """Empties the inbox for ever. What cannot be handled is not acknowledged, so that
-    the broker hands it out again."""
-    path = f"/api/v1/consumers/{quote(receiver.consumer, safe='')}/inbox?wait=30s&limit=10"
-    pause = 1
+    the broker hands it out again. Ends when the broker keeps saying that we may not:
+    somebody has to see that."""
+    query = urlencode({"wait": "30s", "limit": 10, "instance": receiver.instance})
+    path = f"/api/v1/consumers/{quote(receiver.consumer, safe='')}/inbox?{query}"
+    pause, refused = 1, 0
     while True:
-        failed = False
         try:
-            for item in broker.call("GET", path, timeout=POLL_TIMEOUT)["items"]:  # in their order
-                try:
-                    headers = {name.lower(): value for name, value in item["headers"].items()}
-                    answer = receiver.take(headers, item["body"].encode())
-                    broker.call("POST", f"/api/v1/deliveries/{quote(headers['webhook-id'], safe='')}/ack", answer)
-                except Exception as failure:
-                    failed = True
-                    warn(failure if isinstance(failure, Refused) else type(failure).__name__)
-        except Exception as failure:  # the broker is away, or does not let us
-            failed = True
-            warn(f"the inbox could not be emptied: {type(failure).__name__} {getattr(failure, 'code', '')}")
-        if not failed:
-            pause = 1
-            continue
+            items = broker.call("GET", path, timeout=POLL_TIMEOUT)["items"]
+        except Exception as failure:
+            refused = refused + 1 if isinstance(failure, BrokerError) and failure.denied else 0
+            if refused == MAX_REFUSED:
+                sys.exit(f"consumer: giving up the inbox: {failure}")
+            warn(f"the inbox could not be emptied: {reason(failure)}")
+        else:
+            refused = 0
+            if all([take(receiver, broker, item) for item in items]):  # in their order
+                pause = 1
+                continue
         time.sleep(pause)
-        pause = min(2 * pause, 30)
+        pause = min(2 * pause, MAX_PAUSE)
+
+
+def take(receiver, broker, item):
+    """Takes a message and acknowledges it; False: it has to be taken again."""
+    try:
+        headers = {name.lower(): value for name, value in item["headers"].items()}
+        answer = receiver.take(headers, item["body"].encode())
+        broker.call("POST", f"/api/v1/deliveries/{quote(headers['webhook-id'], safe='')}/ack", answer)
+    except Exception as failure:
+        warn(reason(failure))
+        return False
+    return True
+
+
+def reason(failure):
+    """Is what may be said of a failure: others' texts may have anything in them."""
+    if isinstance(failure, (Refused, BrokerError)):
+        return failure
+    return f"a message could not be handled: {type(failure).__name__}"
 
 
 def say(text):
@@ -116,10 +135,10 @@ def arguments():
     p.add_argument("--inbox", action="store_true", help="collect from the inbox at the broker instead of listening")
     p.add_argument("--consumer", required=True, help="our name in the broker's configuration")
     p.add_argument("--broker", default="http://127.0.0.1:8400", help="URL of the broker")
-    p.add_argument("--token-file", help="token of the consumer's role, for values by reference and the inbox")
+    p.add_argument("--token-file", help="token of the consumer's role, for values by reference and the inbox; read for each call")
     p.add_argument("--secret-file", help="signing secret, whsec_…; none: the broker's public keys are fetched")
     p.add_argument("--key-file", help="private keys (JWK, JWK set or PEM) that messages are sealed to")
-    p.add_argument("--instance", default=socket.gethostname(), help="name of this one of several instances")
+    p.add_argument("--instance", default=socket.gethostname(), help="name of this one of several instances, the same after a restart")
     p.add_argument("--key-interval", type=float, default=60, help="seconds for which the broker is not asked for its public keys again")
     return p.parse_args()
 
@@ -127,16 +146,15 @@ def arguments():
 def main():
     args = arguments()
     try:
-        token = Path(args.token_file).read_text().strip() if args.token_file else ""
-        broker = Broker(args.broker, token)
+        broker = Broker(args.broker, args.token_file)
         if args.secret_file:
             signatures = Shared(Path(args.secret_file).read_text())
         else:
             signatures = Published(broker, args.consumer, args.key_interval)
         keys = read_keys(Path(args.key_file).read_bytes()) if args.key_file else None
-        if args.inbox and not token:
+        if args.inbox and not args.token_file:
             raise ValueError("an inbox needs a token")
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, BrokerError) as failure:
         sys.exit(f"consumer: {failure}")
     receiver = Receiver(args.consumer, signatures, broker, keys, args.instance, apply, told)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())

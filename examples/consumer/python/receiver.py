@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from jwcrypto import jwe, jwk
 from jwcrypto.common import JWException
 
+from broker import BrokerError
+
 REMEMBERED_IDS = 1024
 SUBJECT = ("audience", "tenant", "secret", "version", "generation")
 # What a message may be sealed with; nothing weaker is tried.
@@ -140,7 +142,7 @@ class Receiver:
         return fields_of(inside)
 
     def fetch(self, data):
-        if not self.broker.token:
+        if not self.broker.token_file:
             return None
         href = data.get("href", "")
         if not href.startswith("/api/v1/secrets/"):  # the token goes nowhere else
@@ -150,7 +152,7 @@ class Receiver:
             return fields_of(current)
         if current["generation"] > data["generation"]:  # we shall be told of that one
             return None
-        raise RuntimeError("the broker does not give the version yet that it has told of")
+        raise BrokerError("the broker does not give the version yet that it has told of")
 
 
 def event_name(event_type):

@@ -87,7 +87,7 @@ func (e event) secret() string {
 
 func (e event) update(v backends.Value) Update {
 	return Update{
-		Secret: e.secret(), Version: e.Data.Version, Generation: e.Data.Generation, Trigger: e.Data.Trigger,
+		ID: e.ID, Secret: e.secret(), Version: e.Data.Version, Generation: e.Data.Generation, Trigger: e.Data.Trigger,
 		PublishedAt: e.Data.PublishedAt, Value: v,
 	}
 }

@@ -3,6 +3,7 @@ package receiver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -12,6 +13,7 @@ const (
 	pollTimeout = time.Minute // the broker answers after 30 s where there is nothing
 	minPause    = time.Second // after a failure, twice as long after each further one
 	maxPause    = 30 * time.Second
+	maxRefused  = 3 // times in a row that the broker does not let us in
 )
 
 // item is a message as the inbox hands it out: signed like a webhook's delivery.
@@ -22,17 +24,29 @@ type item struct {
 }
 
 // Collect takes messages from the consumer's inbox until the context ends. What cannot
-// be handled is not acknowledged, so that the broker hands it out again.
+// be handled is not acknowledged, so that the broker hands it out again. It fails when
+// the broker keeps saying that we may not: somebody has to see that.
 func (r *Receiver) Collect(ctx context.Context) error {
-	if r.broker == nil || r.opts.Token == "" || r.opts.Consumer == "" {
+	if r.broker == nil || r.opts.TokenFile == "" || r.opts.Consumer == "" {
 		return errors.New("an inbox needs the broker's URL, a token, and the consumer's name")
 	}
-	pause := minPause
+	pause, refused := minPause, 0
 	for ctx.Err() == nil {
-		if err := r.poll(ctx); err == nil {
+		items, err := r.poll(ctx)
+		if refused++; !errors.As(err, &denied{}) {
+			refused = 0
+		}
+		if refused == maxRefused {
+			return fmt.Errorf("giving up the inbox: %w", err)
+		}
+		if err == nil {
+			err = r.takeAll(ctx, items)
+		}
+		if err == nil {
 			pause = minPause
 			continue
-		} else if ctx.Err() == nil {
+		}
+		if ctx.Err() == nil {
 			r.opts.Log.Warn("the inbox could not be emptied", "reason", err)
 		}
 		select {
@@ -44,20 +58,27 @@ func (r *Receiver) Collect(ctx context.Context) error {
 	return nil
 }
 
-// poll takes what is there, or waits for it. It fails if something has to be taken
-// again: the caller is not to come back at once.
-func (r *Receiver) poll(ctx context.Context) error {
+// poll returns what is there that this instance has not acknowledged, or waits for it.
+func (r *Receiver) poll(ctx context.Context) ([]item, error) {
 	waiting, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	var list struct {
 		Items []item `json:"items"`
 	}
-	path := "/api/v1/consumers/" + url.PathEscape(r.opts.Consumer) + "/inbox?wait=30s&limit=10"
-	if err := r.broker.wait(waiting, http.MethodGet, path, nil, &list); err != nil {
-		return err
+	query := url.Values{"wait": {"30s"}, "limit": {"10"}}
+	if r.opts.Instance != "" {
+		query.Set("instance", r.opts.Instance)
 	}
+	path := "/api/v1/consumers/" + url.PathEscape(r.opts.Consumer) + "/inbox?" + query.Encode()
+	err := r.broker.wait(waiting, http.MethodGet, path, nil, &list)
+	return list.Items, err
+}
+
+// takeAll takes messages, in their order, and acknowledges them. It fails if one has to be
+// taken again: the caller is not to come back at once.
+func (r *Receiver) takeAll(ctx context.Context, items []item) error {
 	var failed error
-	for _, it := range list.Items { // in their order
+	for _, it := range items {
 		header := http.Header{}
 		for name, value := range it.Headers {
 			header.Set(name, value)

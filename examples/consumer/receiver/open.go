@@ -84,7 +84,7 @@ func (e event) opened(plaintext []byte) (backends.Value, error) {
 
 // fetch reads what the message refers to.
 func (r *Receiver) fetch(ctx context.Context, e event) (backends.Value, error) {
-	if r.broker == nil || r.opts.Token == "" {
+	if r.broker == nil || r.opts.TokenFile == "" {
 		return backends.Value{}, nil
 	}
 	if !strings.HasPrefix(e.Data.Href, "/api/v1/secrets/") { // the token goes nowhere else

@@ -32,6 +32,7 @@ const (
 
 // Update is a version of a secret that has become current.
 type Update struct {
+	ID          string // of the message; it stays the same when that is repeated
 	Secret      string // "payments/stripe"; another tenant's than the default one: "acme:payments/stripe"
 	Version     int
 	Generation  int64 // only grows, whatever the version number does
@@ -55,13 +56,14 @@ type Options struct {
 	// refused. It may be empty only where there is a signing secret.
 	Consumer string
 	// Broker is the broker's URL, https except on this machine: of its public keys, of
-	// the values that messages refer to, and of the inbox. Token reads there as our role.
-	Broker string
-	Token  backends.SecretString
+	// the values that messages refer to, and of the inbox. TokenFile has a token of our
+	// role for the last two: it is read for each call.
+	Broker, TokenFile string
 	// Keys are the private keys that messages are sealed to, see ReadKeys: two while one
 	// is being replaced.
 	Keys []jose.JSONWebKey
-	// Instance is what this one of several instances calls itself.
+	// Instance is what this one of several instances calls itself, also after a restart:
+	// each name counts.
 	Instance string
 	// KeyInterval is how long the broker is not asked again for keys after a signature
 	// matched none of them; 0: a minute.
@@ -70,9 +72,10 @@ type Options struct {
 	// is called with one update at a time, only with a generation newer than the one
 	// before. An error is answered by 503, and the broker delivers again. May be nil.
 	OnApply func(ctx context.Context, u Update) error
-	// OnNews is told of each new version instead of OnApply, without its value being
-	// opened (Update.Value is zero): for who passes the news on. It is answered
-	// "received". An error is answered by 503. May be told of a generation again.
+	// OnNews is told of each message about a new version instead of OnApply, without the
+	// value being opened (Update.Value is zero) or anything being kept: for who passes the
+	// news on. It is answered "received". An error is answered by 503. It may be told of
+	// a message again, and of generations in any order.
 	OnNews func(ctx context.Context, u Update) error
 	// OnEvent is told of everything else, once for each message. May be nil.
 	OnEvent func(Event)
@@ -111,8 +114,13 @@ func New(secret backends.SecretString, opts Options) (*Receiver, error) {
 	}
 	r := &Receiver{opts: opts, current: map[string]Update{}, answered: map[string]answer{}}
 	var err error
+	if opts.TokenFile != "" {
+		if _, err = readToken(opts.TokenFile); err != nil {
+			return nil, err
+		}
+	}
 	if opts.Broker != "" {
-		if r.broker, err = newBroker(opts.Broker, opts.Token); err != nil {
+		if r.broker, err = newBroker(opts.Broker, opts.TokenFile); err != nil {
 			return nil, err
 		}
 	}
@@ -122,7 +130,7 @@ func New(secret backends.SecretString, opts Options) (*Receiver, error) {
 	case r.broker == nil || opts.Consumer == "":
 		err = errors.New("without a signing secret, the broker's URL and the consumer's name are needed for its public keys")
 	default:
-		r.verifier = &published{broker: r.broker, consumer: opts.Consumer, interval: opts.KeyInterval}
+		r.verifier = newPublished(r.broker, opts.Consumer, opts.KeyInterval)
 	}
 	return r, err
 }
@@ -218,14 +226,14 @@ func (r *Receiver) handle(ctx context.Context, e event) (answer, error) {
 		}
 		return a, nil
 	}
+	if r.opts.OnNews != nil {
+		return a, announce(ctx, e.update(backends.Value{}), r.opts.OnNews)
+	}
 	// Order is that of generations: not of versions, since a rotation may be rolled back,
 	// nor of times.
 	u := r.using(e.secret())
 	if e.Data.Generation < u.Generation {
 		return a, nil
-	}
-	if r.opts.OnNews != nil {
-		return a, r.use(ctx, e.update(backends.Value{}), r.opts.OnNews)
 	}
 	if e.Data.Generation > u.Generation {
 		value, err := r.open(ctx, e)
@@ -233,7 +241,7 @@ func (r *Receiver) handle(ctx context.Context, e event) (answer, error) {
 			return a, err
 		}
 		u = e.update(value)
-		if err := r.use(ctx, u, r.opts.OnApply); err != nil {
+		if err := r.use(ctx, u); err != nil {
 			return a, err
 		}
 	}
@@ -244,15 +252,22 @@ func (r *Receiver) handle(ctx context.Context, e event) (answer, error) {
 }
 
 // use brings a version into use, and remembers it if that succeeds.
-func (r *Receiver) use(ctx context.Context, u Update, bring func(context.Context, Update) error) error {
-	if bring != nil {
-		if err := bring(ctx, u); err != nil {
-			return fmt.Errorf("applying version %d of %s: %w", u.Version, u.Secret, err)
+func (r *Receiver) use(ctx context.Context, u Update) error {
+	if r.opts.OnApply != nil {
+		if err := announce(ctx, u, r.opts.OnApply); err != nil {
+			return err
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.current[u.Secret] = u
+	return nil
+}
+
+func announce(ctx context.Context, u Update, to func(context.Context, Update) error) error {
+	if err := to(ctx, u); err != nil {
+		return fmt.Errorf("applying version %d of %s: %w", u.Version, u.Secret, err)
+	}
 	return nil
 }
 

@@ -150,7 +150,9 @@ func TestNewsIsPassedOnWithoutTheValue(t *testing.T) {
 	if o := b.deliver(version(4)); o.Status != http.StatusServiceUnavailable {
 		t.Errorf("got %+v", o)
 	}
-	if _, generation := r.Current("mail/sender"); generation != 3 || !slices.Equal(heard, []int64{1, 3}) {
+	// Nothing is kept, so an older generation is news, too: one who passes it on may know
+	// better, and generations begin again with a broker that was set up anew.
+	if _, generation := r.Current("mail/sender"); generation != 0 || !slices.Equal(heard, []int64{1, 3, 2}) {
 		t.Errorf("generation %d; heard of %v", generation, heard)
 	}
 }

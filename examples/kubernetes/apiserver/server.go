@@ -162,6 +162,19 @@ func (s *Server) PauseOperator(t testing.TB, paused bool) {
 	s.order(t, "/test/operator", map[string]any{"paused": paused})
 }
 
+// StripAnnotations makes all ExternalSecrets those of ClusterExternalSecrets, which take
+// away what others annotate. The operator is paused or not as in PauseOperator.
+func (s *Server) StripAnnotations(t testing.TB, paused bool) {
+	t.Helper()
+	s.order(t, "/test/operator", map[string]any{"paused": paused, "strips": true})
+}
+
+// FinishRefresh ends a refresh of an ExternalSecret that began before its last change.
+func (s *Server) FinishRefresh(t testing.TB, namespace, name string) {
+	t.Helper()
+	s.order(t, "/test/refreshes", map[string]any{"namespace": namespace, "name": name})
+}
+
 // Patch is one that was tried.
 type Patch struct {
 	Path   string

@@ -83,10 +83,24 @@ func (e ExternalSecret) frozen() string {
 	return ""
 }
 
-// state is what a refresh changes.
+// state is that of its last refresh.
 func (e ExternalSecret) state() string {
 	if e.Status.RefreshTime == "" {
 		return "never"
 	}
 	return e.Status.RefreshTime + " " + e.Status.SyncedResourceVersion
+}
+
+// refreshedSince tells whether a refresh that began after our mark has ended; before is the
+// state that the mark was made in. The time of one says little: it may have read the old
+// value before the mark, and ended after it. But what it has seen of the object holds a
+// digest of the annotations, and so of our mark. Only where somebody took that away again
+// (a ClusterExternalSecret does so with what is not its own), and the digest may be as
+// before, is the time all that there is.
+func (e ExternalSecret) refreshedSince(before string) bool {
+	if e.Metadata.Annotations[refreshed] == "" {
+		return e.state() != before
+	}
+	_, seen, _ := strings.Cut(before, " ")
+	return e.Status.SyncedResourceVersion != seen
 }

@@ -54,9 +54,14 @@ func connect(t *testing.T, a externalsecrets.Access) *externalsecrets.Cluster {
 
 func (s site) sync(t *testing.T, secret string, generation int64) {
 	t.Helper()
-	if err := s.Sync(t.Context(), secret, generation); err != nil {
+	if err := s.Sync(t.Context(), news(secret, generation)); err != nil {
 		t.Error(err)
 	}
+}
+
+// news is the only message about a generation.
+func news(secret string, generation int64) externalsecrets.News {
+	return externalsecrets.News{Message: fmt.Sprintf("m%d", generation), Secret: secret, Generation: generation}
 }
 
 // marks are the annotations of the ExternalSecrets in payments.
@@ -84,7 +89,7 @@ func TestRefreshesWhatRefersToTheSecret(t *testing.T) {
 	}
 	s.sync(t, secret, 12)
 	s.expect(t, map[string]string{
-		"stripe": secret + ":12", "extracted": secret + ":12", "both": secret + ":12", "found": secret + ":12", "unrelated": "",
+		"stripe": secret + ":12:m12", "extracted": secret + ":12:m12", "both": secret + ":12:m12", "found": secret + ":12:m12", "unrelated": "",
 	})
 	for name, old := range before {
 		refreshed := s.server.Get(t, "payments", name).Status.SyncedResourceVersion != old
@@ -102,39 +107,72 @@ func TestRefreshesWhatRefersToTheSecret(t *testing.T) {
 	}
 }
 
-func TestRepeatedAndLateMessagesChangeNothing(t *testing.T) {
+func TestRepeatedMessagesChangeNothing(t *testing.T) {
 	s := start(t)
 	s.sync(t, secret, 12)
 	before, patches := s.server.Get(t, "payments", "stripe"), len(s.server.Patches(t))
 	s.sync(t, secret, 12)
-	s.sync(t, secret, 11)
 	after := s.server.Get(t, "payments", "stripe")
 	if after.Metadata.ResourceVersion != before.Metadata.ResourceVersion || len(s.server.Patches(t)) != patches {
 		t.Error("something was changed")
 	}
 	s.sync(t, secret, 13)
-	if got := s.marks(t)["stripe"]; got != secret+":13" {
+	if got := s.marks(t)["stripe"]; got != secret+":13:m13" {
+		t.Errorf("got %q", got)
+	}
+	// Without what a refresh is told from, it is asked for anew.
+	s.server.Patch(t, "payments", "stripe", "", "application/merge-patch+json", `{"metadata":{"annotations":{"keybroker.dev/refreshed-before":null}}}`)
+	s.sync(t, secret, 13)
+	if got := s.server.Get(t, "payments", "stripe").Metadata.Annotations["keybroker.dev/refreshed-before"]; got == "" {
+		t.Error("nothing was asked for")
+	}
+}
+
+// TestGenerationsBeginAgain: a broker that was set up anew, or restored, counts from a
+// lower generation on, and may even come by the same one. Its messages are news.
+func TestGenerationsBeginAgain(t *testing.T) {
+	s := start(t)
+	s.sync(t, secret, 12)
+	for _, n := range []externalsecrets.News{{Message: "another12", Secret: secret, Generation: 12}, {Message: "another1", Secret: secret, Generation: 1}} {
+		before := s.server.Get(t, "payments", "stripe").Status.SyncedResourceVersion
+		if err := s.Sync(t.Context(), n); err != nil {
+			t.Error(err)
+		}
+		if s.server.Get(t, "payments", "stripe").Status.SyncedResourceVersion == before {
+			t.Errorf("%+v: not refreshed", n)
+		}
+	}
+	s.Wait = time.Nanosecond
+	s.server.PauseOperator(t, true)
+	if err := s.Sync(t.Context(), news(secret, 2)); !notRefreshed(err) {
+		t.Errorf("the refresh of another message is taken for this one's: %v", err)
+	}
+}
+
+// TestEachSecretHasItsMark: an ExternalSecret of two secrets is refreshed for each of them.
+func TestEachSecretHasItsMark(t *testing.T) {
+	s := start(t)
+	s.sync(t, secret, 12)
+	s.sync(t, "payments/db", 5)
+	if got := s.marks(t)["both"]; got != "payments/db:5:m5 payments/stripe:12:m12" {
 		t.Errorf("got %q", got)
 	}
 }
 
-// TestGenerationsAreEachSecretsOwn: an ExternalSecret of two secrets is refreshed for one
-// whose generation is behind the other's.
-func TestGenerationsAreEachSecretsOwn(t *testing.T) {
+// TestOtherTenants: a store knows of no tenant, so a secret of any has the same key there.
+func TestOtherTenants(t *testing.T) {
 	s := start(t)
 	s.sync(t, secret, 12)
-	s.sync(t, "payments/db", 5)
-	if got := s.marks(t)["both"]; got != "payments/db:5 payments/stripe:12" {
-		t.Errorf("got %q", got)
-	}
-	s.sync(t, "acme:"+secret, 3) // another tenant's
-	if got := s.marks(t)["both"]; strings.Contains(got, "acme") {
-		t.Errorf("got %q", got)
-	}
-	s.Named = map[string][]externalsecrets.Name{"acme:" + secret: {{Namespace: "payments", Name: "both"}}}
 	s.sync(t, "acme:"+secret, 3)
-	s.sync(t, "acme:"+secret, 2)
-	if got := s.marks(t)["both"]; got != "acme:payments/stripe:3 payments/db:5 payments/stripe:12" {
+	s.sync(t, "acme:"+secret, 3)
+	const both = "acme:payments/stripe:3:m3 payments/stripe:12:m12"
+	s.expect(t, map[string]string{"stripe": both, "extracted": both, "both": both, "found": both, "unrelated": ""})
+	if n := len(s.server.Patches(t)); n != 8 {
+		t.Errorf("%d patches", n)
+	}
+	s.Named = map[string][]externalsecrets.Name{"orders/key": {{Namespace: "payments", Name: "unrelated"}}}
+	s.sync(t, "acme:orders/key", 4)
+	if got := s.marks(t)["unrelated"]; got != "acme:orders/key:4:m4" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -147,18 +185,20 @@ func TestNamedNeedsNoList(t *testing.T) {
 		t.Error(err)
 	}
 	s.sync(t, secret, 12)
-	if got := s.server.Get(t, "named", "templated").Metadata.Annotations["force-sync"]; got != secret+":12" {
+	if got := s.server.Get(t, "named", "templated").Metadata.Annotations["force-sync"]; got != secret+":12:m12" {
 		t.Errorf("got %q", got)
 	}
-	s.sync(t, "payments/db", 1)
+	if err := s.Sync(t.Context(), news("payments/db", 1)); !errors.Is(err, externalsecrets.ErrNone) {
+		t.Errorf("got %v", err)
+	}
 	if n := len(s.server.Patches(t)); n != 1 {
 		t.Errorf("%d patches", n)
 	}
 	s.Named[secret] = append(s.Named[secret], externalsecrets.Name{Namespace: "named", Name: "another"})
-	if err := s.Sync(t.Context(), secret, 13); err == nil || !strings.Contains(err.Error(), "named/another: the service account may not do this") {
+	if err := s.Sync(t.Context(), news(secret, 13)); err == nil || !strings.Contains(err.Error(), "named/another: the service account may not do this") {
 		t.Errorf("got %v", err)
 	}
-	if got := s.server.Get(t, "named", "templated").Metadata.Annotations["force-sync"]; got != secret+":13" {
+	if got := s.server.Get(t, "named", "templated").Metadata.Annotations["force-sync"]; got != secret+":13:m13" {
 		t.Errorf("what could be done was not: %q", got)
 	}
 }
@@ -180,11 +220,11 @@ func TestSomebodyElseInBetween(t *testing.T) {
 	for range 5 {
 		s.server.Interfere(t)
 	}
-	if err := s.Sync(t.Context(), secret, 13); err == nil || !strings.Contains(err.Error(), "409") {
+	if err := s.Sync(t.Context(), news(secret, 13)); err == nil || !strings.Contains(err.Error(), "409") {
 		t.Errorf("got %v after %v", err, statuses())
 	}
 	s.sync(t, secret, 13)
-	if got := s.marks(t)["stripe"]; got != secret+":13" {
+	if got := s.marks(t)["stripe"]; got != secret+":13:m13" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -193,12 +233,12 @@ func TestSomebodyElseInBetween(t *testing.T) {
 func TestFailuresAreSaid(t *testing.T) {
 	s := start(t)
 	s.Namespaces = []string{"foreign", "payments"}
-	err := s.Sync(t.Context(), secret, 1)
+	err := s.Sync(t.Context(), news(secret, 1))
 	if err == nil || !strings.Contains(err.Error(), "the ExternalSecrets of foreign: the service account may not do this") ||
 		!strings.Contains(err.Error(), `User "system:serviceaccount:keybroker:keybroker-sync" cannot list`) {
 		t.Errorf("got %v", err)
 	}
-	if got := s.marks(t)["stripe"]; got != secret+":1" {
+	if got := s.marks(t)["stripe"]; got != secret+":1:m1" {
 		t.Errorf("got %q", got)
 	}
 	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "foreign") {
@@ -218,32 +258,71 @@ func TestFailuresAreSaid(t *testing.T) {
 		7: {http.MethodPatch, 302, "answers 302"},
 	} {
 		s.server.Fail(t, c.method, c.status)
-		if err := s.Sync(t.Context(), secret, generation); err == nil || !strings.Contains(err.Error(), c.says) {
+		if err := s.Sync(t.Context(), news(secret, generation)); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s %d: got %v", c.method, c.status, err)
 		}
 	}
 	s.sync(t, secret, 8)
-	s.server.Fail(t, http.MethodPatch, 404) // deleted meanwhile
-	s.sync(t, secret, 9)
+}
+
+// TestNobodyRefreshesIt: that nothing was there to refresh is no success, or a mistyped
+// prefix would be the cluster's consent to revoke what it uses.
+func TestNobodyRefreshesIt(t *testing.T) {
+	s := start(t)
+	err := s.Sync(t.Context(), news("nobodys/key", 1))
+	if !errors.Is(err, externalsecrets.ErrNone) || !strings.Contains(err.Error(), `no ExternalSecret refers to the secret nobodys/key in the namespaces ["payments"]`) {
+		t.Errorf("got %v", err)
+	}
+	s.Namespaces = []string{"named"} // where the manifests give no right to list
+	if err := s.Sync(t.Context(), news(secret, 1)); err == nil || errors.Is(err, externalsecrets.ErrNone) {
+		t.Errorf("what cannot be searched is said to have none: %v", err)
+	}
+	s.Namespaces, s.AllowNone = []string{"payments"}, true
 	s.sync(t, "nobodys/key", 1)
-	if !strings.Contains(s.log.String(), "no ExternalSecret refers to the secret") {
+	if !strings.Contains(s.log.String(), "no ExternalSecret refers to the secret nobodys/key") {
 		t.Errorf("got %s", s.log)
 	}
 }
 
-// TestWhatTheOperatorNeverRefreshes is said, and fails nothing.
+// TestDeletedMeanwhile: whether another copy is left, the repetition finds out.
+func TestDeletedMeanwhile(t *testing.T) {
+	s := start(t)
+	s.server.Fail(t, http.MethodPatch, 404)
+	if err := s.Sync(t.Context(), news(secret, 9)); err == nil || !strings.Contains(err.Error(), "answers 404") {
+		t.Errorf("got %v", err)
+	}
+	s.sync(t, secret, 9)
+}
+
+// TestWhatTheOperatorNeverRefreshes goes on with the old value, so it is no success.
 func TestWhatTheOperatorNeverRefreshes(t *testing.T) {
 	s := start(t)
-	s.Namespaces, s.Wait = []string{"frozen"}, time.Minute
+	s.Namespaces, s.Wait = []string{"frozen", "payments"}, time.Minute
+	whys := []string{"frozen/once: the operator never refreshes it", "refreshPolicy is CreatedOnce", "frozen/zero", "refreshInterval is 0"}
+	err := s.Sync(t.Context(), news(secret, 12))
+	if !errors.Is(err, externalsecrets.ErrFrozen) {
+		t.Errorf("got %v", err)
+	}
+	if got := s.marks(t)["stripe"]; got != secret+":12:m12" {
+		t.Errorf("what could be done was not: %q", got)
+	}
+	patches := len(s.server.Patches(t))
+	s.Namespaces, s.AllowNone = []string{"frozen"}, true
 	s.sync(t, secret, 12)
-	for _, why := range []string{"frozen/once", "refreshPolicy is CreatedOnce", "frozen/zero", "refreshInterval is 0"} {
-		if !strings.Contains(s.log.String(), why) {
-			t.Errorf("%q is missing in %s", why, s.log)
+	for _, why := range whys {
+		if !strings.Contains(fmt.Sprint(err), why) || !strings.Contains(s.log.String(), why) {
+			t.Errorf("%q is missing in %v or %s", why, err, s.log)
 		}
 	}
-	if p := s.server.Patches(t); len(p) != 0 {
+	if p := s.server.Patches(t); len(p) != patches {
 		t.Errorf("got %v", p)
 	}
+}
+
+// notRefreshed tells whether the operator was seen not to have done it yet, which is not
+// that nobody could look.
+func notRefreshed(err error) bool {
+	return errors.Is(err, externalsecrets.ErrNotRefreshed) && strings.HasSuffix(err.Error(), externalsecrets.ErrNotRefreshed.Error())
 }
 
 func TestWaitsForTheRefresh(t *testing.T) {
@@ -251,7 +330,7 @@ func TestWaitsForTheRefresh(t *testing.T) {
 	s.Wait = time.Nanosecond
 	s.server.PauseOperator(t, true)
 	for range 2 { // the second time nothing is left to be marked
-		if err := s.Sync(t.Context(), secret, 12); !errors.Is(err, externalsecrets.ErrNotRefreshed) || !strings.Contains(err.Error(), "payments/") {
+		if err := s.Sync(t.Context(), news(secret, 12)); !notRefreshed(err) || !strings.Contains(err.Error(), "payments/") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -261,8 +340,8 @@ func TestWaitsForTheRefresh(t *testing.T) {
 
 	s.server.PauseOperator(t, true)
 	done := make(chan error, 1)
-	go func() { done <- s.Sync(t.Context(), secret, 13) }()
-	for s.marks(t)["found"] != secret+":13" || s.marks(t)["stripe"] != secret+":13" {
+	go func() { done <- s.Sync(t.Context(), news(secret, 13)) }()
+	for s.marks(t)["found"] != secret+":13:m13" || s.marks(t)["stripe"] != secret+":13:m13" {
 		select {
 		case err := <-done:
 			t.Fatalf("not waited for: %v", err)
@@ -270,6 +349,56 @@ func TestWaitsForTheRefresh(t *testing.T) {
 		}
 	}
 	s.server.PauseOperator(t, false)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRefreshThatBeganBefore: one that was under way when the object was marked may have
+// read the old value, whatever the time is that it notes.
+func TestRefreshThatBeganBefore(t *testing.T) {
+	s := start(t)
+	s.Namespaces, s.Named = nil, map[string][]externalsecrets.Name{secret: {{Namespace: "payments", Name: "stripe"}}}
+	s.server.PauseOperator(t, true)
+	s.sync(t, secret, 12)
+	before := s.server.Get(t, "payments", "stripe").Status.RefreshTime
+	s.server.FinishRefresh(t, "payments", "stripe")
+	if s.server.Get(t, "payments", "stripe").Status.RefreshTime == before {
+		t.Fatal("no refresh has ended")
+	}
+	s.Wait = time.Nanosecond
+	if err := s.Sync(t.Context(), news(secret, 12)); !notRefreshed(err) {
+		t.Errorf("got %v", err)
+	}
+	s.Wait = time.Minute
+	s.server.PauseOperator(t, false)
+	s.sync(t, secret, 12)
+}
+
+// TestMarksThatAreTakenAway: by the controller of ClusterExternalSecrets. Without them, a
+// refresh is told by its time.
+func TestMarksThatAreTakenAway(t *testing.T) {
+	s := start(t)
+	s.Namespaces, s.Named = nil, map[string][]externalsecrets.Name{secret: {{Namespace: "payments", Name: "stripe"}}}
+	s.server.StripAnnotations(t, true)
+	s.Wait = time.Nanosecond
+	if err := s.Sync(t.Context(), news(secret, 12)); !notRefreshed(err) {
+		t.Errorf("got %v", err)
+	}
+	if got := s.server.Get(t, "payments", "stripe").Metadata.Annotations; len(got) != 0 {
+		t.Errorf("got %v", got)
+	}
+	s.Wait = time.Minute
+	patches, done := len(s.server.Patches(t)), make(chan error, 1)
+	go func() { done <- s.Sync(t.Context(), news(secret, 12)) }()
+	for len(s.server.Patches(t)) == patches {
+		select {
+		case err := <-done:
+			t.Fatalf("not waited for: %v", err)
+		default:
+		}
+	}
+	s.server.FinishRefresh(t, "payments", "stripe")
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -289,7 +418,7 @@ func TestManyExternalSecrets(t *testing.T) {
 	server := apiserver.Start(t, "../deploy/keybroker-sync.yaml", file)
 	s := externalsecrets.Syncer{Cluster: connect(t, server.Access(t, account)), Namespaces: []string{"payments"}, Log: slog.New(slog.DiscardHandler)}
 	for _, i := range []int{0, 249, 250, 599} {
-		if err := s.Sync(t.Context(), fmt.Sprintf("secret-%d", i), 1); err != nil {
+		if err := s.Sync(t.Context(), news(fmt.Sprintf("secret-%d", i), 1)); err != nil {
 			t.Error(err)
 		}
 		if len(server.Get(t, "payments", fmt.Sprintf("many-%03d", i)).Metadata.Annotations) == 0 {
@@ -315,7 +444,7 @@ func TestTokenIsReadAgain(t *testing.T) {
 		if err := os.WriteFile(access.TokenFile, []byte(c.token), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := s.Sync(t.Context(), secret, 1)
+		err := s.Sync(t.Context(), news(secret, 1))
 		if c.says == "" {
 			if err != nil {
 				t.Error(err)
@@ -327,7 +456,7 @@ func TestTokenIsReadAgain(t *testing.T) {
 	if err := os.Remove(access.TokenFile); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Sync(t.Context(), secret, 2); err == nil || !strings.Contains(err.Error(), "reading the service account's token") {
+	if err := s.Sync(t.Context(), news(secret, 2)); err == nil || !strings.Contains(err.Error(), "reading the service account's token") {
 		t.Errorf("got %v", err)
 	}
 	if strings.Contains(s.log.String(), strings.TrimSpace(string(good))) {

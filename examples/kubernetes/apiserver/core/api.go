@@ -28,7 +28,8 @@ type event struct {
 // who also may say what goes wrong next, and see what was asked:
 //
 //	POST /test/faults    the next request of the method gets the status
-//	POST /test/operator  {"paused": true}
+//	POST /test/operator  {"paused": true, "strips": true}
+//	POST /test/refreshes {"namespace": …, "name": …}: one that began before the last change ends
 //	GET  /test/requests  those of service accounts that were not GETs
 type api struct {
 	store  *store
@@ -48,6 +49,7 @@ func newAPI(s *store, r *rights) http.Handler {
 	mux.HandleFunc("PATCH "+base+"/{name}", a.guard("patch", a.patch))
 	mux.HandleFunc("POST /test/faults", a.administer(a.addFault))
 	mux.HandleFunc("POST /test/operator", a.administer(a.operate))
+	mux.HandleFunc("POST /test/refreshes", a.administer(a.finish))
 	mux.HandleFunc("GET /test/requests", a.administer(a.showRequests))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, apierrors.NewGenericServerResponse(404, "get", schema.GroupResource{}, "", "404 page not found", 0, true))
@@ -199,12 +201,21 @@ func (a *api) addFault(_ http.ResponseWriter, r *http.Request) error {
 func (a *api) operate(_ http.ResponseWriter, r *http.Request) error {
 	var order struct {
 		Paused bool `json:"paused"`
+		Strips bool `json:"strips"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
 		return err
 	}
-	a.store.pause(order.Paused)
+	a.store.operate(order.Paused, order.Strips)
 	return nil
+}
+
+func (a *api) finish(_ http.ResponseWriter, r *http.Request) error {
+	var order struct{ Namespace, Name string }
+	if err := json.NewDecoder(r.Body).Decode(&order); err != nil {
+		return err
+	}
+	return a.store.finish(key{order.Namespace, order.Name})
 }
 
 func (a *api) showRequests(w http.ResponseWriter, _ *http.Request) error {

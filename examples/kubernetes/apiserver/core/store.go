@@ -46,6 +46,7 @@ type store struct {
 	objects  map[key]object
 	revision int64
 	paused   bool // the operator sleeps
+	strips   bool // the ExternalSecrets are a ClusterExternalSecret's
 }
 
 func (s *store) get(k key) (object, error) {
@@ -131,7 +132,41 @@ func (s *store) patch(k key, patch []byte, strict bool) (object, error) {
 	}
 	s.save(new)
 	s.reconcile(k)
+	if s.strips {
+		s.strip(k, old)
+	}
 	return new, nil
+}
+
+// strip gives an object the annotations again that it had, as the controller of
+// ClusterExternalSecrets does.
+func (s *store) strip(k key, old object) {
+	o := object(s.objects[k].unstructured().DeepCopy().Object)
+	o.unstructured().SetAnnotations(old.unstructured().GetAnnotations())
+	s.save(o)
+	s.reconcile(k)
+}
+
+// finish ends a refresh that began before the object was changed last, and so has not
+// seen the change.
+func (s *store) finish(k key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.objects[k]
+	if !ok {
+		return apierrors.NewNotFound(plural, k.name)
+	}
+	before, _, _ := unstructured.NestedString(o, "status", "refreshTime")
+	at, err := time.Parse(time.RFC3339, before)
+	if err != nil {
+		return err
+	}
+	done := object(o.unstructured().DeepCopy().Object)
+	if err := unstructured.SetNestedField(done, at.Add(time.Second).Format(time.RFC3339), "status", "refreshTime"); err != nil {
+		return err
+	}
+	s.save(done)
+	return nil
 }
 
 // save stores an object under the next resource version.
@@ -141,11 +176,12 @@ func (s *store) save(o object) {
 	s.objects[o.key()] = o
 }
 
-// pause puts the operator to sleep or wakes it up.
-func (s *store) pause(paused bool) {
+// operate puts the operator to sleep or wakes it up, and says whether it takes annotations
+// away that are not its own.
+func (s *store) operate(paused, strips bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.paused = paused
+	s.paused, s.strips = paused, strips
 	for k := range s.objects {
 		s.reconcile(k)
 	}
