@@ -144,7 +144,7 @@ func (b *Broker) shownConsumer(ctx context.Context, p authn.Principal, c Consume
 		}
 		sees, err := b.deliverySight(p)(ctx, tx)(last[0])
 		if err == nil && sees {
-			v := viewDelivery(last[0], nil)
+			v := viewDelivery(standing.of(last[0]), nil)
 			out.LastDelivery = &v
 		}
 		return err
@@ -152,22 +152,49 @@ func (b *Broker) shownConsumer(ctx context.Context, p authn.Principal, c Consume
 	return out, err
 }
 
+// hindrances are what keeps consumers from being told.
+type hindrances struct {
+	disabled map[string]rotation.ConsumerState
+	down     map[string]engine.ConsumerDown // as this node sees it
+}
+
+func (b *Broker) hindrances(ctx context.Context, tx *store.Tx) (hindrances, error) {
+	h := hindrances{disabled: map[string]rotation.ConsumerState{}, down: b.Engine.ConsumersDown()}
+	states, err := tx.ConsumerStates(ctx)
+	for _, one := range states {
+		if b.Engine.Disabled(one) { // where it is told now
+			h.disabled[one.Name] = one
+		}
+	}
+	return h, err
+}
+
+// of is a delivery with what keeps it from being made, if it waits: that it has no error
+// of its own would look as if it were on its way.
+func (h hindrances) of(d rotation.Delivery) rotation.Delivery {
+	if d.State != rotation.DeliveryPending {
+		return d
+	}
+	if state, is := h.disabled[d.Consumer]; is {
+		d.NextAttemptAt = time.Time{}
+		d.Error = fmt.Sprintf("%s is disabled since %s (%s): `keybroker consumer enable %s`", d.Consumer, state.DisabledAt.UTC().Format(time.RFC3339), state.Why, d.Consumer)
+	} else if until := h.down[d.Consumer].Until; !d.NextAttemptAt.IsZero() && d.NextAttemptAt.Before(until) {
+		d.NextAttemptAt = until
+	}
+	return d
+}
+
 // standing is how all consumers are told at the moment.
 type standing struct {
-	states  map[string]rotation.ConsumerState
+	hindrances
 	waiting map[string]store.Waiting
-	down    map[string]engine.ConsumerDown // as this node sees it
 }
 
 func (b *Broker) standing(ctx context.Context) (s standing, err error) {
-	s = standing{states: map[string]rotation.ConsumerState{}, waiting: map[string]store.Waiting{}, down: b.Engine.ConsumersDown()}
-	err = b.Store.View(ctx, func(tx *store.Tx) error {
-		states, err := tx.ConsumerStates(ctx)
-		if err != nil {
+	err = b.Store.View(ctx, func(tx *store.Tx) (err error) {
+		s.waiting = map[string]store.Waiting{}
+		if s.hindrances, err = b.hindrances(ctx, tx); err != nil {
 			return err
-		}
-		for _, one := range states {
-			s.states[one.Name] = one
 		}
 		waiting, err := tx.WaitingDeliveries(ctx)
 		for _, one := range waiting {
@@ -179,7 +206,7 @@ func (b *Broker) standing(ctx context.Context) (s standing, err error) {
 }
 
 func (s standing) view(c Consumer) client.Consumer {
-	w, state, down := s.waiting[c.Name], s.states[c.Name], s.down[c.Name]
+	w, state, down := s.waiting[c.Name], s.disabled[c.Name], s.down[c.Name]
 	out := client.Consumer{Name: c.Name, Tenant: c.Tenant, Role: c.Role, Kind: client.ConsumerWebhook, Payload: c.Payload, Endpoint: c.Endpoint,
 		Events: []string{}, Instances: max(c.Instances, 1), Concurrency: c.Concurrency, Signature: c.Signature,
 		State: client.ConsumerTold, Waiting: w.Count, WaitingSince: utc(w.Since), NextAttemptAt: utc(w.Next)}

@@ -20,13 +20,19 @@ import (
 
 // Deliveries lists deliveries, the newest first.
 func (b *Broker) Deliveries(ctx context.Context, p authn.Principal, q client.DeliveryQuery) (client.List[client.Delivery], error) {
+	var hindered hindrances
 	return listOf(ctx, b, p, "delivery.list", q.Secret, q.Page,
-		func(tx *store.Tx, id string, at store.Page) ([]rotation.Delivery, string, error) {
+		func(tx *store.Tx, id string, at store.Page) (_ []rotation.Delivery, _ string, err error) {
+			if hindered, err = b.hindrances(ctx, tx); err != nil {
+				return nil, "", err
+			}
 			f := store.DeliveryFilter{Tenant: p.Tenant, SecretID: id, Consumer: q.Consumer, State: rotation.DeliveryState(q.State), Event: rotation.Event(q.Event)}
 			return tx.DeliveriesPage(ctx, f, at)
 		},
 		b.deliverySight(p),
-		func(_ *store.Tx, d rotation.Delivery) (client.Delivery, error) { return viewDelivery(d, nil), nil })
+		func(_ *store.Tx, d rotation.Delivery) (client.Delivery, error) {
+			return viewDelivery(hindered.of(d), nil), nil
+		})
 }
 
 func (b *Broker) deliverySight(p authn.Principal) sees[rotation.Delivery] {
@@ -68,8 +74,9 @@ func (b *Broker) speaksFor(p authn.Principal, consumer string) bool {
 // delivery is one delivery as p sees it; secret is zero where it is of none.
 type delivery struct {
 	rotation.Delivery
-	secret rotation.Secret
-	may    sight
+	secret   rotation.Secret
+	may      sight
+	hindered hindrances
 }
 
 // path is what policies are asked about.
@@ -87,6 +94,9 @@ func (b *Broker) delivery(ctx context.Context, p authn.Principal, id string) (d 
 			return err
 		}
 		if acks, err = tx.Acks(ctx, id); err != nil {
+			return err
+		}
+		if d.hindered, err = b.hindrances(ctx, tx); err != nil {
 			return err
 		}
 		if d.SecretID == "" {
@@ -126,7 +136,7 @@ func (b *Broker) Delivery(ctx context.Context, p authn.Principal, id string) (cl
 	if err := b.serve(ctx, p, r, d.may.by, func() (map[string]string, error) { return nil, nil }); err != nil {
 		return client.Delivery{}, err
 	}
-	return viewDelivery(d.Delivery, acks), nil
+	return viewDelivery(d.hindered.of(d.Delivery), acks), nil
 }
 
 // Replay delivers once more what was given up.
@@ -180,7 +190,7 @@ func (b *Broker) Acknowledge(ctx context.Context, p authn.Principal, id string, 
 	case d.may.sees && p.Role == role:
 		err = b.serve(ctx, p, req, decided{capability: policy.Update, Decision: d.may.by.Decision}, func() (map[string]string, error) { return nil, acknowledge() })
 	default:
-		err = b.refuse(ctx, p, req, decided{capability: policy.Update}, fmt.Errorf("%w: only the role %q acknowledges for this consumer", backends.ErrDenied, role))
+		err = b.refuse(ctx, p, req, decided{capability: policy.Update}, fmt.Errorf("%w: only the role of this consumer acknowledges for it", backends.ErrDenied))
 	}
 	return out, err
 }

@@ -38,7 +38,13 @@ func (b *Broker) SecretConsumers(ctx context.Context, p authn.Principal, name st
 		}
 		var u uses
 		if err := b.Store.View(ctx, func(tx *store.Tx) (err error) {
-			u, err = usesOf(ctx, tx, found.ID)
+			if u, err = usesOf(ctx, tx, found.ID); err != nil {
+				return err
+			}
+			hindered, err := b.hindrances(ctx, tx)
+			for i, d := range u.told {
+				u.told[i] = hindered.of(d)
+			}
 			return err
 		}); err != nil {
 			return nil, err

@@ -271,6 +271,33 @@ func TestConditionsDoNotChangeWhichPathDecides(t *testing.T) {
 	}
 }
 
+func TestSometimeIsWhatIsEverAllowed(t *testing.T) {
+	day := policy.Conditions{Time: "08:00-18:00"}
+	inside := policy.Conditions{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+	staged := policy.Conditions{Environments: []string{"staging"}, Time: "08:00-18:00"}
+	p := grant("p", rule("*", policy.Read),
+		policy.Rule{Path: "a", Capabilities: []policy.Capability{policy.Read}, Conditions: day},
+		policy.Rule{Path: "b", Capabilities: []policy.Capability{policy.Deny}, Conditions: inside}, rule("b", policy.Read),
+		policy.Rule{Path: "c", Capabilities: []policy.Capability{policy.Deny}, Conditions: day},
+		policy.Rule{Path: "d", Capabilities: []policy.Capability{policy.Read}, Conditions: staged},
+		policy.Rule{Path: "e", Capabilities: []policy.Capability{policy.Deny}, Conditions: policy.Conditions{Environments: []string{"staging"}}}, rule("e", policy.Read))
+	acl := policy.Compile([]policy.Policy{p.Sometime()}, policy.Identity{})
+	for _, c := range []struct {
+		path, environment string
+		want              bool
+	}{
+		{"a", "", true}, {"b", "", true}, {"c", "", false}, // on c nothing is granted, whatever a wider path says
+		{"d", "staging", true}, {"d", "production", false}, {"e", "staging", false}, {"e", "production", true},
+	} {
+		if got := acl.Decide(c.path, policy.Read, policy.Facts{Environment: c.environment}); got.Allowed != c.want {
+			t.Errorf("%s %q: %+v", c.path, c.environment, got)
+		}
+	}
+	if policy.Compile([]policy.Policy{p}, policy.Identity{}).Decide("a", policy.Read, policy.Facts{}).Allowed {
+		t.Error("the policy itself was changed")
+	}
+}
+
 func TestTimesOfTheWeek(t *testing.T) {
 	const layout = "2006-01-02 15:04 -0700"
 	for _, c := range []struct {

@@ -30,6 +30,23 @@ func (c Conditions) always() bool {
 	return c.Environments == nil && c.CIDRs == nil && c.Time == "" && c.TimeZone == ""
 }
 
+// Sometime returns p for whoever meets all that its grants ask of a caller's address and of
+// the time, and nothing that its denials do: what that refuses, p refuses always.
+func (p Policy) Sometime() Policy {
+	p.Rules = slices.Clone(p.Rules)
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		if r.Conditions.CIDRs == nil && r.Conditions.Time == "" && r.Conditions.TimeZone == "" {
+			continue
+		}
+		if slices.Contains(r.Capabilities, Deny) {
+			r.Capabilities = nil // the path decides all the same
+		}
+		r.Conditions = Conditions{Environments: r.Conditions.Environments}
+	}
+	return p
+}
+
 // key is the same for the same conditions only.
 func (c Conditions) key() string {
 	return fmt.Sprintf("%t%q%t%v %q%q", c.Environments == nil, c.Environments, c.CIDRs == nil, c.CIDRs, c.Time, c.TimeZone)

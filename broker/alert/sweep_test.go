@@ -167,6 +167,7 @@ func TestConsumerWithoutTheReplacementIsMissed(t *testing.T) {
 				t.Errorf("open %q", got)
 			}
 		}
+		old := rotation.Version{SecretID: s.ID, Ref: s.Ref, Number: 1, Stage: rotation.StagePrevious, CreatedAt: start}
 		v := rotation.Version{SecretID: s.ID, Ref: s.Ref, Number: 2, Stage: rotation.StageCurrent, RotationID: "rot_1", CreatedAt: start, PublishedAt: start}
 		r := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerEmergency, State: rotation.Retiring, From: 1, To: 2, Compromised: []int{1}, CreatedAt: start}
 		compromised := rotation.Retirement{ID: "ret_1", SecretID: s.ID, RotationID: r.ID, Version: 1, Cause: rotation.CauseEmergency, State: rotation.Requested, RequestedAt: start}
@@ -175,7 +176,7 @@ func TestConsumerWithoutTheReplacementIsMissed(t *testing.T) {
 		other := d // which the secret does not name any more
 		other.ID, other.Consumer = "del_2", "former"
 		save(t, db, func(tx *store.Tx) error {
-			return errors.Join(tx.AddVersion(ctx, &v), tx.AddRotation(ctx, &r), tx.AddRetirement(ctx, &compromised), tx.AddDelivery(ctx, &d), tx.AddDelivery(ctx, &other))
+			return errors.Join(tx.AddVersion(ctx, &old), tx.AddVersion(ctx, &v), tx.AddRotation(ctx, &r), tx.AddRetirement(ctx, &compromised), tx.AddDelivery(ctx, &d), tx.AddDelivery(ctx, &other))
 		})
 		expect(false) // version 1 works
 		compromised.State, compromised.RevokeBegunAt = rotation.ProvenDead, c.Now()

@@ -14,6 +14,9 @@ const (
 	DeliveryDead       = "dead"       // given up
 )
 
+// DeliveryStates lists them.
+var DeliveryStates = []string{DeliveryPending, DeliveryReceived, DeliveryApplied, DeliverySuperseded, DeliveryDead}
+
 // DeliveryEvents lists what a delivery can tell of.
 var DeliveryEvents = []string{
 	"secret.rotating",    // a rotation is due, ahead of time

@@ -265,6 +265,7 @@ type Consumer struct {
 	source []byte            // its tokens
 	digest func(w io.Writer) // of what the source does not show; nil: its block has a mistake
 	faulty bool              // it may say otherwise what nobody could read
+	reach  *policy.ACL       // what its role may do at some time, from some address; nil: nobody knows
 }
 
 // Action is what a trigger does.

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
@@ -24,6 +25,12 @@ type consumerSpec struct {
 	Webhook   *hclsyntax.Block `hcl:"webhook,block"`
 	Inbox     *hclsyntax.Block `hcl:"inbox,block"`
 }
+
+// What a slip of the finger is beyond.
+const (
+	mostInstances   = 1000
+	mostConcurrency = 256
+)
 
 // defaultConcurrency is how many attempts one consumer bears at once, on each node.
 const defaultConcurrency = 4
@@ -43,16 +50,45 @@ func (l *loader) consumer(b *hclsyntax.Block) {
 	if spec.Role != "" && l.refer("role", spec.Role, at(b, "role")) {
 		l.readers[c.Name] = l.roles[spec.Role]
 		l.readsAs(b, spec.Role)
+		c.reach = l.reach(l.roles[spec.Role])
 	}
 	l.events(b, spec.Events)
 	if spec.Instances != nil && !l.spoilt(at(b, "instances")) {
-		if c.Instances = *spec.Instances; c.Instances < 1 {
-			l.mistake(at(b, "instances"), fmt.Sprintf("%d instances could never say that they use a version", c.Instances), "Write how many there are, at least 1, or leave it out.")
-		}
+		c.Instances = *spec.Instances
+		l.instances(b, c)
 	}
 	l.told(c, spec, good)
 	inner := blockOf(b, c.way())
 	c.faulty = l.obscure(c.Range) || inner != nil && l.obscure(inner.DefRange())
+}
+
+// instances checks how many are to say that they use a version.
+func (l *loader) instances(b *hclsyntax.Block, c *Consumer) {
+	switch where := at(b, "instances"); {
+	case c.Instances < 1 || c.Instances > mostInstances:
+		l.mistake(where, fmt.Sprintf("%d instances could never say that they use a version", c.Instances), fmt.Sprintf("Write how many there are, 1 to %d, or leave it out.", mostInstances))
+	case c.Instances > 1 && !written(b, "role") && blockOf(b, "inbox") == nil && !l.unknown[b.DefRange()]:
+		l.mistake(where, fmt.Sprintf("The consumer %q has %d instances, but no role, so only the one that is called could say that it uses a version", c.Name, c.Instances),
+			fmt.Sprintf("See %s. Give it a role, as which each of them acknowledges, or leave the instances out.", l.quote(c.Range)))
+	}
+}
+
+// reach is what a role may do at some time, from some address; nil where nobody knows.
+func (l *loader) reach(r *Role) *policy.ACL {
+	if r == nil || l.diags.HasErrors() {
+		return nil
+	}
+	var policies []policy.Policy
+	for _, p := range l.cfg.Policies {
+		if slices.Contains(r.Policies, p.Name) {
+			policies = append(policies, p.Sometime())
+		}
+	}
+	who := policy.Identity{Tenant: r.Tenant, Role: r.Name, Name: "-", Environment: r.Environment}
+	if slices.Contains(r.Policies, policy.Root) || who.Used(policies).Name != "" {
+		return nil
+	}
+	return policy.Compile(policies, who)
 }
 
 // told decodes how a consumer is told: by a webhook or by an inbox.

@@ -99,6 +99,10 @@ func (l *loader) doubts(s *Secret, r *policy.Resolved, issuer *Issuer) {
 		l.warn(l.origin(s, r, "acknowledgement.timeout"), fmt.Sprintf("The timeout of %s is longer than max_overlap, %s: the old credential is revoked by then", ack.Timeout, longest),
 			"A consumer cannot hold an overlap beyond limits.max_overlap: raise that, or shorten the timeout.")
 	}
+	if ack := r.Acknowledgement; ack.Require != policy.RequireNone && ack.Timeout == 0 && ack.OnTimeout == policy.Proceed && !unsure("acknowledgement.timeout") && !unsure("acknowledgement.on_timeout") {
+		l.warn(l.origin(s, r, "acknowledgement.timeout"), "The timeout of 0s waits for nobody: the overlap ends when it ends, and an alert names who has not acknowledged",
+			"Write how long after its publication a new version is waited for, longer than the overlap.")
+	}
 	if issuer == nil {
 		return
 	}

@@ -79,15 +79,30 @@ func (c *Config) plainPayload(k *Consumer, where string, r *policy.Resolved) (te
 
 // unseen refuses to wait until a consumer has fetched where nobody could tell.
 func (c *Config) unseen(k *Consumer, where string, s *Secret, r *policy.Resolved) (telling, bool) {
-	if r.Acknowledgement.Require != policy.RequireFetched || k.Role != "" || s.Issuer == "" || k.faulty {
+	if r.Acknowledgement.Require != policy.RequireFetched || s.Issuer == "" || k.faulty {
 		return telling{}, false
 	}
-	p := telling{setting: "acknowledgement.require", beside: []hcl.Range{k.Range}, Problem: problem(where, `give it a role, or ask for "received" or "applied"`,
-		"the consumer %q has no role, so nobody could see that it has fetched, as acknowledgement.require asks", k.Name)}
+	p := telling{setting: "acknowledgement.require"}
+	switch {
+	case k.Role == "":
+		p.beside, p.Problem = []hcl.Range{k.Range}, problem(where, `give it a role, or ask for "received" or "applied"`,
+			"the consumer %q has no role, so nobody could see that it has fetched, as acknowledgement.require asks", k.Name)
+	case k.refused(s):
+		p.beside, p.Problem = []hcl.Range{attributeAt(k.block, "role")}, problem(where, `let a policy of the role grant "read", or ask for "received" or "applied"`,
+			"the consumer %q cannot fetch, as acknowledgement.require asks: its role %q may not read the secret", k.Name, k.Role)
+	default:
+		return telling{}, false
+	}
 	if asked, ok := said(s, r.Origin(p.setting), c.rotationPolicies); ok {
 		p.beside = append(p.beside, asked)
 	}
 	return p, true
+}
+
+// refused tells whether the consumer's role may read a secret at no time, from no address.
+func (c *Consumer) refused(s *Secret) bool {
+	facts := policy.Facts{Environment: s.Labels[EnvironmentLabel]}
+	return c.reach != nil && !c.reach.Decide(s.Ref.Name, policy.Read, facts).Allowed
 }
 
 // way is the kind of the block that says how the consumer is told.
@@ -115,6 +130,21 @@ func (l *loader) telling(s *Secret, r *policy.Resolved) {
 		l.mistake(at(s.block, p.Attribute), summary(p.Text), fmt.Sprintf("See %s. %s", strings.Join(places, " and "), sentence(p.Suggestion)))
 	}
 	l.carried(s, r)
+	l.unreadable(s, r)
+}
+
+// unreadable warns of consumers that are told where to fetch what they may not read.
+func (l *loader) unreadable(s *Secret, r *policy.Resolved) {
+	if r.Acknowledgement.Require == policy.RequireFetched && s.Issuer != "" {
+		return // that is a mistake
+	}
+	for i, name := range s.Consumers {
+		if k := l.cfg.consumers[name]; k != nil && !k.faulty && k.Payload == webhook.Reference && k.refused(s) {
+			role := attributeAt(k.block, "role")
+			l.warn(element(s.block, "consumers", i), fmt.Sprintf("The consumer %q is told where to fetch what its role %q may not read", name, k.Role),
+				fmt.Sprintf(`See %s. Grant "read" in a policy of the role; "keybroker policy check" tells what decides.`, l.quote(role)))
+		}
+	}
 }
 
 // carried warns of waiting for a fetch by who is handed the credential.

@@ -4,12 +4,15 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/keybroker/keybroker/backends"
@@ -43,8 +46,11 @@ func (l *loader) webhook(b *hclsyntax.Block, c *Consumer) {
 	var spec webhookSpec
 	l.block(b, &m, &spec)
 	if spec.Concurrency != nil && !l.spoilt(at(b, "concurrency")) {
+		mend := fmt.Sprintf("Write 1 to %d, or leave it out for %d.", mostConcurrency, defaultConcurrency)
 		if c.Concurrency = *spec.Concurrency; c.Concurrency < 1 {
-			l.mistake(at(b, "concurrency"), fmt.Sprintf("With a concurrency of %d nothing would ever be sent", c.Concurrency), fmt.Sprintf("Write at least 1, or leave it out for %d.", defaultConcurrency))
+			l.mistake(at(b, "concurrency"), fmt.Sprintf("With a concurrency of %d nothing would ever be sent", c.Concurrency), mend)
+		} else if c.Concurrency > mostConcurrency {
+			l.mistake(at(b, "concurrency"), fmt.Sprintf("A concurrency of %d is more than a node opens connections to one consumer", c.Concurrency), mend)
 		}
 	}
 	l.message(b, m, c)
@@ -107,7 +113,7 @@ func (l *loader) signature(b *hclsyntax.Block, m messageSpec, c *Consumer) {
 	known := []webhook.Algorithm{webhook.Ed25519, webhook.HMAC}
 	asked := m.Signature != "" && !l.spoilt(where)
 	if asked && !slices.Contains(known, m.Signature) {
-		l.mistake(where, fmt.Sprintf("There is no signature %q", string(m.Signature)), suggest(string(m.Signature), texts(known)))
+		l.mistake(where, fmt.Sprintf("There is no signature %q", string(m.Signature)), `Write "ed25519", the default, or "hmac".`)
 		asked = false
 	}
 	if asked {
@@ -140,7 +146,7 @@ func (l *loader) signingSecrets(b *hclsyntax.Block, m messageSpec) []backends.Se
 			l.mistake(inFile, fmt.Sprintf("The signing secret cannot be read: %s", err), "The file holds secrets, one a line, that you made. Leave it out, and the broker makes and keeps a key of its own.")
 			return nil
 		}
-		where, secrets = inFile, secretLines(string(content))
+		return l.secretLines(inFile, string(content))
 	}
 	if _, err := webhook.NewSigner(secrets...); err != nil {
 		l.mistake(where, "The signing secret cannot be used", reasonOf(err))
@@ -149,12 +155,24 @@ func (l *loader) signingSecrets(b *hclsyntax.Block, m messageSpec) []backends.Se
 	return secrets
 }
 
-func secretLines(content string) []backends.SecretString {
+// secretLines returns the secrets of a signing_secret_file, if one can sign with all.
+func (l *loader) secretLines(where hcl.Range, content string) []backends.SecretString {
 	var found []backends.SecretString
+	number := 0
 	for line := range strings.Lines(content) {
-		if line = strings.TrimSpace(line); line != "" {
-			found = append(found, backends.SecretString(line))
+		number++
+		if line = strings.TrimSpace(line); line == "" {
+			continue
 		}
+		s := backends.SecretString(line)
+		if _, err := webhook.NewSigner(s); err != nil {
+			l.mistake(where, fmt.Sprintf("The signing secret in line %d of the file cannot be used", number), reasonOf(err))
+			return nil
+		}
+		found = append(found, s)
+	}
+	if len(found) == 0 {
+		l.mistake(where, "The file holds no signing secret", "Write them one a line, or leave the file out: then the broker makes and keeps a key of its own.")
 	}
 	return found
 }
@@ -230,21 +248,46 @@ func (l *loader) pins(b *hclsyntax.Block, pins []string) {
 	}
 }
 
+// credentialName is what a parameter of a query is called that holds a credential.
+var credentialName = regexp.MustCompile(`(?i)token|secret|passw(or)?d|signature|api[-_.]?key|(^|[-_.])(key|sig|pwd|auth|code)$`)
+
+// credentialIn says where in a URL there are, or seem to be, credentials; empty if there
+// are none.
+func credentialIn(u *url.URL) string {
+	if u.User != nil {
+		return " before its host"
+	}
+	for _, name := range slices.Sorted(maps.Keys(u.Query())) {
+		if credentialName.MatchString(name) {
+			return fmt.Sprintf(", it seems, in the parameter %q of its query", name)
+		}
+	}
+	return ""
+}
+
 // webhookURL checks where deliveries go. The URL is not shown where it may hold
 // credentials.
 func (l *loader) webhookURL(b *hclsyntax.Block, e webhook.Endpoint, payload webhook.Payload) {
 	where := at(b, "url")
 	u, err := url.Parse(e.URL)
-	if err != nil || u.User != nil {
+	credential := ""
+	if err == nil {
+		credential = credentialIn(u)
+	}
+	if err != nil || credential != "" {
 		l.hidden = append(l.hidden, where)
 	}
 	if err := e.Check(payload); err != nil {
 		l.mistake(where, "The webhook's url cannot be used", reasonOf(err))
 		return
 	}
-	if u.User != nil {
-		l.mistake(where, "A literal where a secret belongs: the url holds credentials",
+	switch {
+	case credential != "":
+		l.mistake(where, "A literal where a secret belongs: the url holds credentials"+credential,
 			"Leave them out: deliveries are signed, and that is how the consumer knows them.")
+		return
+	case u.Fragment != "":
+		l.mistake(where, "The webhook's url has a fragment, which is sent to nobody", "Leave out the # and what follows it.")
 		return
 	}
 	addr, err := netip.ParseAddr(u.Hostname())

@@ -98,8 +98,8 @@ func TestInstancesAcknowledge(t *testing.T) {
 		"no fingerprint at all":     {app, func(r *client.AcknowledgeRequest) { r.Fingerprint = "f00" }, 400, "64 hexadecimal digits"},
 		"that of another delivery":  {app, func(r *client.AcknowledgeRequest) { r.Fingerprint = says(first, "a").Fingerprint }, 409, "fingerprint"},
 		"a name that breaks a line": {app, func(r *client.AcknowledgeRequest) { r.Instance = "a\nb" }, 400, "control characters"},
-		"who is not the consumer":   {n.Client, func(*client.AcknowledgeRequest) {}, 403, `only the role "app"`},
-		"who may only read":         {reader, func(*client.AcknowledgeRequest) {}, 403, `only the role "app"`},
+		"who is not the consumer":   {n.Client, func(*client.AcknowledgeRequest) {}, 403, "only the role of this consumer"},
+		"who may only read":         {reader, func(*client.AcknowledgeRequest) {}, 403, "only the role of this consumer"},
 		"who sees nothing of it":    {blind, func(*client.AcknowledgeRequest) {}, 404, "there is no delivery"},
 	} {
 		r := good
@@ -175,7 +175,7 @@ consumer "app" {
     allow_private_network = true
   }
 }
-`, url+"/hooks?token=CANARY"))
+`, url+"/hooks?of=CANARY"))
 	n := s.start()
 	ctx := t.Context()
 	made := must(n.TestConsumer(ctx, "app", client.ConsumerRequest{Reason: "a drill"}))(t)

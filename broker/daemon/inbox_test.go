@@ -212,6 +212,7 @@ func TestConsumerBehindAFirewall(t *testing.T) {
 	}
 
 	r := w.begin(true)
+	refused(t, "another rotation", second(w.Rotate(t.Context(), "app/key", client.RotateRequest{})), http.StatusConflict, "waits for consumers to acknowledge version 2, at most until ")
 	item := one(t, app, "app")
 	if _, err := app.Acknowledge(t.Context(), item.Delivery, client.AcknowledgeRequest{Status: "applied", Generation: 2, Fingerprint: strings.Repeat("00", 32)}); client.Status(err) != http.StatusConflict {
 		t.Errorf("it says to use what it has not fetched: %v", err)

@@ -41,13 +41,13 @@ func (n *needs) add(who, remedy string, blocks ...block) {
 //     by itself, the backend, issuer and probe of the version that it brings, which
 //     may have to be retired, and of the one that it replaces, which will be (or is
 //     made current again);
-//   - one that has not published: the consumers that it is going to tell;
 //   - a retirement without proof: its secret, issuer (to revoke, and to revoke
 //     again) and probe, and until it revokes, except in an emergency, the backend,
-//     which is asked first whether it still serves the version;
-//   - a delivery that did not succeed yet, as long as its rotation may revoke what
-//     the consumer still uses: the consumer. Afterwards it keeps nobody from
-//     removing a consumer that is gone for good: slighted warns of it.
+//     which is asked first whether it still serves the version.
+//
+// A consumer is needed by nothing: one that is gone, or broken into, can be cut off at
+// any time. It is told nothing more, and no overlap waits for it; untold warns of what it
+// misses.
 //
 // A mirror is needed by nothing: what waits for it goes on without it once the
 // configuration names it no more; forsaken warns of what stays in it.
@@ -57,12 +57,10 @@ func (n *needs) add(who, remedy string, blocks ...block) {
 // changed would be worse than a re-check that is not made; slighted warns of them, too.
 func underWay(ctx context.Context, tx *store.Tx) (needs, error) {
 	var n needs
-	occupying := map[string]bool{} // secret ids
 	err := eachPage(func(p store.Page) (string, error) {
 		found, next, err := tx.Rotations(ctx, store.RotationFilter{Live: true}, p)
 		for i := range found {
 			if err == nil {
-				occupying[found[i].SecretID] = occupying[found[i].SecretID] || found[i].State.Occupies()
 				err = n.rotation(ctx, tx, &found[i])
 			}
 		}
@@ -72,22 +70,9 @@ func underWay(ctx context.Context, tx *store.Tx) (needs, error) {
 		return nil, err
 	}
 	unproven, err := tx.UnprovenRetirements(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for _, t := range unproven {
 		n.retirement(t)
 	}
-	err = eachPage(func(p store.Page) (string, error) {
-		found, next, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{State: rotation.DeliveryPending}, p)
-		for _, d := range found {
-			if occupying[d.SecretID] {
-				who := fmt.Sprintf("delivery %s of %s version %d to its consumer is pending, and the version before is about to be revoked", d.ID, d.Ref, d.Version)
-				n.add(who, fmt.Sprintf("wait until it succeeds or is given up: `keybroker delivery list --consumer %s`", d.Consumer), block{"consumer", d.Consumer})
-			}
-		}
-		return next, err
-	})
 	return n, err
 }
 
@@ -111,15 +96,8 @@ func (n *needs) rotation(ctx context.Context, tx *store.Tx, r *store.RotationOf)
 	if !r.State.Occupies() {
 		return nil // its retirements have rows of their own
 	}
-	if d := r.Under; d != nil {
-		if r.State == rotation.Queued || r.State == rotation.Minting {
-			n.add(who, remedy, componentsOf(d.Backend, d.Issuer, d.Probe)...)
-		}
-		if r.State != rotation.Overlap { // from then on each has a delivery
-			for _, name := range d.Consumers {
-				n.add(who, remedy, block{"consumer", name})
-			}
-		}
+	if d := r.Under; d != nil && (r.State == rotation.Queued || r.State == rotation.Minting) {
+		n.add(who, remedy, componentsOf(d.Backend, d.Issuer, d.Probe)...)
 	}
 	for _, number := range []int{r.To, r.From} {
 		if number == 0 {
@@ -271,7 +249,7 @@ func (n needs) slightedBy(ctx context.Context, tx *store.Tx, cfg *config.Config,
 		warn(block{"probe", m.Probe}, m, "proven dead and to be tried with it once more: a resurrection would not be seen", later)
 		warn(block{"issuer", m.Issuer}, m, "proven dead and to be tried once more: a resurrection could not be ended", later)
 	}
-	unheard, err := n.untold(ctx, tx, before, next)
+	unheard, err := untold(ctx, tx, before, next)
 	if err != nil {
 		return nil, err
 	}
@@ -343,13 +321,12 @@ func forsaken(before, next shape) []client.ConfigFinding {
 	return out
 }
 
-// untold warns of the pending deliveries to consumers that go away and that
-// nothing under way waits for.
-func (n needs) untold(ctx context.Context, tx *store.Tx, before, next shape) ([]client.ConfigFinding, error) {
+// untold warns of the pending deliveries to consumers that go away.
+func untold(ctx context.Context, tx *store.Tx, before, next shape) ([]client.ConfigFinding, error) {
 	var out []client.ConfigFinding
 	for _, name := range before.consumers {
 		b := block{"consumer", name}
-		if _, ok := next.types[b]; ok || slices.ContainsFunc(n, func(one need) bool { return one.block == b }) {
+		if _, ok := next.types[b]; ok {
 			continue
 		}
 		found, _, err := tx.DeliveriesPage(ctx, store.DeliveryFilter{Consumer: name, State: rotation.DeliveryPending}, store.Page{Limit: 1})
@@ -357,8 +334,8 @@ func (n needs) untold(ctx context.Context, tx *store.Tx, before, next shape) ([]
 			return nil, err
 		}
 		if len(found) > 0 {
-			out = append(out, client.ConfigFinding{What: fmt.Sprintf("%s is not in the configuration, and deliveries to it are pending (the newest tells of %s version %d): they are not made", b, found[0].Ref, found[0].Version),
-				Remedy: fmt.Sprintf("keep the block until they succeed or are given up: `keybroker delivery list --consumer %s`", name)})
+			out = append(out, client.ConfigFinding{What: fmt.Sprintf("%s is not in the configuration, and deliveries to it are pending (the newest tells of %s version %d): they are not made, and no overlap waits for them", b, found[0].Ref, found[0].Version),
+				Remedy: fmt.Sprintf("if it still uses what they tell of, keep the block until they succeed or are given up: `keybroker delivery list --consumer %s`", name)})
 		}
 	}
 	return out, nil

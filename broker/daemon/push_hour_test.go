@@ -134,12 +134,13 @@ func TestConsumerThatIsDownForAnHour(t *testing.T) {
 	// The next generations take its place, each tried at once. The fifth failure in a row
 	// has the consumer left alone for 30 s, and each that follows for twice as long.
 	w.skip(5 * time.Minute)
-	at = w.publish(busy, 2)
-	w.fails(busy, 1, at, 5*time.Second)
-	if c := w.consumer(t, "down"); c.State != client.ConsumerFailing || c.LeftAloneUntil.IsZero() {
-		t.Errorf("after five failures in a row it is %s, left alone until %s", c.State, c.LeftAloneUntil)
+	w.publish(busy, 2)
+	var c client.Consumer
+	eventually(t, "it to be left alone", func() bool { c = w.consumer(t, "down"); return !c.LeftAloneUntil.IsZero() })
+	if d := w.newest(busy); c.State != client.ConsumerFailing || d.Attempts != 1 || !d.NextAttemptAt.Equal(c.LeftAloneUntil) {
+		t.Errorf("after five failures in a row it is %s, left alone until %s; the next attempt, after %d, is at %s", c.State, c.LeftAloneUntil, d.Attempts, d.NextAttemptAt)
 	}
-	at = w.publish(quiet, 1)
+	w.publish(quiet, 1)
 	if d := w.newest(quiet); d.Attempts != 0 || d.State != client.DeliveryPending {
 		t.Errorf("it was tried %d times while it was left alone", d.Attempts)
 	}

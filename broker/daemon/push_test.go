@@ -243,8 +243,20 @@ func TestGoneConsumerIsEnabled(t *testing.T) {
 	n.rotate(t, pushed(0))
 	eventually(t, "the end of the first delivery", func() bool { return n.consumer(t, "app").State == client.ConsumerDisabled })
 	n.awaitAlert(t, "consumer_disabled", "app")
+	eventually(t, "a record of it", func() bool {
+		found := must(n.Audit(ctx, client.AuditQuery{Action: "consumer.disabled"}))(t).Items
+		return len(found) == 1 && found[0].Path == "sys/consumers/app"
+	})
 	n.rotate(t, pushed(1))
 	n.rotate(t, pushed(1))
+	waiting := n.deliveries(t, "app")[0]
+	shown := must(n.Delivery(ctx, waiting.ID))(t)
+	ofSecret := must(n.SecretConsumers(ctx, pushed(1)))(t).Consumers[0]
+	for where, why := range map[string]string{"the list": waiting.Error, "the delivery": shown.Error, "the secret": ofSecret.Error} {
+		if !strings.Contains(why, "app is disabled since ") || !strings.Contains(why, "`keybroker consumer enable app`") {
+			t.Errorf("%s says of what waits: %q", where, why)
+		}
+	}
 	if _, err := n.TestConsumer(ctx, "app", client.ConsumerRequest{Reason: "is it back?"}); client.Status(err) != http.StatusConflict {
 		t.Errorf("a test of a consumer that is disabled: %v", err)
 	}

@@ -63,8 +63,9 @@ func TestARetirementThatIsToBeginNeedsItsBackend(t *testing.T) {
 	}
 }
 
-// TestARotationNeedsTheConsumersItWillTell, although none has a delivery yet.
-func TestARotationNeedsTheConsumersItWillTell(t *testing.T) {
+// TestAConsumerIsTakenOutWhileARotationRuns, which would have told it: that rotation
+// goes on, and tells the others.
+func TestAConsumerIsTakenOutWhileARotationRuns(t *testing.T) {
 	t.Parallel()
 	o := startOperated(t, brief)
 	o.done(t, mailer)
@@ -73,8 +74,15 @@ func TestARotationNeedsTheConsumersItWillTell(t *testing.T) {
 	o.hcl = replaced(t, o.hcl, `  consumers = ["app"]`, "")
 	from := strings.Index(o.hcl, `consumer "app"`)
 	o.hcl = o.hcl[:from] + o.hcl[from+strings.Index(o.hcl[from:], "\n}\n")+3:]
-	if got := o.refused(t, false); !strings.Contains(got, "rotation "+id+` of mail/sender is minting and needs consumer "app"`) {
-		t.Errorf("refused for: %s", got)
+	o.reload(t)
+	o.api.Override(minted, http.StatusServiceUnavailable, 0)
+	if r, _ := o.follow(t, id); r.State != client.RotationDone {
+		t.Errorf("the rotation is %s: %s", r.State, r.Error)
+	}
+	for _, d := range must(o.Deliveries(t.Context(), client.DeliveryQuery{Consumer: "app"}))(t).Items {
+		if d.Version > 1 {
+			t.Errorf("app was told of version %d: %s", d.Version, d.Event)
+		}
 	}
 }
 

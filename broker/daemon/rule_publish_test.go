@@ -206,9 +206,9 @@ func TestRule19AFailedDeliveryHoldsNobodyUpAndIsReplayed(t *testing.T) {
 	if d := of["slow"]; d.State != client.DeliveryPending || !d.NextAttemptAt.After(time.Now()) || !strings.Contains(d.Error, "503") {
 		t.Errorf("the failed one is %+v", d)
 	}
-	// The last but one of its attempts was made by now.
+	// The last but one of its attempts was made by now, and it is as old as that.
 	o.stop()
-	exec(t, o.database(t), "UPDATE deliveries SET attempts = 9, next_attempt_at = 1 WHERE consumer = 'slow'")
+	exec(t, o.database(t), "UPDATE deliveries SET attempts = 9, next_attempt_at = 1, since = 1 WHERE consumer = 'slow'")
 	o.node = o.start()
 	var dead []client.Delivery
 	eventually(t, "it to be given up", func() bool {

@@ -31,6 +31,8 @@ const (
 	// maxSigning is how many keys of a consumer sign at once: each makes a header longer,
 	// of which receivers take no more than some.
 	maxSigning = 5
+	// switchOverlap is for how long a consumer's keys of another signature sign on.
+	switchOverlap = 24 * time.Hour
 )
 
 // signing has the keys that messages to consumers are signed with, where the broker owns
@@ -86,7 +88,7 @@ func (s *signing) use(cfg *config.Config) {
 
 // keep sees to it in tx that every consumer whose keys the broker owns has one of its
 // algorithm, for UpdateLatest: of two nodes that make one, the second finds the first's.
-// A key of another algorithm is over at once.
+// A key of another algorithm signs on beside it for switchOverlap: nobody has the new one yet.
 func (s *signing) keep(ctx context.Context, tx *store.Tx, consumers []*config.Consumer) error {
 	rows, err := tx.SigningKeys(ctx)
 	if err != nil {
@@ -112,7 +114,7 @@ func (s *signing) keep(ctx context.Context, tx *store.Tx, consumers []*config.Co
 		if err != nil {
 			return err
 		}
-		if _, err := s.add(ctx, tx, key, 0); err != nil {
+		if _, err := s.add(ctx, tx, key, switchOverlap); err != nil {
 			return err
 		}
 		if err := tx.AddAudit(ctx, signingEvent("consumer.signing_key", key)); err != nil {

@@ -24,6 +24,6 @@ type Consumers interface {
 }
 
 func deliveryQuery(p *params) client.DeliveryQuery {
-	return client.DeliveryQuery{Secret: p.text("secret"), Consumer: p.text("consumer"), State: p.text("state"),
+	return client.DeliveryQuery{Secret: p.text("secret"), Consumer: p.text("consumer"), State: p.oneOf("state", client.DeliveryStates...),
 		Event: p.oneOf("event", client.DeliveryEvents...), Page: page(p)}
 }

@@ -79,6 +79,9 @@ func TestConsumersAreReached(t *testing.T) {
 			t.Errorf("%s, by nobody: %v", want, err)
 		}
 	}
+	if a := n.ask(t, "GET", "/api/v1/deliveries?state=failed", goodToken, ""); a.status != http.StatusBadRequest {
+		t.Errorf("%d %s", a.status, a.body)
+	}
 	if a := n.ask(t, "GET", "/api/v1/deliveries?event=secret.gone", goodToken, ""); a.status != http.StatusBadRequest {
 		t.Errorf("an event that there is not: %d %s", a.status, a.body)
 	}

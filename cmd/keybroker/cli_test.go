@@ -258,6 +258,60 @@ func TestEmergencyNeedsNoPreview(t *testing.T) {
 	}
 }
 
+// TestEmergencyEndsWithWhoIsWithoutTheReplacement: that is no failure of it.
+func TestEmergencyEndsWithWhoIsWithoutTheReplacement(t *testing.T) {
+	begun := client.Rotation{ID: "r1", Secret: "a/b", Tenant: "default", State: "queued", Trigger: "emergency", FromVersion: 1, Compromised: []int{1}}
+	done := begun
+	done.State, done.ToVersion, done.EndedAt = client.RotationDone, 2, time.Now()
+	at := time.Now()
+	answers := map[string]any{
+		"POST /api/v1/secrets/a/b/emergency": begun,
+		"GET /api/v1/secrets/a/b":            secret(),
+		"GET /api/v1/rotations/r1/events":    events(t, client.EventRotation, done),
+		"GET /api/v1/secrets/a/b/consumers": client.SecretConsumers{Secret: "a/b", Tenant: "default", Version: 2, Consumers: []client.SecretConsumer{
+			{Consumer: "waits", Listed: true, Version: 2}, {Consumer: "older", Listed: true, Version: 1, ReceivedAt: at, AppliedAt: at},
+			{Consumer: "has", Listed: true, Version: 2, ReceivedAt: at}, {Consumer: "uses", Listed: true, Version: 2, AppliedAt: at}, {Consumer: "former", Version: 2},
+		}},
+	}
+	r := serve(t, answers).each("emergency a/b --reason leak --wait", "emergency a/b --reason leak --wait --format json")
+	want := "WITHOUT the replacement: waits, older\nhave version 2, and did not say that they use it: has\nsee: keybroker secret consumers a/b\n"
+	if r[0].code != 0 || !strings.HasSuffix(r[0].err, want) {
+		t.Errorf("%+v", r[0])
+	}
+	last := `{"event":"consumers","secret":"a/b","version":2,"not_received":["waits","older"],"not_applied":["has"]}` + "\n"
+	if r[1].code != 0 || !strings.HasSuffix(r[1].out, last) {
+		t.Errorf("%+v", r[1])
+	}
+	answers["GET /api/v1/secrets/a/b/consumers"] = client.SecretConsumers{Secret: "a/b", Tenant: "default", Version: 1, Consumers: []client.SecretConsumer{
+		{Consumer: "uses", Listed: true, Version: 1, ReceivedAt: at, AppliedAt: at},
+	}}
+	failed := done
+	failed.State, failed.ToVersion = "failed", 0
+	answers["GET /api/v1/rotations/r1/events"] = events(t, client.EventRotation, failed)
+	if r := serve(t, answers).keybroker("emergency", "a/b", "--reason", "leak", "--wait"); r.code != 1 || !strings.Contains(r.err, "WITHOUT the replacement: uses\n") {
+		t.Errorf("there is none: %+v", r)
+	}
+	answers["GET /api/v1/rotations/r1/events"] = events(t, client.EventRotation, done)
+	answers["GET /api/v1/secrets/a/b/consumers"] = 403
+	if r := serve(t, answers).keybroker("emergency", "a/b", "--reason", "leak", "--wait"); r.code != 0 || !strings.Contains(r.err, "could not be asked") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestTestThatDisables(t *testing.T) {
+	d := client.Delivery{ID: "d1", Consumer: "gone", State: client.DeliveryPending, NextAttemptAt: time.Now()}
+	tried := d
+	tried.State, tried.Error, tried.NextAttemptAt = client.DeliveryDead, "it answered 410", time.Time{}
+	r := serve(t, map[string]any{
+		"POST /api/v1/consumers/gone/test": d,
+		"GET /api/v1/deliveries/d1":        tried,
+		"GET /api/v1/consumers/gone":       client.Consumer{Name: "gone", State: client.ConsumerDisabled},
+	}).keybroker("consumer", "test", "gone")
+	if r.code != 1 || !strings.Contains(r.err, "it answered 410") || !strings.Contains(r.err, "keybroker consumer enable gone") || strings.Contains(r.err, "tried again by itself") {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestTokenIsPrintedAlone(t *testing.T) {
 	s := serve(t, map[string]any{
 		"POST /api/v1/tokens":      client.Token{ID: "k1", Name: "ci", Token: canary},

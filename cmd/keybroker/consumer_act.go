@@ -28,11 +28,15 @@ func (a *app) consumerTestCommand() *cobra.Command {
 		Short: "Tell a consumer that somebody tries the way to it, and wait for its answer",
 		Long: "Tell a consumer that somebody tries the way to it (the event consumer.test, which is of\n" +
 			"no secret), and wait for its answer. Exits 1 if the first attempt fails; the broker\n" +
-			"repeats it all the same. Into an inbox the message is only laid.",
+			"repeats it all the same, unless it answered 410: that disables it, as with any other\n" +
+			"delivery. Into an inbox the message is only laid.",
 		Example:           "  keybroker consumer test newsletter",
 		Args:              takes("NAME"),
 		ValidArgsFunction: a.completeConsumers,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
+			if patience < 0 {
+				return usagef("--timeout is %s; it is 0s or longer", patience)
+			}
 			d, err := c.TestConsumer(ctx, args[0], r)
 			if err != nil {
 				return err
@@ -48,7 +52,7 @@ func (a *app) consumerTestCommand() *cobra.Command {
 				if a.json() {
 					_ = a.showJSON(d) // what went wrong counts
 				}
-				return failedTest(d)
+				return failedTest(ctx, c, d)
 			}
 			return a.tested(d, "%s has received the test: delivery %s, %s", d.Consumer, d.ID, d.State)
 		}),
@@ -66,11 +70,19 @@ func (a *app) tested(d client.Delivery, format string, args ...any) error {
 	return nil
 }
 
-func failedTest(d client.Delivery) error {
+func failedTest(ctx context.Context, c *client.Client, d client.Delivery) error {
 	if d.Error == "" {
 		return &hintError{fmt.Errorf("%s was not called yet", d.Consumer), "it may have failed before and be left alone for a while: keybroker consumer show " + d.Consumer}
 	}
-	return &hintError{fmt.Errorf("%s did not receive the test: %s", d.Consumer, d.Error), "it is tried again by itself: keybroker delivery show " + d.ID}
+	failed := fmt.Errorf("%s did not receive the test: %s", d.Consumer, d.Error)
+	if d.State == client.DeliveryDead {
+		hint := "it is given up: keybroker delivery show " + d.ID
+		if now, err := c.Consumer(ctx, d.Consumer); err == nil && now.State == client.ConsumerDisabled {
+			hint = "it wants no more deliveries, and this has disabled it; when it is back: keybroker consumer enable " + d.Consumer
+		}
+		return &hintError{failed, hint}
+	}
+	return &hintError{failed, "it is tried again by itself: keybroker delivery show " + d.ID}
 }
 
 // attempted waits until a delivery has arrived or an attempt at it has failed, at most for

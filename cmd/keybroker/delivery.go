@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,12 +28,22 @@ func (a *app) deliveryListCommand() *cobra.Command {
 					return err
 				}
 			}
+			if query.State != "" {
+				if err := oneOf("state", query.State, client.DeliveryStates...); err != nil {
+					return err
+				}
+			}
 			deliveries, err := collect(client.All(func(after string) (client.List[client.Delivery], error) {
 				query.Page = pageFor(limit, after)
 				return c.Deliveries(ctx, query)
 			}), limit)
 			if err != nil {
 				return err
+			}
+			if len(deliveries) == 0 && query.Consumer != "" {
+				if _, err := c.Consumer(ctx, query.Consumer); client.Status(err) == http.StatusNotFound {
+					return err // else nothing would look like nothing to do
+				}
 			}
 			return a.show(deliveries, func(t *table) {
 				t.row("ID", "CONSUMER", "SECRET", "VERSION", "EVENT", "STATE", "ATTEMPTS", "RECEIVED", "FETCHED", "APPLIED", "NEXT ATTEMPT", "ERROR")
@@ -45,15 +56,13 @@ func (a *app) deliveryListCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&query.Secret, "secret", "", "only of this secret")
 	f.StringVar(&query.Consumer, "consumer", "", "only to this consumer")
-	f.StringVar(&query.State, "state", "", "only in this state: pending, received, applied, superseded, dead")
+	f.StringVar(&query.State, "state", "", "only in this state: "+strings.Join(client.DeliveryStates, ", "))
 	f.StringVar(&query.Event, "event", "", "only of this event: "+strings.Join(client.DeliveryEvents, ", "))
 	f.IntVar(&limit, "limit", defaultLimit, "at most so many; 0 is all")
 	_ = cmd.RegisterFlagCompletionFunc("secret", a.completeSecretFlag)
 	_ = cmd.RegisterFlagCompletionFunc("consumer", a.completeConsumerFlag)
 	_ = cmd.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(client.DeliveryEvents, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]string{
-		client.DeliveryPending, client.DeliveryReceived, client.DeliveryApplied, client.DeliverySuperseded, client.DeliveryDead,
-	}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(client.DeliveryStates, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

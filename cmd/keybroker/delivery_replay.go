@@ -13,7 +13,8 @@ func (a *app) deliveryReplayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay ID",
 		Short: "Deliver once more what a consumer did not get",
-		Long: "Deliver once more what was given up, or was delivered and came to nothing. Only the\n" +
+		Long: "Deliver once more what was given up, or was delivered and came to nothing. What the\n" +
+			"consumer has acknowledged can be, too: it then waits for its answer again. Only the\n" +
 			"newest generation of a secret can be: an older one is never delivered after it.",
 		Example: "  keybroker delivery list --state dead\n" +
 			"  keybroker delivery replay 019a4c0e-8d5a-7c3b-9a51-0c2f4b7d6e10",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -46,8 +47,8 @@ func (a *app) emergencyCommand() *cobra.Command {
 			}
 			a.note("%s", printable(announcement(r, s, known)))
 			err = a.rotationBegun(ctx, c, r, wait)
-			if wait && ctx.Err() == nil {
-				err = errors.Join(err, a.tellsWhoIsWithout(ctx, c, r))
+			if wait && ctx.Err() == nil && r.FromVersion > 0 {
+				a.tellWhoIsWithout(ctx, c, r)
 			}
 			return err
 		}),
@@ -87,4 +88,54 @@ func announcement(r client.Rotation, s client.Secret, known bool) string {
 		}
 	}
 	return text
+}
+
+// without are the consumers of a secret that do not use what replaces a compromised
+// version, as far as is known.
+type without struct {
+	Event       string   `json:"event"` // "consumers", in the place of client.Event's
+	Secret      string   `json:"secret"`
+	Version     int      `json:"version"` // the current one
+	NotReceived []string `json:"not_received"`
+	NotApplied  []string `json:"not_applied"` // they have it, and do not say that they use it
+}
+
+func consumersWithout(s client.SecretConsumers, compromised int) without {
+	w := without{Event: "consumers", Secret: qualified(s.Tenant, s.Secret), Version: s.Version, NotReceived: []string{}, NotApplied: []string{}}
+	for _, c := range s.Consumers {
+		switch told := c.Version == s.Version && c.Version != compromised; {
+		case !c.Listed || told && !c.AppliedAt.IsZero():
+		case told && (!c.ReceivedAt.IsZero() || !c.FetchedAt.IsZero()):
+			w.NotApplied = append(w.NotApplied, c.Consumer)
+		default:
+			w.NotReceived = append(w.NotReceived, c.Consumer)
+		}
+	}
+	return w
+}
+
+// tellWhoIsWithout ends an emergency with who may sit on a key that is dead by now. It is
+// no failure of the emergency, nor is that it cannot be told.
+func (a *app) tellWhoIsWithout(ctx context.Context, c *client.Client, r client.Rotation) {
+	name := qualified(r.Tenant, r.Secret)
+	command := "keybroker secret consumers " + name
+	s, err := c.SecretConsumers(ctx, name)
+	if err != nil {
+		a.note("which consumers have the replacement could not be asked (%s): %s", printable(err.Error()), command)
+		return
+	}
+	w := consumersWithout(s, r.FromVersion)
+	if a.json() {
+		_ = json.NewEncoder(a.out).Encode(w) // what came of the emergency counts
+		return
+	}
+	if len(w.NotReceived) > 0 {
+		a.note("WITHOUT the replacement: %s", printable(strings.Join(w.NotReceived, ", ")))
+	}
+	if len(w.NotApplied) > 0 {
+		a.note("have version %d, and did not say that they use it: %s", w.Version, printable(strings.Join(w.NotApplied, ", ")))
+	}
+	if len(w.NotReceived)+len(w.NotApplied) > 0 {
+		a.note("see: %s", command)
+	}
 }

@@ -16,6 +16,12 @@ func (e *Engine) disable(ctx context.Context, tx Tx, consumer string, out Outcom
 	if err := tx.SaveConsumerState(ctx, state); err != nil {
 		return err
 	}
+	terms, _ := e.terms(consumer)
+	err := tx.AddAudit(ctx, rotation.AuditEvent{At: state.DisabledAt, Tenant: terms.Tenant, Actor: "keybroker", Action: "consumer.disabled", Path: consumerPath(consumer),
+		Outcome: "ok", Detail: map[string]string{"consumer": consumer, "why": out.Detail}})
+	if err != nil {
+		return err
+	}
 	if !e.Disabled(state) {
 		return nil // it is somewhere else by now
 	}

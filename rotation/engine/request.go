@@ -134,6 +134,13 @@ func occupied(r rotation.Rotation, of backends.Ref) string {
 	if r.Adopts != nil && r.State == rotation.Queued && r.ApprovedBy == "" {
 		return fmt.Sprintf("rotation %s is to adopt what %s holds, and waits for an approval: `keybroker rotation approve %s`, or `keybroker rotation cancel %s`", r.ID, r.Adopts.Backend, r.ID, r.ID)
 	}
+	if r.State == rotation.Overlap && r.WaitingFor == rotation.WaitAcknowledgment {
+		return fmt.Sprintf("rotation %s waits for consumers to acknowledge version %d, at most until %s: `keybroker secret consumers %s`; an emergency does not wait for it",
+			r.ID, r.To, r.NextAt.UTC().Format(time.RFC3339), qualified(of))
+	}
+	if r.State == rotation.Overlap && r.WaitingFor == rotation.WaitMirror {
+		return fmt.Sprintf("rotation %s waits for mirrors, at most until %s: `keybroker drift list --secret %s`; an emergency does not wait for it", r.ID, r.NextAt.UTC().Format(time.RFC3339), qualified(of))
+	}
 	if r.State == rotation.Overlap {
 		return fmt.Sprintf("rotation %s is in its overlap until %s; an emergency does not wait for it", r.ID, r.OverlapUntil.UTC().Format(time.RFC3339))
 	}

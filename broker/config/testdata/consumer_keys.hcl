@@ -41,7 +41,7 @@ consumer "f" {
 consumer "g" {
   webhook {
     url       = "https://example.com"
-    signature = "rsa"                        # ERROR: There is no signature "rsa"
+    signature = "rsa"                        # ERROR: There is no signature "rsa". Write "ed25519", the default, or "hmac".
   }
 }
 consumer "h" {
@@ -74,7 +74,19 @@ consumer "k" {
 consumer "l" {
   webhook {
     url                 = "https://example.com"
-    signing_secret_file = "token.txt"        # ERROR: A signing secret begins with whsec_ or whsk_
+    signing_secret_file = "token.txt"        # ERROR: The signing secret in line 1 of the file cannot be used. A signing secret begins with whsec_ or whsk_
+  }
+}
+consumer "n" {
+  webhook {
+    url                 = "https://example.com"
+    signing_secret_file = "signing_keys_torn.txt" # ERROR: The signing secret in line 3 of the file cannot be used
+  }
+}
+consumer "o" {
+  webhook {
+    url                 = "https://example.com"
+    signing_secret_file = "empty.txt"        # ERROR: The file holds no signing secret
   }
 }
 consumer "m" {

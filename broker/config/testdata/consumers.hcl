@@ -91,6 +91,36 @@ consumer "o" {
     signature = "hmac"
   }
 }
+consumer "p" {
+  webhook {
+    url = "https://example.com/hook?accessToken=abc"  # ERROR: the url holds credentials, it seems, in the parameter "accessToken" of its query
+  }
+}
+consumer "q" {
+  webhook {
+    url = "https://example.com/hook?tenant=acme&monkey=1"
+  }
+}
+consumer "r" {
+  webhook {
+    url = "https://example.com/hook#here"  # ERROR: a fragment, which is sent to nobody
+  }
+}
+consumer "s" {
+  instances = 3                        # ERROR: The consumer "s" has 3 instances, but no role, so only the one that is called could say that it uses a version. See testdata/consumers.hcl:109: consumer "s". Give it a role
+  webhook {
+    url         = "https://example.com"
+    concurrency = 257                  # ERROR: A concurrency of 257 is more than a node opens connections to one consumer. Write 1 to 256
+  }
+}
+consumer "t" {
+  role      = "collector"
+  instances = 1001                     # ERROR: 1001 instances could never say that they use a version. Write how many there are, 1 to 1000
+  webhook {
+    url         = "https://example.com"
+    concurrency = 256
+  }
+}
 role "collector" {
   tenant   = "default"
   policies = ["none"]
