@@ -816,3 +816,46 @@ func TestGoneIsAboutTheEndpointThatSaysSo(t *testing.T) {
 		other.wantTold(t, "rotated v2 g2")
 	})
 }
+
+// Of several instances each says which one it is: who does not say is none of them.
+func TestInstanceSaysWhichOneItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(acknowledging(rotation.RequireApplied), engine.Terms{Instances: 2})
+		a.answer = func(m engine.Message) engine.Outcome {
+			return engine.Outcome{Received: true, Claim: a.claim(m.Delivery, "")}
+		}
+		w.rotate(t)
+		w.advance(time.Minute)
+		d := w.delivery(rotation.EventRotated)
+		if d.State != rotation.DeliveryReceived || !strings.Contains(d.Error, "instance") {
+			t.Errorf("it is %s: %q", d.State, d.Error)
+		}
+		if _, err := w.nodes[0].engine.Acknowledge(context.Background(), d.ID, *a.claim(d, ""), someone); !errors.Is(err, backends.ErrInvalid) {
+			t.Errorf("acknowledged without a name: %v", err)
+		}
+		acks, err := (&memTx{s: w.store, readOnly: true}).Acks(context.Background(), d.ID)
+		if err != nil || len(acks) > 0 {
+			t.Errorf("acknowledgements %+v: %v", acks, err)
+		}
+	})
+}
+
+// A test that arrives shows that the way is open: what waits is tried at once.
+func TestTestThatArrivesHastensWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{})
+		a.answer = func(engine.Message) engine.Outcome {
+			return engine.Outcome{Next: 5 * time.Hour, Detail: "status 401"}
+		}
+		w.rotate(t)
+		w.advance(time.Minute)
+		a.wantTold(t, "rotated v1 g1")
+		a.answer = nil
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			_, err := e.TestConsumer(ctx, tx, secretRef.Tenant, "app", someone)
+			return err
+		})
+		w.advance(time.Minute)
+		a.wantTold(t, "consumer.test v0 g0", "rotated v1 g1")
+	})
+}

@@ -41,3 +41,8 @@ func (e *Engine) StepNotice(ctx context.Context, id string) error { return e.ste
 func (e *Engine) Moved(ctx context.Context, tx Tx, before, after rotation.Rotation) error {
 	return e.moved(ctx, tx, before, after)
 }
+
+// Together lets transactions that are wanted at the same time be one.
+func Together(s Store) func(context.Context, func(context.Context, Tx) error) error {
+	return (&together{store: s}).Update
+}
