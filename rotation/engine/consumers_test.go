@@ -620,6 +620,14 @@ func TestNewConsumerIsToldOfTheCurrentVersion(t *testing.T) {
 		w.rotate(t)
 		w.advance(time.Minute)
 		a.wantTold(t, "rotated v2 g2")
+		w.define(func(d *rotation.Definition) { d.Consumers = nil })
+		w.advance(2 * time.Hour)
+		w.rotate(t)
+		w.advance(time.Minute)
+		a.told = nil
+		w.define(func(d *rotation.Definition) { d.Consumers = []string{"app"} })
+		welcome() // it missed a generation
+		a.wantTold(t, "rotated v3 g3")
 	})
 }
 
@@ -643,6 +651,9 @@ func TestConsumerThatCollectsFromNowOn(t *testing.T) {
 			}
 		}
 		reload(true)
+		if d := w.delivery(rotation.EventRotated); !d.NextAttemptAt.IsZero() { // long polls look for what has no time
+			t.Errorf("it waits until %s", d.NextAttemptAt)
+		}
 		got, err := w.nodes[0].engine.Collect(context.Background(), "app", 10, collector("", anybody))
 		if err != nil || len(got) != 1 {
 			t.Fatalf("collected %d: %v", len(got), err)
@@ -857,5 +868,35 @@ func TestTestThatArrivesHastensWhatWaits(t *testing.T) {
 		})
 		w.advance(time.Minute)
 		a.wantTold(t, "consumer.test v0 g0", "rotated v1 g1")
+	})
+}
+
+// A rotation that was forced and failed is tried again before long: nobody is told of each
+// try ahead of it.
+func TestConsumersAreNotToldOfEachTryOfAForcedRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{})
+		w.define(func(d *rotation.Definition) { d.MaxAge, d.NoticeBefore = 24*time.Hour, 5*time.Hour })
+		w.rotate(t)
+		w.advance(time.Minute)
+		w.reschedule(t)
+		a.told = nil
+		w.probe.(*strict).refuses = func(string) bool { return true } // no new credential works
+		for range 30 * 60 {
+			if err := w.nodes[0].engine.Tick(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			w.advance(time.Minute)
+		}
+		failed := 0
+		for _, id := range w.store.state.rotations.order {
+			if w.store.state.rotations.rows[id].State == rotation.Failed {
+				failed++
+			}
+		}
+		if failed < 3 {
+			t.Errorf("%d rotations have failed", failed)
+		}
+		a.wantTold(t, "rotating v1 g1")
 	})
 }
