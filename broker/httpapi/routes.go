@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/keybroker/keybroker/broker/ratelimit"
 	"github.com/keybroker/keybroker/policy"
@@ -16,7 +17,10 @@ const (
 )
 
 // table is the whole surface. It is data: nothing is served that is not in it.
-func table() []Endpoint {
+func table() []Endpoint { return slices.Concat(ofSecrets(), ofNodes()) }
+
+// ofSecrets is what is asked of secrets and what becomes of them, and of who is told.
+func ofSecrets() []Endpoint {
 	rotating := on(policy.Rotate).also(inEmergencies)
 	onRecord := rotating.hiding()
 	return []Endpoint{
@@ -84,7 +88,12 @@ func table() []Endpoint {
 		post("issuers/{name}/check", node("issuers", policy.Update).also("list or read on the secrets: what may not be seen is left out"), "Has an issuer try its permissions, without any effect.", takes(http.StatusOK, "name", Broker.CheckIssuer)),
 		get("probes", node("probes", policy.Read), "Lists the probes of the configuration, and whether they can be used.", tells(Broker.Probes)),
 		post("probes/{name}/run", on(policy.Rotate), "Tries one version of a secret with a probe, once. The answer has no value, and proves nothing.", takes(http.StatusOK, "name", Broker.RunProbe)),
+	}
+}
 
+// ofNodes is what is asked of a node itself: who calls, what is recorded, how it stands.
+func ofNodes() []Endpoint {
+	return []Endpoint{
 		get("auth", anybody, "Lists the ways to log in.", methodsToLogIn()),
 		post("auth/{method}/login", anybody, "Makes a token of a role for whom a JWT of an identity provider, or the certificate of the connection, proves. Only this answer carries it.", logsIn()),
 
