@@ -143,6 +143,18 @@ policy "responder" {
   path "*" {
     capabilities = ["list", "emergency", "revoke"]
   }
+  path "sys/incidents" { # keybroker incident list
+    capabilities = ["list"]
+  }
+  path "sys/incidents/*" { # show, watch, report; note, check, close, hold; approve, reject
+    capabilities = ["read", "update", "approve"]
+  }
+  path "sys/quarantine" { # keybroker quarantine list
+    capabilities = ["list"]
+  }
+  path "sys/quarantine/*" { # add, lift
+    capabilities = ["update"]
+  }
   path "sys/audit" { # keybroker audit query
     capabilities = ["read"]
   }

@@ -12,6 +12,7 @@ import (
 	"github.com/keybroker/keybroker/broker/client"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 const (
@@ -131,6 +132,9 @@ func (b *Broker) proven(ctx context.Context, shown authn.Credentials, method str
 	}
 	if !authn.Admits(role, shown.Address) {
 		return id, nil, fmt.Errorf("%w: the role %q is bound to other addresses than %s", backends.ErrDenied, role.Name, shown.Address)
+	}
+	if q, is := b.Authn.Quarantined(rotation.KeptRole, role.Name); is {
+		return id, nil, &authn.KeptOut{Quarantine: q}
 	}
 	return id, role, nil
 }

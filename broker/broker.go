@@ -4,10 +4,13 @@ package broker
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -16,6 +19,7 @@ import (
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker/audit"
 	"github.com/keybroker/keybroker/broker/authn"
+	"github.com/keybroker/keybroker/broker/config"
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
@@ -25,13 +29,6 @@ import (
 
 // RootPolicy is the name of the built-in policy that allows everything.
 const RootPolicy = policy.Root
-
-// Trigger is an event from outside that may act on secrets.
-type Trigger struct {
-	Tenant    string // whose secrets it acts on; empty: those of all
-	Emergency bool   // else it rotates
-	Covers    func(secret string) bool
-}
 
 // Rules are what one configuration says of access: who calls, and what they may do.
 // They are never changed once the Broker has them.
@@ -43,6 +40,7 @@ type Rules struct {
 	// Environments of each backend whose block has some.
 	Environments map[string][]string
 	Consumers    map[string]Consumer // by name
+	Emergency    config.Emergency
 	// Down tells whether a backend was found to be unusable, so that nobody waits
 	// for it; nil: none ever is.
 	Down func(backend string) bool
@@ -60,8 +58,9 @@ type Config struct {
 	Seal      SealKeeper
 	Notifiers Notifiers
 	// Components are the issuers and probes of the node.
-	Components Components
-	Signing    Signing
+	Components   Components
+	Signing      Signing
+	ReportSigner ed25519.PrivateKey // signs the reports of incidents
 	// Doubts tells whether a version may have been replaced and revoked in a time that
 	// a restored store has lost: it is given to nobody.
 	Doubts func(ref backends.Ref, version int) bool
@@ -76,7 +75,10 @@ type Broker struct {
 	Config
 	streams streams
 	inboxes inboxes
-	reads   reads
+	sensed  sensed
+	reads   *reads
+	reports reports
+	letGo   atomic.Bool // a consumer is in quarantine that overlaps may wait for
 }
 
 // compiled are the rules with the access lists of those who have called.
@@ -85,6 +87,8 @@ type compiled struct {
 	byName map[string]policy.Policy
 	sets   sync.Map // names of policies joined by "\n" → *policySet
 	acls   *lru.Cache[aclKey, *policy.ACL]
+	// thresholds are the names of triggers that have one.
+	thresholds []string
 }
 
 // policySet is a set of policies that somebody has.
@@ -106,7 +110,7 @@ const keptACLs = 10_000
 // New returns a Broker that allows nothing until it has Rules, except to holders
 // of the root policy.
 func New(cfg Config) *Broker {
-	b := &Broker{Config: cfg, streams: streams{open: map[string]int{}}, reads: newReads()}
+	b := &Broker{Config: cfg, streams: streams{open: map[string]int{}}, reads: newReads(), sensed: newSensed(), reports: newReports()}
 	b.SetRules(Rules{})
 	return b
 }
@@ -122,7 +126,16 @@ func (b *Broker) SetRules(r Rules) {
 	for _, p := range r.Policies {
 		c.byName[p.Name] = p
 	}
-	r.Rules.Access = c
+	for name, t := range r.Triggers {
+		if t.Reads > 0 || t.Denied > 0 {
+			c.thresholds = append(c.thresholds, name)
+		}
+	}
+	slices.Sort(c.thresholds)
+	r.Rules.Access, r.Rules.Readers = c, map[string]string{}
+	for name, k := range r.Consumers {
+		r.Rules.Readers[name] = k.Role
+	}
 	b.Authn.SetRules(r.Rules)
 }
 

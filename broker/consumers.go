@@ -154,14 +154,18 @@ func (b *Broker) shownConsumer(ctx context.Context, p authn.Principal, c Consume
 
 // hindrances are what keeps consumers from being told.
 type hindrances struct {
+	kept     map[string]rotation.ConsumerState // in quarantine
 	disabled map[string]rotation.ConsumerState
 	down     map[string]engine.ConsumerDown // as this node sees it
 }
 
 func (b *Broker) hindrances(ctx context.Context, tx *store.Tx) (hindrances, error) {
-	h := hindrances{disabled: map[string]rotation.ConsumerState{}, down: b.Engine.ConsumersDown()}
+	h := hindrances{kept: map[string]rotation.ConsumerState{}, disabled: map[string]rotation.ConsumerState{}, down: b.Engine.ConsumersDown()}
 	states, err := tx.ConsumerStates(ctx)
 	for _, one := range states {
+		if !one.QuarantinedAt.IsZero() {
+			h.kept[one.Name] = one
+		}
 		if b.Engine.Disabled(one) { // where it is told now
 			h.disabled[one.Name] = one
 		}
@@ -175,7 +179,10 @@ func (h hindrances) of(d rotation.Delivery) rotation.Delivery {
 	if d.State != rotation.DeliveryPending {
 		return d
 	}
-	if state, is := h.disabled[d.Consumer]; is {
+	if state, is := h.kept[d.Consumer]; is {
+		d.NextAttemptAt = time.Time{}
+		d.Error = fmt.Sprintf("%s is in quarantine since %s: `keybroker quarantine lift consumer %s`", d.Consumer, state.QuarantinedAt.UTC().Format(time.RFC3339), d.Consumer)
+	} else if state, is := h.disabled[d.Consumer]; is {
 		d.NextAttemptAt = time.Time{}
 		d.Error = fmt.Sprintf("%s is disabled since %s (%s): `keybroker consumer enable %s`", d.Consumer, state.DisabledAt.UTC().Format(time.RFC3339), state.Why, d.Consumer)
 	} else if until := h.down[d.Consumer].Until; !d.NextAttemptAt.IsZero() && d.NextAttemptAt.Before(until) {
@@ -218,7 +225,10 @@ func (s standing) view(c Consumer) client.Consumer {
 			out.Events = append(out.Events, string(e))
 		}
 	}
-	switch {
+	switch kept, is := s.kept[c.Name]; {
+	case is:
+		out.State, out.Detail, out.Since = client.ConsumerKeptOut, "it is in quarantine", utc(kept.QuarantinedAt)
+		out.NextAttemptAt = time.Time{}
 	case !state.DisabledAt.IsZero():
 		out.State, out.Detail, out.Since = client.ConsumerDisabled, state.Why, utc(state.DisabledAt)
 	case !down.Since.IsZero():

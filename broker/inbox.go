@@ -110,6 +110,9 @@ func (b *Broker) collector(ctx context.Context, p authn.Principal, consumer stri
 	if !ok {
 		return nil, nil, b.refuse(ctx, p, inboxRequest(consumer), decided{capability: policy.Read}, notThere("consumer", consumer))
 	}
+	if err := b.collects(k.Name); err != nil {
+		return nil, nil, b.refuse(ctx, p, inboxRequest(consumer), decided{capability: policy.Read}, err)
+	}
 	if leave, err = b.streams.enter(cmp.Or(p.Lineage, p.ID)); err != nil {
 		return nil, nil, err
 	}
@@ -120,6 +123,14 @@ func (b *Broker) collector(ctx context.Context, p authn.Principal, consumer stri
 func (b *Broker) inboxOf(p authn.Principal, name string) (Consumer, bool) {
 	k, ok := b.rulesOf(p).Consumers[name]
 	return k, ok && k.Inbox && k.reads(p) && (p.Tenant == "" || p.Tenant == k.Tenant)
+}
+
+// collects refuses a consumer that is in quarantine.
+func (b *Broker) collects(consumer string) error {
+	if q, is := b.Authn.Quarantined(rotation.KeptConsumer, consumer); is {
+		return &authn.KeptOut{Quarantine: q}
+	}
+	return nil
 }
 
 // reads tells whether p has the role that the consumer reads as.
@@ -144,6 +155,7 @@ func (c *collector) stream(ctx context.Context, out chan<- client.InboxItem) {
 // next waits until there are messages, and takes them: none if ctx or the time ends before.
 func (c *collector) next(ctx context.Context, limit int, over <-chan time.Time) ([]client.InboxItem, error) {
 	for {
+		barred := c.b.Authn.QuarantinesChanged()
 		look, looked := c.b.inboxes.look(ctx, c.b), time.Now()
 		items, err := c.take(ctx, look, limit)
 		switch {
@@ -157,6 +169,8 @@ func (c *collector) next(ctx context.Context, limit int, over <-chan time.Time) 
 			return nil, nil
 		case <-over:
 			return nil, nil
+		case <-barred:
+			c.validAt = time.Time{}
 		case <-time.After(time.Until(look.until)):
 		case <-look.changed:
 			select {
@@ -212,7 +226,7 @@ func (c *collector) still(ctx context.Context, now bool) (err error) {
 	if c.consumer, ok = c.b.inboxOf(c.who, name); !ok {
 		return notThere("consumer", name)
 	}
-	return nil
+	return c.b.collects(name)
 }
 
 // may tells whether a message may be given to who collects it: it tells of a secret that

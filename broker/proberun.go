@@ -36,31 +36,40 @@ func (b *Broker) RunProbe(ctx context.Context, p authn.Principal, name string, r
 		case missing != nil:
 			return missing
 		}
-		c, err := component(b.Components.Probes(), p, "probe", name)
-		if err != nil {
+		var err error
+		if out, err = b.tryOnce(ctx, p, found, r.Version, name); err != nil {
 			return err
 		}
-		if !c.serves(found.Ref.Tenant) {
-			return fmt.Errorf("%w: probe %q is for the tenant %q, and %s is of another one: its value is not sent there", backends.ErrDenied, name, c.Tenant, r.Secret)
-		}
-		v, value, err := b.sealedCopy(ctx, found, r.Version)
-		if err != nil {
-			return err
-		}
-		if limit := c.Works.LockoutAfter(); limit > 0 {
-			if err := b.countTry(ctx, found.ID, v, name, limit); err != nil {
-				return err
-			}
-		}
-		tried, cancel := context.WithTimeout(ctx, byHandTimeout)
-		defer cancel()
-		result := c.Works.Try(tried, probe.Try{Subject: probe.Subject{Ref: found.Ref, Labels: found.Definition.Labels}, Value: value})
-		out = client.ProbeRun{Probe: name, Endpoint: c.Works.Scope(), Secret: found.Ref.Name, Tenant: found.Ref.Tenant, Version: v.Number,
-			Verdict: string(result.Verdict), Detail: result.Detail, Address: result.Address, LatencyMS: result.Latency.Milliseconds()}
-		req.detail["version"], req.detail["verdict"], req.detail["address"] = fmt.Sprint(v.Number), out.Verdict, out.Address
+		req.detail["version"], req.detail["verdict"], req.detail["address"] = fmt.Sprint(out.Version), out.Verdict, out.Address
 		return nil
 	})
 	return out, err
+}
+
+// tryOnce tries a version of s with a probe, for p, who may: it is counted where an
+// account bears few rejected tries.
+func (b *Broker) tryOnce(ctx context.Context, p authn.Principal, s rotation.Secret, number int, name string) (out client.ProbeRun, err error) {
+	c, err := component(b.Components.Probes(), p, "probe", name)
+	if err != nil {
+		return out, err
+	}
+	if !c.serves(s.Ref.Tenant) {
+		return out, fmt.Errorf("%w: probe %q is for the tenant %q, and %s is of another one: its value is not sent there", backends.ErrDenied, name, c.Tenant, s.Ref)
+	}
+	v, value, err := b.sealedCopy(ctx, s, number)
+	if err != nil {
+		return out, err
+	}
+	if limit := c.Works.LockoutAfter(); limit > 0 {
+		if err := b.countTry(ctx, s.ID, v, name, limit); err != nil {
+			return out, err
+		}
+	}
+	tried, cancel := context.WithTimeout(ctx, byHandTimeout)
+	defer cancel()
+	result := c.Works.Try(tried, probe.Try{Subject: probe.Subject{Ref: s.Ref, Labels: s.Definition.Labels}, Value: value})
+	return client.ProbeRun{Probe: name, Endpoint: c.Works.Scope(), Secret: s.Ref.Name, Tenant: s.Ref.Tenant, Version: v.Number,
+		Verdict: string(result.Verdict), Detail: result.Detail, Address: result.Address, LatencyMS: result.Latency.Milliseconds()}, nil
 }
 
 // sealedCopy opens the value of a version that the broker keeps; 0 is the current one.

@@ -14,6 +14,7 @@ import (
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 // request is what the audit log says of one call, in two records: the request with
@@ -24,8 +25,9 @@ type request struct {
 	action  string
 	path    string
 	detail  map[string]string
-	secret  rotation.Secret // that it is about; zero: none that the caller reaches
-	version int             // of the secret; 0: none in particular
+	secret  rotation.Secret   // that it is about; zero: none that the caller reaches
+	version int               // of the secret; 0: none in particular
+	hashes  map[string]string // keyed, of what was sent, by its name
 }
 
 const (
@@ -94,7 +96,7 @@ func (d decided) durability() audit.Durability {
 func (b *Broker) event(p authn.Principal, r request, d decided, kind rotation.AuditKind, outcome string) rotation.AuditEvent {
 	ev := rotation.AuditEvent{At: b.Now(), Kind: kind, Request: p.Request, Tenant: p.Tenant, Actor: p.ID, Role: p.Role, Method: p.Method, Identity: p.Identity,
 		Address: p.Address.String(), Action: r.action, Path: cut(r.path), Outcome: outcome,
-		Capability: string(d.capability), Policy: d.Policy, Rule: d.Path, Version: r.version}
+		Capability: string(d.capability), Policy: d.Policy, Rule: d.Path, Version: r.version, Hashes: r.hashes}
 	if r.secret.ID != "" {
 		ev.Secret = r.secret.Ref.String()
 		ev.Tenant = r.secret.Ref.Tenant // also where an operator asks: it is about what is the tenant's
@@ -159,6 +161,9 @@ func (b *Broker) refuse(ctx context.Context, p authn.Principal, r request, d dec
 
 // decide tells whether p may all that.
 func (b *Broker) decide(p authn.Principal, r request, all ...policy.Capability) (d decided, err error) {
+	if err := b.Authn.Barred(p); err != nil { // since who calls was found out
+		return decided{capability: all[0], changes: true}, err
+	}
 	for _, c := range all {
 		changes := d.changes || !slices.Contains(reading, c)
 		d = decided{capability: c, changes: changes, Decision: b.rulesOf(p).decide(p, r.path, c, b.facts(p, r.secret))}
@@ -282,7 +287,7 @@ func (b *Broker) contain(ctx context.Context, p authn.Principal, c policy.Capabi
 
 // contained is contain for what was decided already.
 func (b *Broker) contained(ctx context.Context, p authn.Principal, r request, d decided, act func(*store.Tx) error) error {
-	err := b.Store.UpdateLatest(ctx, func(tx *store.Tx) error {
+	err := b.Store.UpdateLatest(engine.First(ctx), func(tx *store.Tx) error {
 		if err := tx.AddAudit(ctx, b.event(p, r, d, rotation.AuditRequest, outcomeOK)); err != nil {
 			return err
 		}

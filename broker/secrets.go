@@ -12,7 +12,6 @@ import (
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
-	"github.com/keybroker/keybroker/rotation/engine"
 )
 
 // Secrets lists the secrets that p may list.
@@ -137,23 +136,6 @@ func (b *Broker) Rotate(ctx context.Context, p authn.Principal, name string, r c
 	return out, err
 }
 
-// Emergency turns compromised versions off and replaces them.
-func (b *Broker) Emergency(ctx context.Context, p authn.Principal, name string, r client.EmergencyRequest) (out client.Rotation, err error) {
-	detail := map[string]string{"reason": r.Reason, "contain": r.Contain, "versions": fmt.Sprint(r.Versions)}
-	err = b.containSecret(ctx, p, policy.Emergency, "secret.emergency", name, detail, func(tx *store.Tx, s rotation.Secret) error {
-		if r.Contain != "" && r.Contain != client.RevokeFirst && r.Contain != client.ReplaceFirst {
-			return fmt.Errorf("%w: contain is %q or %q", backends.ErrInvalid, client.ReplaceFirst, client.RevokeFirst)
-		}
-		if r.Reason == "" {
-			return fmt.Errorf("%w: an emergency needs a reason", backends.ErrInvalid)
-		}
-		rot, err := b.Engine.Declare(ctx, tx, s.ID, engine.Emergency{Asked: asked(p, r.Reason), Versions: r.Versions, Contain: r.Contain, Overwrite: r.Overwrite})
-		out = viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, nil)
-		return err
-	})
-	return out, err
-}
-
 // Revoke retires one version that is not current.
 func (b *Broker) Revoke(ctx context.Context, p authn.Principal, name string, r client.RevokeRequest) (out client.Retirement, err error) {
 	detail := map[string]string{"reason": r.Reason, "version": fmt.Sprint(r.Version)}
@@ -186,72 +168,4 @@ func (b *Broker) setPaused(ctx context.Context, p authn.Principal, name string, 
 		return err
 	})
 	return out, err
-}
-
-// Event lets a configured trigger act on the secret that the event names. An
-// event with an id that came before for that secret starts nothing.
-func (b *Broker) Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (out client.Rotation, err error) {
-	found, req, missing := b.resolve(ctx, p, r.Secret, request{action: "event.receive", path: "sys/events/" + trigger,
-		detail: map[string]string{"event": r.ID, "reason": r.Reason}})
-	t, known := b.rulesOf(p).Triggers[trigger]
-	if p.Tenant != "" && t.Tenant != "" && t.Tenant != p.Tenant {
-		t, known = Trigger{}, false // another tenant's is not there
-	}
-	react := func(tx *store.Tx) error {
-		switch {
-		case r.ID == "" || r.Secret == "" || r.Reason == "":
-			return fmt.Errorf("%w: an event needs an id, a secret and a reason", backends.ErrInvalid)
-		case !known:
-			return fmt.Errorf("%w: there is no trigger %q in the configuration", backends.ErrNotFound, trigger)
-		case !t.Covers(pathOf(r.Secret)):
-			return fmt.Errorf("%w: trigger %q does not act on %q", backends.ErrDenied, trigger, r.Secret)
-		case missing != nil:
-			return missing
-		case t.Tenant != "" && t.Tenant != found.Ref.Tenant:
-			return notThere("secret", r.Secret)
-		}
-		return again(ctx, tx, found, func(tx *store.Tx, s rotation.Secret) (err error) {
-			out, err = b.react(ctx, tx, p, trigger, t, s, r)
-			return err
-		})
-	}
-	if t.Emergency {
-		err = b.contain(ctx, p, policy.Create, req, react)
-		return out, err
-	}
-	err = b.do(ctx, p, policy.Create, req, func() error { return b.Store.UpdateLatest(ctx, react) })
-	return out, err
-}
-
-func (b *Broker) react(ctx context.Context, tx *store.Tx, p authn.Principal, name string, t Trigger, s rotation.Secret, r client.EventRequest) (client.Rotation, error) {
-	id := s.ID + "/" + r.ID // a sender may report one finding for several secrets
-	if seen, err := tx.Event(ctx, name, id); err == nil {
-		return rotationOfEvent(ctx, tx, seen, s)
-	} else if !errors.Is(err, backends.ErrNotFound) {
-		return client.Rotation{}, err
-	}
-	var rot rotation.Rotation
-	var err error
-	if t.Emergency {
-		rot, err = b.Engine.Declare(ctx, tx, s.ID, engine.Emergency{Asked: asked(p, r.Reason)})
-	} else {
-		rot, err = b.Engine.Rotate(ctx, tx, s.ID, rotation.TriggerEvent, asked(p, r.Reason))
-	}
-	if err != nil {
-		return client.Rotation{}, err
-	}
-	if _, _, err := tx.AddEvent(ctx, store.Event{Trigger: name, ID: id, RotationID: rot.ID, ReceivedAt: b.Now()}); err != nil {
-		return client.Rotation{}, err
-	}
-	return viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, nil), nil
-}
-
-// rotationOfEvent returns what an event that came before began.
-func rotationOfEvent(ctx context.Context, tx *store.Tx, seen store.Event, s rotation.Secret) (client.Rotation, error) {
-	rot, err := tx.Rotation(ctx, seen.RotationID)
-	if err != nil {
-		return client.Rotation{}, err
-	}
-	steps, err := tx.Steps(ctx, rot.ID)
-	return viewRotation(store.RotationOf{Rotation: rot, Ref: s.Ref}, steps), err
 }

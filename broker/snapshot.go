@@ -23,11 +23,14 @@ func (b *Broker) Snapshot(ctx context.Context, p authn.Principal) (s *store.Snap
 	return s, err
 }
 
-// Storage tells whether the state was restored from a snapshot, and what has not been
-// in step since.
+// Storage tells whether the state was restored from a snapshot, what has not been in step
+// since, and whether evidence is held.
 func (b *Broker) Storage(ctx context.Context, p authn.Principal) (out client.Storage, err error) {
 	err = b.do(ctx, p, policy.Read, request{action: "storage.show", path: storagePath}, func() error {
-		return b.Store.View(ctx, func(tx *store.Tx) error {
+		return b.Store.View(ctx, func(tx *store.Tx) (err error) {
+			if out.EvidenceHeld, err = tx.EvidenceHeld(ctx); err != nil {
+				return err
+			}
 			r, err := tx.Restored(ctx)
 			if errors.Is(err, backends.ErrNotFound) {
 				return nil

@@ -159,6 +159,11 @@ const maxNamed = 30
 // first of an admin role ends the root tokens, with the transaction: it tells which. A
 // break-glass token is locked away, and ends none.
 func (b *Broker) keepToken(ctx context.Context, tx *store.Tx, by authn.Principal, rec store.Token) (ended []string, err error) {
+	if rec.Kind != store.TokenBreakGlass {
+		if err := keptOut(ctx, tx, rec.Role); err != nil {
+			return nil, err
+		}
+	}
 	if rec.Method != "" {
 		n, err := tx.LiveLogins(ctx, rec.Method, rec.Identity, rec.Role, b.Now())
 		if err != nil {
@@ -182,6 +187,21 @@ func (b *Broker) keepToken(ctx context.Context, tx *store.Tx, by authn.Principal
 		ended = append(ended, root.ID)
 	}
 	return ended, nil
+}
+
+// keptOut refuses a token of a role that is in quarantine by the rows, which this node
+// may not know of yet.
+func keptOut(ctx context.Context, tx *store.Tx, role string) error {
+	if role == "" {
+		return nil
+	}
+	found, err := tx.Quarantines(ctx)
+	for _, q := range found {
+		if (kept{Quarantine: q}).role() == role {
+			return &authn.KeptOut{Quarantine: q}
+		}
+	}
+	return err
 }
 
 // administers tells whether a token is of an admin role, so that no root token is
@@ -235,8 +255,13 @@ func (b *Broker) endToken(ctx context.Context, tx *store.Tx, by authn.Principal,
 	if err := tx.RevokeToken(ctx, id, b.Now()); err != nil {
 		return err
 	}
-	return tx.AddAudit(ctx, rotation.AuditEvent{At: b.Now(), Request: by.Request, Tenant: by.Tenant, Actor: by.ID, Role: by.Role, Method: by.Method,
-		Address: by.Address.String(), Action: TokenRevoked, Path: tokensPath, Outcome: outcomeOK, Detail: map[string]string{"token": id}})
+	return tx.AddAudit(ctx, b.tokenEnded(by, id))
+}
+
+// tokenEnded is the event that tells of the revocation of a token.
+func (b *Broker) tokenEnded(by authn.Principal, id string) rotation.AuditEvent {
+	return rotation.AuditEvent{At: b.Now(), Request: by.Request, Tenant: by.Tenant, Actor: by.ID, Role: by.Role, Method: by.Method,
+		Address: by.Address.String(), Action: TokenRevoked, Path: tokensPath, Outcome: outcomeOK, Detail: map[string]string{"token": id}}
 }
 
 // Tokens lists tokens, never the tokens themselves.

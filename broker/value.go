@@ -91,6 +91,7 @@ func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, numb
 		r.detail["version"] = fmt.Sprint(v.Number)
 	}
 	d, denied := b.decide(p, r, c)
+	b.count(b.rulesOf(p), h.secret, denied != nil)
 	if denied != nil {
 		return client.Value{}, b.refuse(ctx, p, r, d, denied)
 	}
@@ -105,7 +106,10 @@ func (b *Broker) Value(ctx context.Context, p authn.Principal, name string, numb
 	if err != nil {
 		return client.Value{}, err
 	}
-	b.noteRead(ctx, p, h.secret, *v)
+	b.noteRead(ctx, p, h.secret, v.Number, true)
+	if out.Previous != nil {
+		b.noteRead(ctx, p, h.secret, out.Previous.Version, false)
+	}
 	return out, nil
 }
 

@@ -36,9 +36,9 @@ const watchTries = 50
 // it without EventEnd when ctx ends, when it can no longer tell, or when p may not
 // see it any more.
 func (b *Broker) WatchRotation(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
-	return b.watch(ctx, p, "rotation", id, snapshotOfRotation, func() (backends.Ref, error) {
+	return b.watch(ctx, p, "rotation", id, 0, snapshotOfRotation, func() (stillMay, error) {
 		r, err := b.Rotation(ctx, p, id)
-		return backends.Ref{Tenant: r.Tenant, Name: r.Secret}, err
+		return b.whileSeen(backends.Ref{Tenant: r.Tenant, Name: r.Secret}), err
 	})
 }
 
@@ -46,28 +46,47 @@ func (b *Broker) WatchRotation(ctx context.Context, p authn.Principal, id string
 // changed, and client.EventEnd once it is proven, or nothing changes by itself
 // any more.
 func (b *Broker) WatchRetirement(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
-	return b.watch(ctx, p, "retirement", id, snapshotOfRetirement, func() (backends.Ref, error) {
+	return b.watch(ctx, p, "retirement", id, 0, snapshotOfRetirement, func() (stillMay, error) {
 		r, err := b.Retirement(ctx, p, id)
-		return backends.Ref{Tenant: r.Tenant, Name: r.Secret}, err
+		return b.whileSeen(backends.Ref{Tenant: r.Tenant, Name: r.Secret}), err
 	})
 }
 
 // snapshot reads the present state of what is watched, and whether it has ended.
-type snapshot func(ctx context.Context, tx *store.Tx, id string) (events []client.Event, ended bool, err error)
+type snapshot func(ctx context.Context, tx *store.Tx, who authn.Principal, id string) (events []client.Event, ended bool, err error)
 
-// watch begins a stream, unless p has too many or show, which tells whose it is, fails.
-func (b *Broker) watch(ctx context.Context, p authn.Principal, kind, id string, read snapshot, show func() (backends.Ref, error)) (<-chan client.Event, error) {
+// stillMay tells whether somebody still may watch; anew: what they watch is looked up again,
+// too.
+type stillMay func(ctx context.Context, tx *store.Tx, who authn.Principal, anew bool) (bool, error)
+
+// whileSeen lets those watch who see a secret.
+func (b *Broker) whileSeen(of backends.Ref) stillMay {
+	var secret rotation.Secret // as it was when it was last looked up
+	return func(ctx context.Context, tx *store.Tx, who authn.Principal, anew bool) (_ bool, err error) {
+		if anew {
+			if secret, err = tx.SecretByRef(ctx, of); err != nil {
+				return false, err
+			}
+		}
+		may, err := b.sight(ctx, tx, who, secret)
+		return may.sees, err
+	}
+}
+
+// watch begins a stream, unless p has too many or show, which tells who may watch, fails.
+// It looks at most every so often; 0: whenever something changed.
+func (b *Broker) watch(ctx context.Context, p authn.Principal, kind, id string, every time.Duration, read snapshot, show func() (stillMay, error)) (<-chan client.Event, error) {
 	leave, err := b.streams.enter(cmp.Or(p.Lineage, p.ID)) // whatever tokens one makes for oneself
 	if err != nil {
 		return nil, err
 	}
-	of, err := show()
+	may, err := show()
 	if err != nil {
 		leave()
 		return nil, err
 	}
 	ch := make(chan client.Event)
-	w := &watcher{b: b, who: p, of: of, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}}
+	w := &watcher{b: b, every: every, who: p, may: may, kind: kind, id: id, read: read, out: ch, sent: map[string]string{}}
 	go func() {
 		defer close(ch)
 		defer leave()
@@ -122,11 +141,11 @@ func (tooManyStreams) RetryAfter() time.Duration { return watchAgain }
 type watcher struct {
 	b        *Broker
 	who      authn.Principal
-	of       backends.Ref    // whose it is
-	secret   rotation.Secret // that, as it was at validAt
-	validAt  time.Time       // when that and the token of who were last looked up
+	may      stillMay
+	validAt  time.Time // when the token of who was last looked up
 	kind, id string
 	read     snapshot
+	every    time.Duration // it looks no more often than that; 0: whenever something changed
 	out      chan<- client.Event
 	seq      int
 	sent     map[string]string // object → its JSON as last sent
@@ -136,7 +155,7 @@ func (w *watcher) run(ctx context.Context) {
 	t := time.NewTicker(watchPoll)
 	defer t.Stop()
 	for {
-		changed := w.b.Store.Changed()
+		changed, barred, began := w.b.Store.Changed(), w.b.Authn.QuarantinesChanged(), time.Now()
 		if !w.mayStill(ctx) {
 			return
 		}
@@ -148,19 +167,46 @@ func (w *watcher) run(ctx context.Context) {
 			w.send(ctx, client.Event{Type: client.EventEnd})
 			return
 		}
+		if !w.rest(ctx, time.Since(began)) {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-barred:
+			w.validAt = time.Time{}
 		case <-t.C:
 		}
+	}
+}
+
+// restBy bounds what a watcher costs, by how much longer it rests than it looks; it rests
+// no longer than restMost, however long its reader kept it waiting.
+const (
+	restBy   = 10
+	restMost = 2 * time.Second
+)
+
+// rest waits after a look that took so long, and tells whether the watch goes on.
+func (w *watcher) rest(ctx context.Context, took time.Duration) bool {
+	if w.every == 0 {
+		return true
+	}
+	t := time.NewTimer(min(max(w.every, restBy*took), restMost) - took)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
 // mayStill tells whether who watches still may: a stream lives longer than tokens,
 // roles, policies and labels do.
 func (w *watcher) mayStill(ctx context.Context) bool {
-	var may sight
+	may := false
 	again := w.b.Now().Sub(w.validAt) >= watchAgain || w.b.Authn.RulesOf(w.who) != w.b.Authn.Rules()
 	var err error
 	if again {
@@ -169,26 +215,21 @@ func (w *watcher) mayStill(ctx context.Context) bool {
 	}
 	if err == nil {
 		err = w.b.Store.View(ctx, func(tx *store.Tx) (err error) {
-			if again {
-				w.secret, err = tx.SecretByRef(ctx, w.of)
-			}
-			if err == nil {
-				may, err = w.b.sight(ctx, tx, w.who, w.secret)
-			}
+			may, err = w.may(ctx, tx, w.who, again)
 			return err
 		})
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, backends.ErrDenied) {
 		w.b.Logger.Warn("whether a watcher still may cannot be looked up", "kind", w.kind, "id", w.id, "error", err)
 	}
-	return err == nil && may.sees
+	return err == nil && may
 }
 
 // look sends what is new; ok is false when the watch is over.
 func (w *watcher) look(ctx context.Context) (ended, ok bool) {
 	var events []client.Event
 	err := w.b.Store.View(ctx, func(tx *store.Tx) (err error) {
-		events, ended, err = w.read(ctx, tx, w.id)
+		events, ended, err = w.read(ctx, tx, w.who, w.id)
 		return err
 	})
 	if err != nil {
@@ -205,7 +246,7 @@ func (w *watcher) look(ctx context.Context) (ended, ok bool) {
 	return ended, true
 }
 
-func snapshotOfRotation(ctx context.Context, tx *store.Tx, id string) ([]client.Event, bool, error) {
+func snapshotOfRotation(ctx context.Context, tx *store.Tx, _ authn.Principal, id string) ([]client.Event, bool, error) {
 	r, err := tx.Rotation(ctx, id)
 	if err != nil {
 		return nil, false, err
@@ -248,7 +289,7 @@ func turningOff(r rotation.Rotation, retirements []rotation.Retirement) bool {
 	return false
 }
 
-func snapshotOfRetirement(ctx context.Context, tx *store.Tx, id string) ([]client.Event, bool, error) {
+func snapshotOfRetirement(ctx context.Context, tx *store.Tx, _ authn.Principal, id string) ([]client.Event, bool, error) {
 	t, err := tx.Retirement(ctx, id)
 	if err != nil {
 		return nil, false, err
@@ -277,6 +318,10 @@ func (w *watcher) isNew(ev client.Event) bool {
 		of = ev.Rotation
 	case ev.Retirement != nil:
 		key, of = key+ev.Retirement.ID, ev.Retirement
+	case ev.Incident != nil:
+		known := *ev.Incident // but for estimates, which move by themselves
+		known.Progress.ContainedBy, known.Progress.ProvenBy = time.Time{}, time.Time{}
+		of = known
 	}
 	text, err := json.Marshal(of)
 	if err != nil || w.sent[key] == string(text) {

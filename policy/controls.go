@@ -7,10 +7,14 @@ import (
 	"strings"
 )
 
-// Where triggers and consumers are, each below it by its name.
+// Where triggers, consumers and quarantines are, each below it by its name.
 const (
 	events    = "sys/events/"
 	consumers = "sys/consumers/"
+	// quarantine is for the list; each consumer or role in it is below by kind and name.
+	quarantine = "sys/quarantine"
+	// incidents is for the list; each is below by its id.
+	incidents = "sys/incidents"
 )
 
 // controls are what lies below "sys/", with the capabilities that are asked for there.
@@ -19,6 +23,7 @@ var controls = map[string][]Capability{
 	"sys/audit":       {Read},
 	"sys/break-glass": {Create},
 	"sys/config":      {Read, Update},
+	"sys/events":      {Read},
 	"sys/freeze":      {Read, Update},
 	"sys/issuers":     {Read, Update},
 	"sys/metrics":     {Read},
@@ -28,6 +33,14 @@ var controls = map[string][]Capability{
 	"sys/tokens":      {List, Create, Delete},
 	events + "*":      {Create},
 	consumers + "*":   {List, Read, Update},
+
+	incidents:               {List},
+	incidents + "/*":        {Read, Update, Approve},
+	incidents + "/override": {Emergency}, // of more than one person may turn off alone
+
+	quarantine:                      {List},
+	quarantine + "/consumer/" + "*": {Update},
+	quarantine + "/role/" + "*":     {Update},
 }
 
 // Idle returns what is right in a policy and grants nothing, since nobody ever asks for

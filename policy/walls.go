@@ -59,7 +59,7 @@ func (w Walls) Reaches(h Holding) bool { return w.Between(h) == NoWall }
 // Controls of what concerns everybody, and of what is told apart by tenant alone.
 var (
 	wholeNode  = []string{"sys/config", "sys/metrics", "sys/seal", "sys/storage"}
-	ofATenant  = []string{"sys/alerts", "sys/audit", "sys/issuers", "sys/probes"}
+	ofATenant  = []string{"sys/alerts", "sys/audit", "sys/events", "sys/issuers", "sys/probes"}
 	freezePath = "sys/freeze" // who is bound may know of a freeze, and make or end none
 )
 
@@ -67,7 +67,7 @@ var (
 // broker: a path below "sys/".
 func (w Walls) Before(control string, c Capability) Wall {
 	everybody := slices.Contains(wholeNode, control) || control == freezePath && c != Read
-	tenants := slices.Contains(ofATenant, control) || strings.HasPrefix(control, consumers)
+	tenants := slices.Contains(ofATenant, control) || strings.HasPrefix(control, consumers) || control == quarantine || strings.HasPrefix(control, quarantine+"/")
 	switch {
 	case w.Tenant != "" && everybody:
 		return TenantWall

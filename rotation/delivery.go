@@ -132,6 +132,9 @@ type ConsumerState struct {
 	DisabledAt time.Time // zero: it is told
 	Why        string    // it is not: "it answered 410"
 	Endpoint   string    // keyed digest of where it wanted no more deliveries: another one is tried
+	// QuarantinedAt is since when it is in quarantine; zero: it is in none. It is not saved
+	// with the rest: see Quarantine.
+	QuarantinedAt time.Time
 }
 
 // Fingerprint is what a consumer proves with, in its acknowledgement of a delivery, that

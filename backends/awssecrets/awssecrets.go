@@ -98,6 +98,19 @@ func (c Config) Place() string {
 
 var regionName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)+$`)
 
+// NameOf is what the secret is called here that Secrets Manager calls id; empty where it is
+// none of this folder.
+func (c Config) NameOf(id string) string {
+	if c.PathPrefix == "" {
+		return id
+	}
+	name, ok := strings.CutPrefix(id, strings.TrimSuffix(c.PathPrefix, "/")+"/")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
 // Validate reports every mistake in c, joined, each an ErrInvalid. It reads no
 // file and asks no server.
 func (c Config) Validate() error {

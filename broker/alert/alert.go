@@ -44,12 +44,16 @@ const (
 	NewRootToken           = "new_root_token"
 	BreakGlass             = "break_glass"
 	CertificateExpiring    = "certificate_expiring"
+	Quarantined            = "quarantined"
+	TriggerExceeded        = "trigger_exceeded"
+	EmergencyProposed      = "emergency_proposed"
+	EmergencyOverride      = "emergency_override"
 )
 
 // Passing tells whether alerts of the kind are about something that happened and is
 // not over by itself: they end when somebody acknowledges them.
 func Passing(kind string) bool {
-	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable || kind == Reissued
+	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable || kind == Reissued || kind == TriggerExceeded || kind == EmergencyOverride
 }
 
 // Severity is how soon somebody should look.
@@ -65,9 +69,9 @@ const (
 // SeverityOf is that of a kind.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged:
+	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged, TriggerExceeded, EmergencyProposed, EmergencyOverride:
 		return Critical
-	case CertificateExpiring, Expiring, Unprovable, MissingAcknowledgement, ValueWanted:
+	case CertificateExpiring, Quarantined, Expiring, Unprovable, MissingAcknowledgement, ValueWanted:
 		return Warning
 	}
 	return Error

@@ -105,7 +105,12 @@ func (r *Runner) Run(ctx context.Context) {
 		}
 		if now := r.Now(); err == nil && now.Sub(pruned) >= pruneEvery {
 			pruned = now
-			err = r.Store.Update(ctx, func(tx *store.Tx) error { return tx.PruneAlerts(ctx, now.Add(-keep)) })
+			err = r.Store.Update(ctx, func(tx *store.Tx) error {
+				if held, err := tx.EvidenceHeld(ctx); held || err != nil {
+					return err
+				}
+				return tx.PruneAlerts(ctx, now.Add(-keep))
+			})
 		}
 		if err != nil && ctx.Err() == nil {
 			r.Logger.Error("alerts cannot be looked after; it is tried again", "error", err)

@@ -92,7 +92,7 @@ func (r *Runner) Sweep(ctx context.Context) error {
 		case node != "":
 			return !slices.Contains(f.unsure, kind)
 		}
-		return kind != NewRootToken && kind != BreakGlass && kind != Reissued
+		return kind != NewRootToken && kind != BreakGlass && kind != Reissued && kind != TriggerExceeded && kind != EmergencyOverride
 	})
 	see := false
 	for _, a := range f.open {
@@ -142,7 +142,7 @@ func (r *Runner) look(ctx context.Context) (f *finding, err error) {
 			return err
 		}
 		f = newFinding(slices.DeleteFunc(all, func(a store.Alert) bool { return !a.Open() }))
-		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, r.consumers, overlaps, replacements, valuesWanted, dead, r.endings, r.placements, failures} {
+		for _, look := range []func(context.Context, *store.Tx, *finding) error{retirements, removals, r.deliveries, r.consumers, quarantines, overlaps, replacements, valuesWanted, dead, r.endings, r.placements, failures, proposals} {
 			if err := look(ctx, tx, f); err != nil {
 				return err
 			}
@@ -247,7 +247,14 @@ func underWay(r rotation.Rotation) string {
 }
 
 func (r *Runner) deliveries(ctx context.Context, tx *store.Tx, f *finding) error {
+	states, err := tx.ConsumerStates(ctx)
+	if err != nil {
+		return err
+	}
 	return tx.StuckDeliveries(ctx, r.Now().Add(-slowDelivery), func(d rotation.Delivery) {
+		if d.State == rotation.DeliveryPending && len(engine.Awaited([]string{d.Consumer}, states)) == 0 {
+			return // it is not to arrive
+		}
 		subject, of := d.Consumer+" "+d.Ref.Name, fmt.Sprintf("of version %d of %s", d.Version, d.Ref)
 		if !d.Event.MakesCurrent() {
 			of += " (" + string(d.Event) + ")"
@@ -260,6 +267,17 @@ func (r *Runner) deliveries(ctx context.Context, tx *store.Tx, f *finding) error
 		f.add(about(StuckDelivery, d.Ref, subject, "keybroker delivery list --consumer "+d.Consumer, "consumer %s cannot be told %s since %s, by %s so far%s",
 			d.Consumer, of, stamp(d.CreatedAt), counted(d.Attempts, "attempt"), because(d.Error)))
 	})
+}
+
+// quarantines looks at who is kept out: it is for people to end that.
+func quarantines(ctx context.Context, tx *store.Tx, f *finding) error {
+	found, err := tx.Quarantines(ctx) // the oldest of a name first
+	found = slices.CompactFunc(found, func(a, b rotation.Quarantine) bool { return a.Kind == b.Kind && a.Name == b.Name })
+	for _, q := range found {
+		next := "keybroker quarantine lift " + string(q.Kind) + " " + q.Name
+		f.add(store.Raise{Kind: Quarantined, Tenant: q.Tenant, Subject: string(q.Kind) + " " + q.Name, Next: next, Text: fmt.Sprintf("the %s %s is %s%s", q.Kind, q.Name, q, because(q.Reason))})
+	}
+	return err
 }
 
 // consumers looks at those that want no more deliveries.
@@ -281,9 +299,12 @@ func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
 		return err
 	}
 	for _, o := range held {
-		missing, err := unacknowledged(ctx, tx, o.Rotation)
+		missing, kept, err := unacknowledged(ctx, tx, o.Rotation)
 		if err != nil {
 			return err
+		}
+		if kept && len(missing) == 0 {
+			continue // it is about to go on
 		}
 		who := "consumers have not acknowledged"
 		if len(missing) > 0 {
@@ -302,7 +323,7 @@ func overlaps(ctx context.Context, tx *store.Tx, f *finding) error {
 		}
 		var missing []string
 		if err == nil {
-			missing, err = unacknowledged(ctx, tx, rot)
+			missing, _, err = unacknowledged(ctx, tx, rot)
 		}
 		if err != nil {
 			return err
@@ -333,8 +354,15 @@ func replacements(ctx context.Context, tx *store.Tx, f *finding) error {
 	if err != nil {
 		return err
 	}
+	states, err := tx.ConsumerStates(ctx)
+	if err != nil {
+		return err
+	}
 	for _, secretID := range waiting {
 		of := late[secretID]
+		if of.consumers = engine.Awaited(of.consumers, states); len(of.consumers) == 0 {
+			continue
+		}
 		v, err := tx.Version(ctx, secretID, of.Version)
 		if err != nil {
 			return err
@@ -399,11 +427,12 @@ func dead(ctx context.Context, tx *store.Tx, f *finding) error {
 }
 
 // unacknowledged are the consumers that are still told and have not acknowledged what a
-// rotation has published, nor anything newer.
-func unacknowledged(ctx context.Context, tx *store.Tx, r rotation.Rotation) (missing []string, err error) {
+// rotation has published, nor anything newer. Nobody waits for those that are in
+// quarantine: kept tells whether there are some.
+func unacknowledged(ctx context.Context, tx *store.Tx, r rotation.Rotation) (missing []string, kept bool, err error) {
 	s, err := tx.Secret(ctx, r.SecretID)
 	if err != nil || s.Current != r.To || s.State == rotation.SecretUnmanaged {
-		return nil, err
+		return nil, false, err
 	}
 	all, err := tx.Deliveries(ctx, s.ID, s.Generation)
 	for _, d := range all {
@@ -411,7 +440,12 @@ func unacknowledged(ctx context.Context, tx *store.Tx, r rotation.Rotation) (mis
 			missing = append(missing, d.Consumer)
 		}
 	}
-	return missing, err
+	if err != nil || len(missing) == 0 {
+		return nil, false, err
+	}
+	states, err := tx.ConsumerStates(ctx)
+	awaited := engine.Awaited(missing, states)
+	return awaited, len(awaited) < len(missing), err
 }
 
 func (r *Runner) placements(ctx context.Context, tx *store.Tx, f *finding) error {
@@ -440,6 +474,32 @@ func failures(ctx context.Context, tx *store.Tx, f *finding) error {
 		}
 		f.add(raise)
 	})
+}
+
+// proposals looks at emergencies that wait for a second person. Those that a trigger has
+// proposed have an alert of their own.
+func proposals(ctx context.Context, tx *store.Tx, f *finding) error {
+	at := store.Page{Limit: most}
+	for {
+		waiting, next, err := tx.Incidents(ctx, store.IncidentFilter{State: rotation.IncidentProposed}, at)
+		for _, i := range waiting {
+			if err == nil && i.Cause != rotation.IncidentEvent {
+				var n rotation.Tally
+				n, err = tx.Tally(ctx, i.ID)
+				f.add(Proposal(i, n.Secrets))
+			}
+		}
+		if err != nil || next == "" {
+			return err
+		}
+		at.After = next
+	}
+}
+
+// Proposal is what people are told of an emergency that waits for a second person.
+func Proposal(i rotation.Incident, secrets int) store.Raise {
+	return store.Raise{Kind: EmergencyProposed, Tenant: i.Tenant, Subject: i.ID, Next: "keybroker incident approve " + i.ID,
+		Text: fmt.Sprintf("an emergency of %s waits for a second person until %s: %s wants it (%s)", counted(secrets, "secret"), stamp(i.ApproveBy), i.Actor, i.Reason)}
 }
 
 func because(why string) string {

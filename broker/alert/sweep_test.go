@@ -153,6 +153,53 @@ func TestSweepFindsAndEnds(t *testing.T) {
 	})
 }
 
+// TestAQuarantineIsTold as long as it lasts, and instead of what follows from it: that the
+// consumer does not get what it is to be told, and acknowledges nothing.
+func TestAQuarantineIsTold(t *testing.T) {
+	forEachDB(t, func(t *testing.T, db *store.DB, c *clock) {
+		ctx := t.Context()
+		s := addSecret(t, db)
+		n := newNode(t, db, "a", c, alert.Rules{})
+		want := func(kinds ...string) {
+			t.Helper()
+			n.tick(t)
+			if got := open(t, db); !slices.Equal(got, kinds) {
+				t.Errorf("open %q, want %q", got, kinds)
+			}
+		}
+		emergency := rotation.Rotation{ID: "rot_1", SecretID: s.ID, Trigger: rotation.TriggerEmergency, State: rotation.Overlap, WaitingFor: rotation.WaitAcknowledgment,
+			From: 1, To: 2, Compromised: []int{1}, CreatedAt: c.Now(), Plan: rotation.Plan{Acknowledgement: rotation.Acknowledgement{Require: rotation.RequireApplied}}}
+		v := rotation.Version{SecretID: s.ID, Ref: s.Ref, RotationID: emergency.ID, Tag: "tag_2", Stage: rotation.StageCurrent, Backend: "prod", CreatedAt: c.Now()}
+		revoked := rotation.Retirement{ID: "ret_1", SecretID: s.ID, Version: 1, RotationID: emergency.ID, Cause: rotation.CauseEmergency, State: rotation.Requested, RequestedAt: c.Now(), RevokeBegunAt: c.Now()}
+		d := rotation.Delivery{ID: "del_1", SecretID: s.ID, Ref: s.Ref, Consumer: "web", Version: 2, Generation: 2, Event: rotation.EventRotated,
+			Trigger: rotation.TriggerEmergency, CreatedAt: c.Now(), NextAttemptAt: c.Now()}
+		save(t, db, func(tx *store.Tx) error {
+			return errors.Join(tx.SkipVersions(ctx, s.ID, 1), tx.AddRotation(ctx, &emergency), tx.AddVersion(ctx, &v), tx.AddRetirement(ctx, &revoked), tx.AddDelivery(ctx, &d))
+		})
+		c.pass(time.Hour + time.Second)
+		want(alert.MissingAcknowledgement, alert.StuckDelivery)
+		save(t, db, func(tx *store.Tx) error {
+			for id, incident := range map[string]string{"q1": "i1", "q2": "i2"} { // it is told once
+				if _, _, err := tx.AddQuarantine(ctx, rotation.Quarantine{ID: id, Kind: rotation.KeptConsumer, Name: "web", Tenant: "acme", IncidentID: incident, Reason: "it leaks", At: start}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		want(alert.Quarantined)
+		for _, a := range alerts(t, db) {
+			if a.Open() && (a.Tenant != "acme" || a.Subject != "consumer web" || a.Next != "keybroker quarantine lift consumer web" || !strings.HasSuffix(a.Text, "(it leaks)")) {
+				t.Errorf("%+v", a)
+			}
+		}
+		save(t, db, func(tx *store.Tx) error {
+			_, err := tx.LiftQuarantines(ctx, rotation.KeptConsumer, "web", "", "", c.Now())
+			return err
+		})
+		want(alert.MissingAcknowledgement, alert.StuckDelivery)
+	})
+}
+
 // TestWhatIsNotReplacedInTime is told of while there is time left, and so is what
 // nobody can remove.
 func TestConsumerWithoutTheReplacementIsMissed(t *testing.T) {

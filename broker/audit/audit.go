@@ -68,8 +68,9 @@ type Log struct {
 	signer *signer
 	sinks  sinks
 
-	maxSize, keep atomic.Int64  // bytes; ns
-	searching     chan struct{} // as many queries as may run at once
+	maxSize, keep atomic.Int64                                        // bytes; ns
+	holding       atomic.Pointer[func(context.Context) (bool, error)] // nil: nobody does
+	searching     chan struct{}                                       // as many queries as may run at once
 
 	mu     sync.Mutex
 	queue  []*batch

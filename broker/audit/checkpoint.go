@@ -15,9 +15,9 @@ import (
 	"github.com/keybroker/keybroker/backends"
 )
 
-// originPrefix and the id of the node are the name of a log, in its checkpoints and in
+// OriginPrefix and the id of the node are the name of a log, in its checkpoints and in
 // the key that they are verified by.
-const originPrefix = "keybroker/audit/"
+const OriginPrefix = "keybroker/audit/"
 
 // Checkpoint is what a log says of itself under its signature: how many lines it has
 // had, and the root of the Merkle tree over them. Its note is that of C2SP's
@@ -45,7 +45,7 @@ func newSigner(node string, seed []byte) (*signer, error) {
 		return nil, fmt.Errorf("%w: the key that signs the audit log has %d bytes", backends.ErrInvalid, len(seed))
 	}
 	key := ed25519.NewKeyFromSeed(seed)
-	public, err := note.NewEd25519VerifierKey(originPrefix+node, key.Public().(ed25519.PublicKey))
+	public, err := note.NewEd25519VerifierKey(OriginPrefix+node, key.Public().(ed25519.PublicKey))
 	if err != nil {
 		return nil, fmt.Errorf("%w: naming the key that signs the audit log: %w", backends.ErrInvalid, err)
 	}
@@ -146,6 +146,13 @@ func parseCheckpoint(text string) (c Checkpoint, err error) {
 		c.tree.full = append(c.tree.full, h)
 	}
 	return c, nil
+}
+
+// ReadCheckpoint reads what a note says, and does not ask who signed it: what it says of
+// its log is a hint.
+func ReadCheckpoint(text string) (Checkpoint, error) {
+	said, _, _ := strings.Cut(text, "\n\n")
+	return parseCheckpoint(said + "\n")
 }
 
 // NewestOf returns the newest of the notes that this log has signed, and why others are

@@ -1,6 +1,8 @@
 package audit_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -254,6 +256,13 @@ func TestOldSegmentsAreRemoved(t *testing.T) {
 	prune("a sink lacks them", false)
 	setSinks(t, log, t.TempDir(), nil)
 	before := segmentsOf(t, path)
+	log.HoldWhile(func(context.Context) (bool, error) { return true, nil })
+	prune("held as evidence", false)
+	log.HoldWhile(func(context.Context) (bool, error) { return false, backends.ErrUnavailable })
+	if n, err := log.Prune(t.Context()); n > 0 || !errors.Is(err, backends.ErrUnavailable) {
+		t.Errorf("%d removed where nobody can tell whether evidence is held: %v", n, err)
+	}
+	log.HoldWhile(func(context.Context) (bool, error) { return false, nil })
 	n := prune("old", true)
 	if left := segmentsOf(t, path); len(left) > len(before)-n+1 || left[0] == before[0] {
 		t.Errorf("%d of %d are left", len(left), len(before))

@@ -28,6 +28,9 @@ func (l *Log) Retain(maxSize int64, keep time.Duration) {
 	l.keep.Store(int64(keep))
 }
 
+// HoldWhile has no segment removed while hold says so, or cannot tell.
+func (l *Log) HoldWhile(hold func(context.Context) (bool, error)) { l.holding.Store(&hold) }
+
 // MaxSize is how many bytes a segment has before the next is begun.
 func (l *Log) MaxSize() int64 { return l.maxSize.Load() }
 
@@ -49,10 +52,16 @@ func (l *Log) pruneLoop() {
 // Prune removes the segments whose records are all older than they are to be kept and
 // that every sink has, the oldest first, and tells how many. That they are removed is a
 // record, signed before it is done: Verify takes a log that begins later by it alone.
+// While evidence is held none is removed.
 func (l *Log) Prune(ctx context.Context) (removed int, err error) {
 	keep := time.Duration(l.keep.Load())
 	if keep <= 0 {
 		return 0, nil
+	}
+	if hold := l.holding.Load(); hold != nil {
+		if held, err := (*hold)(ctx); held || err != nil {
+			return 0, err
+		}
 	}
 	all, err := segments(l.cfg.Path)
 	if err != nil {

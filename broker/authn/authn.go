@@ -96,6 +96,7 @@ type Rules struct {
 	Roles        map[string]*policy.Role
 	Certificates map[string]CertificateMethod // by the name of the auth block
 	Logins       map[string]LoginMethod       // by the name of the auth block
+	Readers      map[string]string            // by the name of a consumer: the role that it reads as
 	// Access is what the same configuration says of what callers may do, for whoever
 	// decides that. It goes with a Principal: see Callers.RulesOf.
 	Access any

@@ -46,7 +46,7 @@ func (c *Callers) byToken(ctx context.Context, shown Credentials, rules *Rules) 
 		}
 	}
 	now := c.now()
-	p, refused := l.show(rules, shown, now)
+	p, refused := c.show(l, rules, shown, now)
 	if refused == nil && rec.Uses > 0 && rec.UsesLeft == 0 {
 		refused = l.refuse(whys[StateUsedUp])
 	}
@@ -62,6 +62,15 @@ func (c *Callers) byToken(ctx context.Context, shown Credentials, rules *Rules) 
 		return Principal{}, l.refuse(whys[StateUsedUp]), nil
 	}
 	return p, nil, nil
+}
+
+// show returns who shows a token, or why it is refused: that its role is in quarantine
+// before that it was revoked with it.
+func (c *Callers) show(l line, rules *Rules, shown Credentials, now time.Time) (Principal, *refusal) {
+	if refused := c.bars(l, rules); refused != nil {
+		return Principal{}, refused
+	}
+	return l.show(rules, shown, now)
 }
 
 // use records that a token is used: false if it has no use left. That it is not known
@@ -151,7 +160,7 @@ func (c *Callers) byTokenAgain(ctx context.Context, p Principal, rules *Rules) (
 		return Principal{}, nil, err
 	}
 	now := c.now()
-	again, refused := l.show(rules, Credentials{Address: p.Address, Request: p.Request}, now)
+	again, refused := c.show(l, rules, Credentials{Address: p.Address, Request: p.Request}, now)
 	if refused != nil {
 		return Principal{}, refused, nil
 	}

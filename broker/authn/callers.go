@@ -34,13 +34,15 @@ type Callers struct {
 	tallies  *tallies
 	verified *verified
 
+	quarantines *quarantines
+
 	touchAfter atomic.Int64 // nanoseconds of Unix time; 0: at any time
 }
 
 // NewCallers returns Callers that know no role and no method until they have Rules.
 // The logger is told why nobody can be authenticated, which callers are not.
 func NewCallers(tokens *Tokens, log Log, logger hclog.Logger) *Callers {
-	c := &Callers{Tokens: tokens, log: log, logger: logger, throttle: newThrottle(tokens.now), tallies: newTallies(tokens.now()), verified: newVerified()}
+	c := &Callers{Tokens: tokens, log: log, logger: logger, throttle: newThrottle(tokens.now), tallies: newTallies(tokens.now()), verified: newVerified(), quarantines: newQuarantines()}
 	c.SetRules(Rules{})
 	return c
 }
@@ -69,8 +71,9 @@ func (c *Callers) RulesOf(p Principal) *Rules {
 type refusal struct {
 	actor, tenant, method string
 	why                   string
-	told                  string // empty: nothing
-	proven                bool   // it is certain who it is, who merely has no role: nothing is guessed
+	told                  string   // empty: nothing
+	proven                bool     // it is certain who it is, who merely has no role: nothing is guessed
+	kept                  *KeptOut // the role is in quarantine, which is told
 }
 
 // The actions in the audit log of who is refused.
@@ -82,7 +85,8 @@ const (
 // Authenticate returns who shows credentials: who shows a token is its holder,
 // whatever certificate the connection has. ErrDenied if they are not accepted (any
 // more), which is audited, and answered the later the more often that happens to an
-// address, a *Slowed in the end; ErrUnavailable, whose text has no cause, if it cannot
+// address, a *Slowed in the end; a *KeptOut if it is certain who calls, whose role is in
+// quarantine; ErrUnavailable, whose text has no cause, if it cannot
 // be told now.
 func (c *Callers) Authenticate(ctx context.Context, shown Credentials) (p Principal, err error) {
 	rules := c.rules.Load()
@@ -122,6 +126,9 @@ func (c *Callers) refuse(ctx context.Context, action string, shown Credentials, 
 		if err := c.Failed(ctx, shown.Address); err != nil {
 			return err
 		}
+	}
+	if r.kept != nil {
+		return r.kept
 	}
 	if r.told != "" {
 		return &Refused{text: r.told}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/policy"
+	"github.com/keybroker/keybroker/rotation"
 )
 
 // byCertificate returns whom a certificate proves, in the role that is meant.
@@ -33,6 +34,10 @@ func (c *Callers) byCertificate(shown Credentials, rules *Rules) (Principal, *re
 	}
 	if !within(role.CIDRs, shown.Address) {
 		return Principal{}, &refusal{actor: id.name(), tenant: role.Tenant, method: id.Method, why: "the role is bound to other addresses", told: "the certificate is not accepted from this address", proven: true}, nil
+	}
+	if q, is := c.quarantined(rules, rotation.KeptRole, role.Name); is {
+		kept := &KeptOut{q}
+		return Principal{}, &refusal{actor: id.name(), tenant: role.Tenant, method: id.Method, why: kept.Error(), kept: kept, proven: true}, nil
 	}
 	var networks [][]netip.Prefix
 	if len(role.CIDRs) > 0 {

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"strings"
@@ -28,6 +29,11 @@ func NewTokens(db *store.DB, pepper []byte, now func() time.Time) *Tokens {
 		mac.Write([]byte(token))
 		return mac.Sum(nil)
 	}}
+}
+
+// Find returns the record of a token, revoked or expired as it may be, or ErrNotFound.
+func (t *Tokens) Find(ctx context.Context, tx *store.Tx, token string) (store.Token, error) {
+	return tx.TokenByHash(ctx, t.hash(token))
 }
 
 // WellFormed tells whether a text has the form of a token, which says nothing of

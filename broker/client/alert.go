@@ -38,7 +38,15 @@ var AlertKinds = []string{
 	"new_root_token",
 	"break_glass",
 	"certificate_expiring",
+	"quarantined",        // a consumer or a role is kept out until somebody lifts that
+	"trigger_exceeded",   // events name more secrets than a trigger acts on by itself
+	"emergency_proposed", // an emergency waits for a second person
+	"emergency_override", // one did not wait for it
 }
+
+// SecretAlertKinds are those that are of one secret: an internal trigger can act on it.
+var SecretAlertKinds = []string{"unconfirmed", "resurrected", "unprovable", "stuck_delivery", "missing_acknowledgement", "drift",
+	"rotation_failed", "dead_current", "expiring", "value_wanted", "revoke_by_hand"}
 
 // The states of what a notifier is told.
 const (

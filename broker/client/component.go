@@ -96,3 +96,8 @@ func (c *Client) Probes(ctx context.Context) (List[Probe], error) {
 func (c *Client) RunProbe(ctx context.Context, name string, r RunProbeRequest) (ProbeRun, error) {
 	return do[ProbeRun](ctx, c, api("POST", "probes", name, "run").send(r))
 }
+
+// Identify asks what a text is that was found somewhere.
+func (c *Client) Identify(ctx context.Context, r IdentifyRequest) (Identified, error) {
+	return do[Identified](ctx, c, api("POST", "identify").send(r))
+}

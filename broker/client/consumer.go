@@ -13,9 +13,10 @@ const (
 
 // The states of a consumer.
 const (
-	ConsumerTold     = "told"     // nothing keeps the broker from telling it
-	ConsumerFailing  = "failing"  // what it is to be told does not arrive; the broker goes on trying
-	ConsumerDisabled = "disabled" // it wants no more deliveries (it answered 410): they wait until somebody enables it
+	ConsumerTold     = "told"        // nothing keeps the broker from telling it
+	ConsumerFailing  = "failing"     // what it is to be told does not arrive; the broker goes on trying
+	ConsumerKeptOut  = "quarantined" // what it is to be told waits until somebody lifts its quarantine
+	ConsumerDisabled = "disabled"    // it wants no more deliveries (it answered 410): they wait until somebody enables it
 )
 
 // Consumer is an application that is told of new versions.
@@ -32,7 +33,7 @@ type Consumer struct {
 
 	State          string       `json:"state"`
 	Detail         string       `json:"detail,omitempty"`          // why it is not told
-	Since          time.Time    `json:"since,omitzero"`            // it is disabled, or has failed
+	Since          time.Time    `json:"since,omitzero"`            // it is disabled or in quarantine, or has failed
 	LeftAloneUntil time.Time    `json:"left_alone_until,omitzero"` // by the node that answers: it has failed so often in a row
 	Waiting        int          `json:"waiting"`                   // deliveries that it has not got yet
 	WaitingSince   time.Time    `json:"waiting_since,omitzero"`    // the oldest of them

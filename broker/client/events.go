@@ -154,6 +154,9 @@ func parseEvent(raw sse.Event) (e Event, known bool, err error) {
 	case EventRetirement:
 		e.Retirement = new(Retirement)
 		into = e.Retirement
+	case EventIncident:
+		e.Incident = new(Incident)
+		into = e.Incident
 	case EventEnd:
 		return e, true, nil
 	default:

@@ -36,6 +36,7 @@ type Rotation struct {
 	FromVersion  int       `json:"from_version,omitempty"`
 	ToVersion    int       `json:"to_version,omitempty"`
 	Compromised  []int     `json:"compromised,omitempty"` // versions that an emergency pinned
+	IncidentID   string    `json:"incident_id,omitempty"` // in the answer to an emergency: the incident that it is of
 	StartedAt    time.Time `json:"started_at,omitzero"`
 	PublishedAt  time.Time `json:"published_at,omitzero"`
 	OverlapUntil time.Time `json:"overlap_until,omitzero"`
@@ -90,6 +91,7 @@ func (q RotationQuery) values() url.Values {
 const (
 	EventRotation   = "rotation"   // the rotation, whenever it changed
 	EventRetirement = "retirement" // a retirement that it waits for, with its tries
+	EventIncident   = "incident"   // the incident, whenever its progress changed
 	EventEnd        = "end"        // what is watched has ended: nothing follows
 	// EventInterrupted is made by the client: the stream broke (Err says how) and
 	// is being opened again.
@@ -105,5 +107,6 @@ type Event struct {
 	Type       string
 	Rotation   *Rotation   // of EventRotation
 	Retirement *Retirement // of EventRetirement
+	Incident   *Incident   // of EventIncident
 	Err        error       // of EventInterrupted
 }

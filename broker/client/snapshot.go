@@ -23,6 +23,8 @@ type Snapshot struct {
 // Storage is how the state stands.
 type Storage struct {
 	Restored *Restored `json:"restored"` // nil: it was not restored, or everything is in step since
+	// EvidenceHeld: an incident has it that nothing is pruned that may be evidence.
+	EvidenceHeld bool `json:"evidence_held"`
 }
 
 // Restored is a snapshot that was put back, and what of it is not settled.

@@ -53,6 +53,7 @@ type Config struct {
 	Notifiers        []*Notifier
 	Alerts           []*Alert
 	Telemetry        Telemetry
+	Emergency        Emergency
 
 	backends map[string]*Backend
 	issuers  map[string]*Issuer
@@ -189,6 +190,14 @@ type Telemetry struct {
 	SecretNames bool   // metrics have the names of secrets as labels
 }
 
+// Emergency is what is asked of whoever declares one.
+type Emergency struct {
+	// ApprovalAbove is how many secrets one person may turn off; of more a second person
+	// has to approve. 0: of none.
+	ApprovalAbove   int
+	ApprovalTimeout time.Duration // within which that has to be; after it nothing is done
+}
+
 // Backend is a vault.
 type Backend struct {
 	Named
@@ -277,21 +286,28 @@ const (
 	ActionEmergency Action = "emergency"
 )
 
-// Trigger is an event from outside that may act on secrets.
+// Trigger is an event, from outside or noticed within, that may act on secrets.
 type Trigger struct {
-	Type    string // "api": an authenticated call of the native API
-	Name    string
-	Tenant  string // whose secrets it may act on; empty: those of all
-	Action  Action
-	Secrets []string  // patterns of the names that it may act on
-	Range   hcl.Range // of the block's header
+	Named
+	Tenant string // whose secrets it may act on; empty: those of all
+	Action Action
+	// Secrets and Match.Paths are patterns of the names that it may act on, Match.Labels
+	// those that a secret must have besides; with none of them it may act on all.
+	Secrets    []string
+	Match      policy.Match
+	MaxSecrets int           // on how many different secrets it acts within Cooldown
+	Cooldown   time.Duration // at least a second
+	Reason     string        // stands before what the event says; may be empty
+	On         []string      // of the type internal: kinds of alerts (client.SecretAlertKinds)
+	Threshold  *Threshold    // of the type internal; nil: none
 
-	acl *policy.ACL
+	acl *policy.ACL // of the patterns; nil: there are none
 }
 
-// Covers tells whether the trigger may act on the secret called name.
-func (t *Trigger) Covers(name string) bool {
-	return t.acl.Decide(name, policy.Rotate, policy.Facts{}).Allowed
+// Threshold is what is no longer usual of one secret, on one node; nil: anything is.
+type Threshold struct {
+	ReadsPerMinute  *int `hcl:"reads_per_minute,optional"`
+	DeniedPerMinute *int `hcl:"denied_per_minute,optional"` // requests for it that were refused
 }
 
 const (

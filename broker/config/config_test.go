@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,8 +105,52 @@ func TestEverythingIsDecoded(t *testing.T) {
 	if p := cfg.Policies[0]; p.Name != "reader" || !reflect.DeepEqual(p.Rules, []policy.Rule{{Path: "mail/*", Capabilities: []policy.Capability{policy.Read}}}) {
 		t.Errorf("policy %+v", p)
 	}
-	if tr := cfg.Triggers[0]; tr.Action != config.ActionRotate || !tr.Covers("mail/a") || tr.Covers("pay/a") || tr.Covers("sys/x") {
+	if tr := cfg.Triggers[0]; tr.Action != config.ActionRotate || !tr.Covers("mail/a", nil) || tr.Covers("pay/a", nil) || tr.Covers("sys/x", nil) ||
+		tr.MaxSecrets != 5 || tr.Cooldown != 10*time.Minute || tr.Type != config.TriggerAPI {
 		t.Errorf("trigger %+v", tr)
+	}
+}
+
+func TestTriggers(t *testing.T) {
+	cfg, diags := config.Load("testdata/triggers_valid.hcl", registry(), testOptions())
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]*config.Trigger{}
+	for _, tr := range cfg.Triggers {
+		byName[tr.Name] = tr
+	}
+	growth := map[string]string{"team": "growth", "risk": "high"}
+	for _, c := range []struct {
+		trigger, secret string
+		labels          map[string]string
+		want            bool
+	}{
+		{"all", "anything/at/all", nil, true},
+		{"labelled", "mail/a", growth, true},
+		{"labelled", "mail/a", map[string]string{"team": "core"}, false},
+		{"labelled", "mail/a", nil, false},
+		{"both", "mail/a", growth, true},
+		{"both", "pay/a", growth, true},
+		{"both", "pay/b", growth, false},
+		{"both", "mail/a", nil, false},
+		{"nothing", "mail/a", growth, false},
+	} {
+		if got := byName[c.trigger].Covers(c.secret, c.labels); got != c.want {
+			t.Errorf("%s covers %s %v: %v", c.trigger, c.secret, c.labels, got)
+		}
+	}
+	if tr := byName["both"]; tr.MaxSecrets != 20 || tr.Cooldown != time.Hour || tr.Reason != "found by the SIEM" || tr.Action != config.ActionEmergency || tr.Tenant != "acme" {
+		t.Errorf("%+v", tr)
+	}
+	if secret := byName["all"].Config.(*hookConfig).SigningSecret.Reveal(); secret != "s3cr3t-token" {
+		t.Errorf("signing secret %q", secret)
+	}
+	if tr := byName["noticed"]; !slices.Equal(tr.On, []string{"resurrected", "drift"}) || tr.Threshold != nil {
+		t.Errorf("%+v", tr)
+	}
+	if tr := byName["hot"]; tr.On != nil || *tr.Threshold.ReadsPerMinute != 600 || tr.Threshold.DeniedPerMinute != nil {
+		t.Errorf("%+v", tr)
 	}
 }
 

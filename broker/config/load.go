@@ -166,6 +166,7 @@ type document struct {
 	Notifiers        []*hclsyntax.Block `hcl:"notifier,block"`
 	Alerts           []*hclsyntax.Block `hcl:"alert,block"`
 	Telemetry        *hclsyntax.Block   `hcl:"telemetry,block"`
+	Emergency        *hclsyntax.Block   `hcl:"emergency,block"`
 }
 
 // load decodes in the order of references, so that each finds what it names.
@@ -174,6 +175,7 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 	whole := l.merge(bodies)
 	l.body(whole, whole.SrcRange, layoutOf(&doc))
 	l.node(doc, whole)
+	l.emergency(doc.Emergency)
 	l.tenants = len(doc.Tenants) > 0
 	for _, kind := range []struct {
 		blocks []*hclsyntax.Block

@@ -23,6 +23,7 @@ type Registry struct {
 	Auths     map[string]Type
 	Audits    map[string]Type // of audit sinks; their blocks need no name
 	Notifiers map[string]NotifierType
+	Triggers  map[string]Type // besides the broker's own, TriggerAPI and TriggerInternal
 }
 
 // Type is one type of block.

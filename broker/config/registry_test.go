@@ -153,6 +153,17 @@ type providerConfig struct {
 	BoundAudiences []string `hcl:"bound_audiences"`
 }
 
+type hookConfig struct {
+	SigningSecret backends.SecretString `hcl:"signing_secret"`
+}
+
+// queueConfig is of a trigger whose events name secrets as a vault does.
+type queueConfig struct {
+	Backend string `hcl:"backend,optional"`
+}
+
+func (c queueConfig) Vault() (backend, ofType string) { return c.Backend, "vault" }
+
 type fileConfig struct {
 	Path string `hcl:"path"`
 }
@@ -215,6 +226,10 @@ func registry() config.Registry {
 					return accounts{traits(issuer.Traits{Kind: issuer.Set}), cfg.(*serverConfig).Server}
 				},
 			},
+		},
+		Triggers: map[string]config.Type{
+			"webhook": {New: func() any { return &hookConfig{} }},
+			"queue":   {New: func() any { return &queueConfig{} }},
 		},
 		Probes: map[string]config.Type{"http": {New: func() any { return &probeConfig{} }}},
 		Auths: map[string]config.Type{

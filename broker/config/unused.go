@@ -28,12 +28,15 @@ func (l *loader) unused(doc document, whole hcl.Range) {
 	l.pairs()
 	for i, b := range doc.RotationPolicies {
 		if match := blockOf(b, "match"); match != nil {
-			l.unusedMatch(match, l.cfg.RotationPolicies[i].Match)
+			l.unusedMatch(match, l.cfg.RotationPolicies[i].Match, "")
 		}
 	}
 	for i, b := range doc.Triggers {
 		for n, path := range l.cfg.Triggers[i].Secrets {
 			l.unusedPath(element(b, "secrets", n), path, l.cfg.Triggers[i].Tenant)
+		}
+		if match := blockOf(b, "match"); match != nil {
+			l.unusedMatch(match, l.cfg.Triggers[i].Match, l.cfg.Triggers[i].Tenant)
 		}
 	}
 }
@@ -202,13 +205,13 @@ func (l *loader) untold(listener *hclsyntax.Block) {
 	}
 }
 
-func (l *loader) unusedMatch(b *hclsyntax.Block, m policy.Match) {
+func (l *loader) unusedMatch(b *hclsyntax.Block, m policy.Match, tenant string) {
 	if len(m.Paths) == 0 && len(m.Labels) == 0 {
 		l.warn(b.DefRange(), "The match is empty: the policy is for every secret",
 			"Add paths or labels, or leave the block out if that is meant.")
 	}
 	for n, path := range m.Paths {
-		l.unusedPath(element(b, "paths", n), path, "")
+		l.unusedPath(element(b, "paths", n), path, tenant)
 	}
 	for _, s := range l.cfg.Secrets {
 		if labelled(s, m.Labels) {

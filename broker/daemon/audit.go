@@ -110,6 +110,7 @@ func (d *Daemon) openAudit(ctx context.Context) error {
 	if d.audit, err = audit.Open(cfg); err != nil {
 		return err
 	}
+	d.audit.HoldWhile(d.evidenceHeld)
 	d.onClose(func() error {
 		return errors.Join(d.audit.Close(), d.keepCheckpoint(context.WithoutCancel(ctx)))
 	})

@@ -53,6 +53,19 @@ func TestAnEmergencyWhileTheDiskIsFull(t *testing.T) {
 	if _, err := n.Emergency(t.Context(), "app/key", client.EmergencyRequest{Reason: "it leaked"}); err != nil {
 		t.Fatalf("the emergency waits for the log: %v", err)
 	}
+	i, err := n.DeclareIncident(t.Context(), client.IncidentRequest{Reason: "it leaked", Selector: client.Selector{Names: []string{"app/key"}}})
+	if err != nil {
+		t.Fatalf("the incident waits for the log: %v", err)
+	}
+	if last := n.watchIncident(t, i.ID); !last.Progress.AllProven() {
+		t.Errorf("%+v", last)
+	}
+	if list, err := n.Incidents(t.Context(), client.IncidentQuery{}); err != nil || len(list.Items) != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := n.NoteIncident(t.Context(), i.ID, client.IncidentNoteRequest{Text: "the disk is full, too"}); err != nil {
+		t.Errorf("a note waits for the log: %v", err)
+	}
 	eventually(t, "the leaked key to be dead", func() bool {
 		c, err := n.CheckKey(t.Context(), client.SecretText(old))
 		return err == nil && !c.Active

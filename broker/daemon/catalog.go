@@ -23,6 +23,8 @@ import (
 	"github.com/keybroker/keybroker/rotation/issuer"
 	"github.com/keybroker/keybroker/rotation/keys"
 	"github.com/keybroker/keybroker/rotation/probe"
+	"github.com/keybroker/keybroker/rotation/trigger/eventbridge"
+	"github.com/keybroker/keybroker/rotation/trigger/inbound"
 	"github.com/keybroker/keybroker/rotation/webhook"
 )
 
@@ -60,6 +62,8 @@ type setup struct {
 	strict   bool // a trouble that waiting alone does not end is an error
 
 	notifiers map[string]alert.Notifier
+	receivers map[string]inbound.Receiver   // by trigger
+	queues    map[string]*eventbridge.Queue // by trigger
 	sinks     map[string]audit.Sink
 
 	certificates map[string]authn.CertificateMethod // by the name of the auth block
@@ -93,6 +97,9 @@ func (p *parts) build(ctx context.Context, cfg *config.Config, before *setup) (_
 		return nil, err
 	}
 	if err := p.notifiers(s, before); err != nil {
+		return nil, err
+	}
+	if err := p.triggers(ctx, s, before); err != nil {
 		return nil, err
 	}
 	if err := p.auditSinks(s, before); err != nil {

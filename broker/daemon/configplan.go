@@ -72,7 +72,7 @@ func writtenBlocks(cfg *config.Config) []client.PlannedBlock {
 		plain("policy", a.Name, a)
 	}
 	for _, t := range cfg.Triggers {
-		plain("trigger", t.Name, t.Type, t.Tenant, t.Action, t.Secrets)
+		named("trigger", t.Named)
 	}
 	for _, t := range cfg.Tenants {
 		plain("tenant", t.Name, t.Limit)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net"
@@ -70,6 +71,7 @@ type Daemon struct {
 	seals     *sealing
 	audit     *audit.Log
 	node      string // this node's id, in its audit log
+	reportKey ed25519.PrivateKey
 	engine    *engine.Engine
 	broker    *broker.Broker
 	authn     *authn.Callers
@@ -82,6 +84,7 @@ type Daemon struct {
 	metrics   *metrics
 	health    *health
 	alerts    *alert.Runner
+	queues    *queues // of triggers
 	signing   *signing
 	wire      wire
 	telemetry net.Listener // of the metrics; nil: they have none of their own
@@ -109,7 +112,7 @@ func Open(ctx context.Context, opts Options) (_ *Daemon, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.beginAftermath, d.reconcile, d.history, d.compareAll, d.tellUnmet, d.issueRootToken} {
+	for _, step := range []func(context.Context) error{d.openState, d.openKeys, d.listen, d.openComponents, d.beginAftermath, d.reconcile, d.history, d.compareAll, d.tellUnmet, d.issueRootToken, d.keepOut} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -192,6 +195,11 @@ func (d *Daemon) openKeys(ctx context.Context) error {
 		}
 		own[name] = key
 	}
+	seed, err := ownKey(ctx, d.db, d.seals.ring, keyReports)
+	if err != nil {
+		return err
+	}
+	d.reportKey = ed25519.NewKeyFromSeed(seed)
 	pages, err := broker.NewPages(own[keyCursors])
 	if err != nil {
 		return err
@@ -245,8 +253,9 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
 	d.openAlerts()
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Signing: asSigning{d}, Doubts: d.aftermath.doubts,
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Signing: asSigning{d}, ReportSigner: d.reportKey, Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
+	d.queues = newQueues(d.broker.Take, d.log.Named("trigger"))
 	d.use(s)
 	d.tellTroubles(nil, s)
 	return nil
@@ -272,6 +281,9 @@ func (d *Daemon) reconcile(ctx context.Context) error {
 	return nil
 }
 
+// keepOut has the node know who is in quarantine before it serves anybody.
+func (d *Daemon) keepOut(ctx context.Context) error { return d.broker.LookAtQuarantines(ctx) }
+
 // Addr is the URL that the node is called at.
 func (d *Daemon) Addr() string { return d.parts.source }
 
@@ -288,7 +300,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.signing.run, d.alerts.Run, d.followUnmet, d.followManaged, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.dropRootToken} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.signing.run, d.alerts.Run, d.followUnmet, d.followManaged, d.followQueues, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.broker.RunTriggers, d.broker.FollowQuarantines, d.dropRootToken} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})
@@ -329,6 +341,10 @@ const (
 	keepEvents  = 30 * 24 * time.Hour
 	keepTokens  = 90 * 24 * time.Hour // after they have ended
 	keepReads   = 90 * 24 * time.Hour
+	// newestEvents is how many events of a trigger are kept that came to nothing, and
+	// heldEvents how many while they may be evidence: whoever floods a trigger fills no disk.
+	newestEvents = 10_000
+	heldEvents   = 100_000
 )
 
 // prune forgets what is older than anybody looks back.
@@ -336,10 +352,7 @@ func (d *Daemon) prune(ctx context.Context) {
 	t := time.NewTicker(pruneEvery)
 	defer t.Stop()
 	for {
-		err := d.db.Update(ctx, func(tx *store.Tx) error {
-			return errors.Join(tx.PruneChanges(ctx, now().Add(-keepChanges)), tx.PruneEvents(ctx, now().Add(-keepEvents)),
-				tx.PruneTokens(ctx, now().Add(-keepTokens)), tx.PruneReads(ctx, now().Add(-keepReads)))
-		})
+		err := d.db.Update(ctx, func(tx *store.Tx) error { return d.pruneNow(ctx, tx) })
 		if err != nil && ctx.Err() == nil {
 			d.log.Warn("pruning failed", "error", err)
 		}
@@ -349,6 +362,29 @@ func (d *Daemon) prune(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// pruneNow forgets nothing while an incident holds what may be evidence, but for what came
+// to nothing of floods of events.
+func (d *Daemon) pruneNow(ctx context.Context, tx *store.Tx) error {
+	held, err := tx.EvidenceHeld(ctx)
+	if err != nil {
+		return err
+	}
+	if held {
+		return tx.ThinEvents(ctx, heldEvents)
+	}
+	return errors.Join(tx.PruneChanges(ctx, now().Add(-keepChanges)), tx.PruneEvents(ctx, now().Add(-keepEvents)), tx.ThinEvents(ctx, newestEvents),
+		tx.PruneTokens(ctx, now().Add(-keepTokens)), tx.PruneReads(ctx, now().Add(-keepReads)))
+}
+
+// evidenceHeld tells the audit log whether its segments are evidence.
+func (d *Daemon) evidenceHeld(ctx context.Context) (held bool, err error) {
+	err = d.db.View(ctx, func(tx *store.Tx) (err error) {
+		held, err = tx.EvidenceHeld(ctx)
+		return err
+	})
+	return held, err
 }
 
 func (d *Daemon) pumpAudit(ctx context.Context) {

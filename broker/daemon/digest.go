@@ -42,6 +42,9 @@ func (p *parts) digest(s *setup) {
 	for _, n := range s.cfg.Notifiers {
 		named("notifier", n.Named)
 	}
+	for _, t := range s.cfg.Triggers {
+		named("trigger", t.Named)
+	}
 	plain := func(kind, name string, content ...any) {
 		text, _ := json.Marshal(content) // settings and names cannot fail
 		s.digests[block{kind, name}] = p.mac(string(text))
@@ -51,9 +54,6 @@ func (p *parts) digest(s *setup) {
 	}
 	for _, a := range s.cfg.Policies {
 		plain("policy", a.Name, a)
-	}
-	for _, t := range s.cfg.Triggers {
-		plain("trigger", t.Name, t.Type, t.Tenant, t.Action, t.Secrets)
 	}
 	for _, t := range s.cfg.Tenants {
 		plain("tenant", t.Name, t.Limit)

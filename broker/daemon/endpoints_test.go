@@ -101,6 +101,7 @@ const (
 	onlySecret   = "app/key"
 	onlyTrigger  = "ci"
 	onlyConsumer = "app"
+	onlyIncident = "00000000-0000-4000-8000-000000000001"
 )
 
 // pathOfAccess is what policies are asked about for e; empty: nothing.
@@ -108,7 +109,8 @@ func pathOfAccess(e httpapi.Endpoint) string {
 	if e.Access.Path == httpapi.Secret {
 		return onlySecret
 	}
-	return strings.NewReplacer("{trigger}", onlyTrigger, "consumers/{name}", "consumers/"+onlyConsumer).Replace(e.Access.Path)
+	return strings.NewReplacer("{trigger}", onlyTrigger, "consumers/{name}", "consumers/"+onlyConsumer, "quarantine/{kind}/{name}", "quarantine/consumer/"+onlyConsumer,
+		"incidents/{id}", "incidents/"+onlyIncident).Replace(e.Access.Path)
 }
 
 // holder is somebody who calls.
@@ -177,6 +179,8 @@ func (w *surface) wanted(e httpapi.Endpoint, h holder) []int {
 		return w.wantedOfSecret(e, h, ok)
 	case a.Hides && !strings.Contains(e.Pattern, "{"):
 		return ok // a list leaves out what is not seen
+	case a.Hides:
+		return w.wantedOfIncident(e, h, ok)
 	case !w.granted(e, h), a.Unbound && h.tenant != "", c.walled && h.environment != "":
 		return []int{http.StatusForbidden}
 	case c.tenant && !h.reaches(), c.nobody && h.environment != "" && c.shows == "":
@@ -196,6 +200,18 @@ func (w *surface) wantedOfSecret(e httpapi.Endpoint, h holder, ok []int) []int {
 		return []int{http.StatusForbidden}
 	case !h.reaches():
 		return []int{http.StatusNotFound}
+	}
+	return ok
+}
+
+// wantedOfIncident is for the incident of the tenant, which the root token declared.
+func (w *surface) wantedOfIncident(e httpapi.Endpoint, h holder, ok []int) []int {
+	reaches := h.environment == "" && h.reaches()
+	switch {
+	case !reaches, !h.may(pathOfAccess(e), policy.Read) && !w.granted(e, h):
+		return []int{http.StatusNotFound}
+	case !w.granted(e, h):
+		return []int{http.StatusForbidden}
 	}
 	return ok
 }
@@ -286,7 +302,7 @@ func (w *surface) state() map[string]string {
 	w.t.Helper()
 	root := w.holders[0]
 	all := map[string]string{}
-	for _, path := range []string{"secrets", "rotations", "retirements", "deliveries", "drift?all=true", "orphans", "tokens?limit=1000", "alerts?all=true", "sys/freeze", "seal", "storage"} {
+	for _, path := range []string{"secrets", "rotations", "retirements", "deliveries", "drift?all=true", "orphans", "tokens?limit=1000", "alerts?all=true", "sys/freeze", "quarantine", "incidents", "incidents/" + onlyIncident, "seal", "storage"} {
 		status, answer := w.send(root, http.MethodGet, "/api/v1/"+path, "", "")
 		if status != http.StatusOK {
 			w.t.Fatalf("looking at %s: %d %s", path, status, answer)
@@ -371,6 +387,11 @@ rotation_policy "quick" {
 trigger "api" "ci" {
   action  = "rotate"
   secrets = ["app/*"]
+}
+secret "app/byhand" {
+  tenant  = "acme"
+  backend = "embedded"
+  labels  = { environment = "production" }
 }
 secret "app/key" {
   tenant    = "acme"
@@ -526,16 +547,21 @@ func surfacePolicies() (hcl string, names map[string]map[policy.Capability]strin
 		}
 		names[path] = map[policy.Capability]string{}
 		for _, c := range policy.Capabilities() {
-			name := fmt.Sprintf("%s-%s", strings.ReplaceAll(path, "/", "-"), c)
+			name := fmt.Sprintf("%s-%s", policyOf(path), c)
 			names[path][c] = name
 			write(name, rule(path, c))
 			if c != policy.Deny { // but there
 				write("but-"+name, rule("*", c), rule("sys/*", c), rule(path, policy.Deny))
 			}
 		}
-		write("all-"+strings.ReplaceAll(path, "/", "-"), rule(path, granting...))
+		write("all-"+policyOf(path), rule(path, granting...))
 	}
 	return b.String(), names
+}
+
+// policyOf is a path in the names of policies.
+func policyOf(path string) string {
+	return strings.NewReplacer("/", "-", onlyIncident, "one").Replace(path)
 }
 
 // capability are who has one capability on one path, who has it everywhere else, and
@@ -547,7 +573,7 @@ func (w *surface) capability(path string, c policy.Capability, name string) []ho
 	}
 	if c == policy.Deny {
 		never := func(string, policy.Capability) bool { return false }
-		return []holder{with(name, never), with("all-"+strings.ReplaceAll(path, "/", "-")+" "+name, never)}
+		return []holder{with(name, never), with("all-"+policyOf(path)+" "+name, never)}
 	}
 	return []holder{
 		with(name, func(on string, asked policy.Capability) bool { return on == path && asked == c }),
@@ -564,7 +590,7 @@ func (w *surface) token(r client.CreateTokenRequest) client.Token {
 }
 
 // things are what the endpoints with ids are asked about.
-type things struct{ rotation, retirement, delivery, token, alert, key string }
+type things struct{ rotation, retirement, delivery, token, alert, event, key string }
 
 // makeHolders makes a caller of every kind.
 func (w *surface) makeHolders(provider *oidcserver.Server, certified *http.Client) things {
@@ -636,6 +662,13 @@ func (w *surface) makeHolders(provider *oidcserver.Server, certified *http.Clien
 			found.alert = a.ID
 		}
 	}
+	if _, err := w.nodeOf(acme).Event(ctx, onlyTrigger, client.EventRequest{ID: "first", Secret: "app/byhand", Reason: "test"}); client.Status(err) != http.StatusBadRequest {
+		w.t.Fatalf("an event for what nobody rotates: %v", err)
+	}
+	found.event = must(w.n.InboundEvents(ctx, client.InboundEventQuery{}))(w.t).Items[0].ID
+	// An incident that turns nothing off: what it is about is dead.
+	w.n.allButCurrentAreDead(w.t, "acme:app/key")
+	must(w.n.DeclareIncident(ctx, client.IncidentRequest{ID: onlyIncident, Reason: "test", Selector: client.Selector{Names: []string{"acme:app/key"}, Versions: []int{1}}}))(w.t)
 	return found
 }
 
@@ -665,7 +698,7 @@ func (w *surface) unused(id string, since time.Duration) {
 // table says how every endpoint is asked.
 func (w *surface) table(x things) map[string]call {
 	const api, reason, dry = "/api/v1/", `{"reason":"test"}`, `{"reason":"test","dry_run":true}`
-	secret := api + "secrets/app%2Fkey"
+	secret, incident := api+"secrets/app%2Fkey", api+"incidents/"+onlyIncident
 	update := []policy.Capability{policy.Update}
 	over := []int{http.StatusConflict} // of what has ended already
 	return map[string]call{
@@ -687,25 +720,31 @@ func (w *surface) table(x things) map[string]call {
 		"GET /api/v1/plans":                         {shows: onlySecret},
 		"GET /api/v1/drift":                         {path: api + "drift?all=true", shows: onlySecret},
 
-		"GET /api/v1/rotations":                {shows: onlySecret},
-		"GET /api/v1/rotations/{id}":           {path: api + "rotations/" + x.rotation},
-		"GET /api/v1/rotations/{id}/events":    {path: api + "rotations/" + x.rotation + "/events"},
-		"POST /api/v1/rotations/{id}/cancel":   {path: api + "rotations/" + x.rotation + "/cancel", body: reason, inert: dry, ok: over},
-		"POST /api/v1/rotations/{id}/retry":    {path: api + "rotations/" + x.rotation + "/retry", body: reason, inert: dry, ok: over},
-		"POST /api/v1/rotations/{id}/approve":  {path: api + "rotations/" + x.rotation + "/approve", body: reason, inert: dry, ok: over},
-		"POST /api/v1/rotations/{id}/rollback": {path: api + "rotations/" + x.rotation + "/rollback", body: reason, inert: dry, ok: over},
-		"POST /api/v1/rotations/{id}/value":    {path: api + "rotations/" + x.rotation + "/value", body: `{"fields":{"key":"x"},"reason":"test"}`, ok: over},
-		"GET /api/v1/retirements":              {shows: onlySecret},
-		"GET /api/v1/retirements/{id}":         {path: api + "retirements/" + x.retirement},
-		"GET /api/v1/retirements/{id}/events":  {path: api + "retirements/" + x.retirement + "/events"},
-		"POST /api/v1/retirements/{id}/probe":  {path: api + "retirements/" + x.retirement + "/probe", body: reason, inert: dry, ok: []int{200, 409}},
-		"POST /api/v1/retirements/{id}/done":   {path: api + "retirements/" + x.retirement + "/done", body: reason, inert: dry, ok: over},
-		"GET /api/v1/orphans":                  {},
-		"GET /api/v1/deliveries":               {shows: onlySecret},
-		"GET /api/v1/deliveries/{id}":          {path: api + "deliveries/" + x.delivery},
-		"POST /api/v1/deliveries/{id}/ack":     {path: api + "deliveries/" + x.delivery + "/ack", body: fmt.Sprintf(`{"generation":2,"fingerprint":%q}`, rotation.Fingerprint(x.delivery, backends.NewValue(map[string]string{"key": x.key})))},
-		"POST /api/v1/deliveries/{id}/replay":  {path: api + "deliveries/" + x.delivery + "/replay", body: reason, inert: dry},
-		"POST /api/v1/events/{trigger}":        {path: api + "events/" + onlyTrigger, body: `{"id":"1","secret":"app/key","reason":"test"}`, inert: `{"secret":"app/key"}`, ok: []int{400}, tenant: true},
+		"GET /api/v1/rotations":                   {shows: onlySecret},
+		"GET /api/v1/rotations/{id}":              {path: api + "rotations/" + x.rotation},
+		"GET /api/v1/rotations/{id}/events":       {path: api + "rotations/" + x.rotation + "/events"},
+		"POST /api/v1/rotations/{id}/cancel":      {path: api + "rotations/" + x.rotation + "/cancel", body: reason, inert: dry, ok: over},
+		"POST /api/v1/rotations/{id}/retry":       {path: api + "rotations/" + x.rotation + "/retry", body: reason, inert: dry, ok: over},
+		"POST /api/v1/rotations/{id}/approve":     {path: api + "rotations/" + x.rotation + "/approve", body: reason, inert: dry, ok: over},
+		"POST /api/v1/rotations/{id}/rollback":    {path: api + "rotations/" + x.rotation + "/rollback", body: reason, inert: dry, ok: over},
+		"POST /api/v1/rotations/{id}/value":       {path: api + "rotations/" + x.rotation + "/value", body: `{"fields":{"key":"x"},"reason":"test"}`, ok: over},
+		"GET /api/v1/retirements":                 {shows: onlySecret},
+		"GET /api/v1/retirements/{id}":            {path: api + "retirements/" + x.retirement},
+		"GET /api/v1/retirements/{id}/events":     {path: api + "retirements/" + x.retirement + "/events"},
+		"POST /api/v1/retirements/{id}/probe":     {path: api + "retirements/" + x.retirement + "/probe", body: reason, inert: dry, ok: []int{200, 409}},
+		"POST /api/v1/retirements/{id}/done":      {path: api + "retirements/" + x.retirement + "/done", body: reason, inert: dry, ok: over},
+		"GET /api/v1/orphans":                     {},
+		"GET /api/v1/deliveries":                  {shows: onlySecret},
+		"GET /api/v1/deliveries/{id}":             {path: api + "deliveries/" + x.delivery},
+		"POST /api/v1/deliveries/{id}/ack":        {path: api + "deliveries/" + x.delivery + "/ack", body: fmt.Sprintf(`{"generation":2,"fingerprint":%q}`, rotation.Fingerprint(x.delivery, backends.NewValue(map[string]string{"key": x.key})))},
+		"POST /api/v1/deliveries/{id}/replay":     {path: api + "deliveries/" + x.delivery + "/replay", body: reason, inert: dry},
+		"POST /api/v1/events/{trigger}":           {path: api + "events/" + onlyTrigger, body: `{"id":"1","secret":"app/key","reason":"test"}`, inert: `{"secret":"app/key"}`, ok: []int{400}, tenant: true},
+		"POST /api/v1/hooks/{trigger}":            {path: api + "hooks/" + onlyTrigger, body: "{}", ok: []int{401}}, // it takes no requests of that kind
+		"GET /api/v1/events":                      {shows: x.event, walled: true},
+		"GET /api/v1/events/received/{id}":        {path: api + "events/received/" + x.event, tenant: true, walled: true},
+		"POST /api/v1/events/received/{id}/apply": {path: api + "events/received/" + x.event + "/apply", body: reason, tenant: true, walled: true, ok: over},
+		"GET /api/v1/triggers":                    {walled: true},
+		"GET /api/v1/triggers/{trigger}":          {path: api + "triggers/" + onlyTrigger, walled: true, ok: []int{200, 404}}, // it is not of one tenant
 
 		"GET /api/v1/consumers/{name}/inbox":           {path: api + "consumers/" + onlyConsumer + "/inbox", ok: []int{404}}, // it has none, and no role
 		"GET /api/v1/consumers":                        {shows: `"name":"` + onlyConsumer + `"`, nobody: true},
@@ -714,9 +753,25 @@ func (w *surface) table(x things) map[string]call {
 		"POST /api/v1/consumers/{name}/enable":         {path: api + "consumers/" + onlyConsumer + "/enable", body: reason, tenant: true, walled: true},
 		"POST /api/v1/consumers/{name}/rotate-signing": {path: api + "consumers/" + onlyConsumer + "/rotate-signing", body: reason, inert: `{"overlap":"soon"}`, ok: []int{400}, tenant: true, walled: true},
 
+		"GET /api/v1/incidents":               {shows: onlyIncident, nobody: true},
+		"POST /api/v1/incidents":              {body: `{"selector":{"all":true}}`, ok: []int{400}}, // without a reason
+		"GET /api/v1/incidents/{id}":          {path: incident},
+		"GET /api/v1/incidents/{id}/events":   {path: incident + "/events"},
+		"GET /api/v1/incidents/{id}/report":   {path: incident + "/report"},
+		"POST /api/v1/incidents/{id}/approve": {path: incident + "/approve", body: reason, ok: []int{403, 409}}, // it takes emergency on the secret, and waits for nobody
+		"POST /api/v1/incidents/{id}/reject":  {path: incident + "/reject", body: reason, ok: over},
+		"POST /api/v1/incidents/{id}/close":   {path: incident + "/close", body: reason, inert: "{}", ok: []int{400}},
+		"POST /api/v1/incidents/{id}/hold":    {path: incident + "/hold", body: `{"hold":false}`, inert: `{"hold":true}`},
+		"POST /api/v1/incidents/{id}/notes":   {path: incident + "/notes", body: `{"text":"test"}`, inert: "{}", ok: []int{400}},
+
+		"GET /api/v1/quarantine":       {walled: true},
+		"POST /api/v1/quarantine":      {body: `{"kind":"consumer","name":"` + onlyConsumer + `","reason":"x"}`, inert: `{"kind":"consumer","name":"` + onlyConsumer + `","reason":"x","dry_run":true}`, tenant: true, walled: true},
+		"POST /api/v1/quarantine/lift": {body: `{"kind":"consumer","name":"` + onlyConsumer + `","reason":"x"}`, ok: []int{404}, walled: true}, // it is in none
+
 		"GET /api/v1/issuers":               {walled: true},
 		"POST /api/v1/issuers/{name}/check": {path: api + "issuers/internal/check", body: `{"secret":"app/key"}`, inert: "{}", ok: []int{200, 422}, tenant: true, walled: true},
 		"GET /api/v1/probes":                {walled: true},
+		"POST /api/v1/identify":             {body: fmt.Sprintf(`{"value":%q}`, x.key), shows: onlySecret},
 		"POST /api/v1/probes/{name}/run":    {path: api + "probes/internal/run", body: `{"secret":"app/key","reason":"test"}`},
 
 		"GET /api/v1/auth":                 {},
@@ -756,6 +811,7 @@ func (w *surface) table(x things) map[string]call {
 		"GET /metrics":            {walled: true},
 		"GET /openapi.json":       {},
 
+		"GET /.well-known/keybroker/report-key":              {},
 		"GET /.well-known/keybroker/webhook-keys/{consumer}": {path: "/.well-known/keybroker/webhook-keys/app"},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/broker/store"
 )
 
 // Replaced gives retire, which takes a setup out of use that closed is told the
@@ -92,4 +93,9 @@ func (d *Daemon) LookForDue(ctx context.Context) (tick, sweep time.Duration, err
 	tick = time.Since(began)
 	err = errors.Join(err, d.engine.Sweep(ctx))
 	return tick, time.Since(began) - tick, err
+}
+
+// PruneNow forgets what is older than anybody looks back, as is done once an hour.
+func (d *Daemon) PruneNow(ctx context.Context) error {
+	return d.db.Update(ctx, func(tx *store.Tx) error { return d.pruneNow(ctx, tx) })
 }

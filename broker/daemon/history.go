@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/broker"
 	"github.com/keybroker/keybroker/broker/audit"
@@ -164,7 +166,7 @@ func (d *Daemon) forgotten(ctx context.Context, tx *store.Tx, lost []audit.Entry
 	if err := d.noteReplaced(ctx, tx, lost); err != nil {
 		return err
 	}
-	if err := revokeTokens(ctx, tx, lost); err != nil {
+	if err := errors.Join(revokeTokens(ctx, tx, lost), keepOutAgain(ctx, tx, lost)); err != nil {
 		return err
 	}
 	known, err := tx.Recalls(ctx)
@@ -183,6 +185,37 @@ func revokeTokens(ctx context.Context, tx *store.Tx, lost []audit.Entry) error {
 		err := tx.RevokeToken(ctx, e.Event.Detail["token"], e.Event.At)
 		if err != nil && !errors.Is(err, backends.ErrNotFound) {
 			return err
+		}
+	}
+	return nil
+}
+
+// keepOutAgain puts in quarantine again who was put there in the lost time, and was not let in
+// again. Who was only let in again then stays in quarantine until somebody lifts it once more.
+func keepOutAgain(ctx context.Context, tx *store.Tx, lost []audit.Entry) error {
+	type name struct{ kind, name string }
+	begun := map[name][]rotation.Quarantine{}
+	for _, e := range lost {
+		d := e.Event.Detail
+		of := name{d["kind"], d["name"]}
+		switch e.Event.Action {
+		case engine.QuarantineBegun:
+			begun[of] = append(begun[of], rotation.Quarantine{ID: uuid.NewString(), Kind: rotation.Kept(of.kind), Name: of.name, Tenant: e.Event.Tenant, Role: d["role"],
+				IncidentID: d["incident"], Reason: d["reason"], By: e.Event.Actor, At: e.Event.At})
+		case engine.QuarantineLifted:
+			delete(begun, of)
+		}
+	}
+	for _, all := range begun {
+		for _, q := range all {
+			if _, _, err := tx.AddQuarantine(ctx, q); err != nil {
+				return err
+			}
+			if q.Kind == rotation.KeptConsumer {
+				if err := tx.HoldDeliveries(ctx, q.Name); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil

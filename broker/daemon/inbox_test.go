@@ -296,7 +296,7 @@ func TestReadsGoOnWhereTheyCannotBeKept(t *testing.T) {
 	}
 	rename("consumer_reads", "away")
 	v := must(app.Value(t.Context(), "app/key", 0))(t)
-	if log := w.s.log.String(); !strings.Contains(log, "what a consumer has read cannot be kept") || strings.Contains(log, v.Fields["key"]) {
+	if log := w.s.log.String(); !strings.Contains(log, "who has read a version cannot be kept") || strings.Contains(log, v.Fields["key"]) {
 		t.Error("it is not in the log, or the value is")
 	}
 	rename("away", "consumer_reads")

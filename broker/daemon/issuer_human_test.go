@@ -144,6 +144,26 @@ func TestACredentialMadeByHand(t *testing.T) {
 		}
 	}
 	at.keepsToItself(first)
+
+	// An emergency is for people, too: it says so at once.
+	i := must(n.DeclareIncident(t.Context(), client.IncidentRequest{Reason: "leaked", Contain: client.RevokeFirst, Selector: client.Selector{Names: []string{secret}}}))(t)
+	if len(i.Checklist) != 1 || !strings.Contains(i.Checklist[0].Text, "version 2 of default:"+secret+" off by hand") {
+		t.Errorf("%+v", i.Checklist)
+	}
+	eventually(t, "what people have to do", func() bool {
+		i = must(n.Incident(t.Context(), i.ID))(t)
+		return len(i.Stuck) == 2
+	})
+	if turn, mint := i.Stuck[0], i.Stuck[1]; turn.Next != "keybroker retirement done "+i.Targets[0].Versions[0].RetirementID || mint.Next != "keybroker rotation supply "+i.Targets[0].RotationID {
+		t.Errorf("%+v", i.Stuck)
+	}
+	for _, k := range site.Live() {
+		site.do(t, http.MethodDelete, "/v1/keys/"+k.ID, "")
+	}
+	must(n.TurnedOff(t.Context(), i.Targets[0].Versions[0].RetirementID, client.InterventionRequest{}))(t)
+	if last := n.watchIncident(t, i.ID); !last.Progress.AllProven() || last.Progress.Replaced != 0 {
+		t.Errorf("%+v", last)
+	}
 }
 
 // keepsToItself looks for a value that the broker was given in all that it writes.

@@ -30,6 +30,7 @@ const (
 	keyAPIKeyPepper = "api-key-pepper"
 	keyAuditHash    = "audit-hash"
 	keyAuditSigning = "audit-signing"
+	keyReports      = "incident-report" // signs them: ed25519, of which this is the seed
 )
 
 // ownKey returns one of the broker's own keys; nodes that start together agree.

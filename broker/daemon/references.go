@@ -259,6 +259,7 @@ func (p *parts) rebuild(ctx context.Context, before *setup) (_ *setup, err error
 	}()
 	s.digests = before.digests
 	s.notifiers, s.sinks = before.notifiers, before.sinks
+	s.receivers, s.queues = before.receivers, before.queues
 	s.certificates, s.logins = before.certificates, before.logins
 	s.catalog.Consumers = before.catalog.Consumers
 	for at, r := range before.running {

@@ -66,6 +66,10 @@ func Registry() config.Registry {
 	for name, t := range probeTypes {
 		r.Probes[name] = t.Type
 	}
+	r.Triggers = map[string]config.Type{}
+	for name, t := range triggerTypes {
+		r.Triggers[name] = t.Type
+	}
 	return r
 }
 

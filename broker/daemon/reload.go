@@ -226,6 +226,7 @@ func (d *Daemon) useComponents(s *setup) {
 	d.engine.SetCatalog(crashCatalog(s.catalog))
 	d.broker.SetRules(s.rules(d.health.down))
 	d.health.watch(s.catalog.Backends)
+	d.queues.use(s.queues)
 	d.setup.Store(s)
 }
 

@@ -56,7 +56,7 @@ func opens(ctx context.Context, cfg *config.Config, db *store.DB, logger hclog.L
 	if err := seals.holdsAllInUse(ctx); err != nil {
 		return err
 	}
-	for _, name := range []string{keyFingerprint, keyTokenPepper, keyAPIKeyPepper, keyCursors, keyAuditHash, keyAuditSigning} {
+	for _, name := range []string{keyFingerprint, keyTokenPepper, keyAPIKeyPepper, keyCursors, keyAuditHash, keyAuditSigning, keyReports} {
 		key, err := ownKey(ctx, db, seals.ring, name)
 		if err != nil {
 			return err

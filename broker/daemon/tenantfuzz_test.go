@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -187,9 +188,16 @@ func newWorlds(t testing.TB) *worlds {
 		}
 	}
 	w.n.told(t)
+	// An incident that turns nothing off: what it is about is dead.
+	eventually(t, "the death of what was replaced", func() bool {
+		list, err := w.n.Retirements(context.Background(), client.RetirementQuery{Secret: "globex:zorglub/key"})
+		return err == nil && len(list.Items) == 1 && list.Items[0].State == client.ProvenDead
+	})
+	_, err := w.n.DeclareIncident(context.Background(), client.IncidentRequest{Reason: "zorglub has leaked it", Selector: client.Selector{Names: []string{"globex:zorglub/key"}, Versions: []int{1}}})
+	w.must(err)
 	w.inhabit()
 	w.collect()
-	_, err := w.n.Freeze(t.Context(), client.InterventionRequest{Reason: "zorglub is on holiday"})
+	_, err = w.n.Freeze(t.Context(), client.InterventionRequest{Reason: "zorglub is on holiday"})
 	w.must(err) // so that nothing moves by itself
 	w.before = w.theirs()
 	return w
@@ -212,6 +220,9 @@ func (w *worlds) token(r client.CreateTokenRequest) client.Token {
 // inhabit makes the tokens of both, of which globex' have done something.
 func (w *worlds) inhabit() {
 	w.t.Helper()
+	begun, err := w.n.Event(w.t.Context(), "zorglub-ci", client.EventRequest{ID: "zorglub-1", Secret: "globex:zorglub/key", Reason: "zorglub says so"})
+	w.must(err)
+	w.n.follow(w.t, begun.ID)
 	for _, policies := range [][]string{{"root"}, {"tenant"}, {"reader"}} {
 		w.acme = append(w.acme, w.fresh(policies...))
 	}
@@ -222,9 +233,12 @@ func (w *worlds) inhabit() {
 		_, err := c.Value(w.t.Context(), "zorglub/key", 0)
 		w.must(err)
 		w.markers = append(w.markers, tok.Token.Reveal())
+		w.things["leaked"] = append(w.things["leaked"], pair{tok.Token.Reveal(), unlike(tok.Token.Reveal())})
 	}
 	for _, name := range []string{"globex:app/key", "globex:app/zorglub", "globex:zorglub/key"} {
-		w.markers = append(w.markers, w.n.value(w.t, name).Fields["key"])
+		key := w.n.value(w.t, name).Fields["key"]
+		w.markers = append(w.markers, key)
+		w.things["leaked"] = append(w.things["leaked"], pair{key, unlike(key)}, pair{"KEY=" + key, "KEY=" + unlike(key)})
 	}
 }
 
@@ -248,7 +262,7 @@ func unlike(id string) string {
 // collect finds out by the root token what globex has.
 func (w *worlds) collect() {
 	w.t.Helper()
-	for kind, path := range map[string]string{"rotation": "rotations", "retirement": "retirements", "delivery": "deliveries", "token": "tokens", "alert": "alerts"} {
+	for kind, path := range map[string]string{"rotation": "rotations", "retirement": "retirements", "delivery": "deliveries", "token": "tokens", "alert": "alerts", "event": "events", "incident": "incidents"} {
 		for _, item := range w.items(path) {
 			if item["tenant"] == "globex" {
 				id := item["id"].(string)
@@ -283,7 +297,7 @@ func (w *worlds) collect() {
 	} {
 		w.things[kind] = pairs
 	}
-	for _, path := range []string{"secrets", "rotations", "retirements", "deliveries", "tokens", "alerts", "drift?all=true"} {
+	for _, path := range []string{"secrets", "rotations", "retirements", "deliveries", "tokens", "alerts", "events", "incidents", "drift?all=true"} {
 		for _, c := range w.cursors(path) {
 			raw, err := base64.RawURLEncoding.DecodeString(c)
 			w.must(err)
@@ -336,7 +350,7 @@ func (w *worlds) cursors(path string) (found []string) {
 func (w *worlds) theirs() string {
 	w.t.Helper()
 	var all []string
-	for _, path := range []string{"secrets", "rotations", "retirements", "deliveries", "drift?all=true", "tokens?limit=1000", "alerts?all=true"} {
+	for _, path := range []string{"secrets", "rotations", "retirements", "deliveries", "drift?all=true", "tokens?limit=1000", "alerts?all=true", "incidents"} {
 		for _, item := range w.items(path) {
 			if item["tenant"] == "globex" {
 				text, err := json.Marshal(item)
@@ -414,6 +428,9 @@ func (w *worlds) asking(endpoints []httpapi.Endpoint, d *dice, theirs bool) ques
 	}
 	if e.Body != nil {
 		w.fill(q.body, e.Body, d, pick)
+		if e.Body == reflect.TypeFor[client.IncidentRequest]() {
+			q.body["dry_run"] = true // acme's own are turned off often enough
+		}
 	}
 	for _, name := range []string{"X-Keybroker-Role", "X-Tenant", "X-Vault-Namespace", "X-Original-Url", "If-None-Match"} {
 		if d.throw(8) == 1 {
@@ -431,7 +448,7 @@ var placeholder = regexp.MustCompile(`\{[a-z]+\}`)
 // kindOfPlace tells what a pattern has a placeholder for.
 func kindOfPlace(pattern, key string) string {
 	for prefix, kind := range map[string]string{"secrets": "secret", "rotations": "rotation", "retirements": "retirement", "deliveries": "delivery",
-		"tokens": "token", "alerts": "alert", "notifiers": "notifier", "issuers": "issuer", "probes": "probe", "events": "trigger", "auth": "method", "consumers": "consumer"} {
+		"tokens": "token", "alerts": "alert", "notifiers": "notifier", "issuers": "issuer", "probes": "probe", "events": "trigger", "events/received": "event", "triggers": "trigger", "hooks": "trigger", "auth": "method", "consumers": "consumer", "incidents": "incident"} {
 		if strings.HasPrefix(pattern, "/api/v1/"+prefix+"/"+key) {
 			return kind
 		}
@@ -474,16 +491,29 @@ func (w *worlds) fill(body map[string]any, of reflect.Type, d *dice, pick func(s
 		if name == "" || name == "-" || d.throw(4) == 0 {
 			continue
 		}
-		switch {
+		switch quarantine := of == reflect.TypeFor[client.QuarantineRequest](); {
+		case of == reflect.TypeFor[client.IncidentRequest]() && (name == "id" || name == "dry_run"): // see asking
+		case quarantine && name == "kind":
+			kind := []string{"consumer", "role"}[d.throw(2)]
+			body[name], body["name"] = kind, pick(kind)
+		case quarantine && name == "name" && body[name] != nil: // it is that of the kind
 		case w.things[name] != nil:
 			body[name] = pick(name)
 		case name == "reason", name == "name":
 			body[name] = "acme's own"
 		case name == "text":
 			body[name] = pick("secret")
+		case name == "value":
+			body[name] = pick("leaked")
 		case name == "policies":
 			body[name] = []string{"reader"}
 		case name == "key", name == "jwt", name == "expect": // what one has, one has
+		case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[time.Time]():
+			inner := map[string]any{}
+			w.fill(inner, f.Type, d, pick)
+			body[name] = inner
+		case name == "names" || name == "consumers" || name == "roles" || name == "patterns":
+			body[name] = []string{pick(cmp.Or(map[string]string{"consumers": "consumer", "roles": "role"}[name], "secret"))}
 		case f.Type.Kind() == reflect.Bool:
 			body[name] = d.throw(2) == 0
 		case f.Type.Kind() == reflect.Int || f.Type.Kind() == reflect.Int64:
@@ -659,7 +689,7 @@ func TestTenantsSeeNothingOfEachOther(t *testing.T) {
 		}
 	}
 	// Lists are of what is one's own, whatever is asked.
-	for path, least := range map[string]int{"secrets": 1, "rotations": 1, "deliveries": 1, "tokens": 3, "audit": 1, "drift?all=true": 1, "consumers": 1, "retirements": 0, "alerts?all=true": 0} {
+	for path, least := range map[string]int{"secrets": 1, "rotations": 1, "deliveries": 1, "tokens": 3, "audit": 1, "drift?all=true": 1, "consumers": 1, "quarantine": 0, "retirements": 0, "alerts?all=true": 0, "incidents": 0} {
 		var list struct{ Items []map[string]any }
 		_, answer := w.get(http.MethodGet, "/api/v1/"+path, w.acme[0])
 		if err := json.Unmarshal([]byte(answer), &list); err != nil || len(list.Items) < least {

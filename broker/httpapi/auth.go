@@ -60,7 +60,9 @@ func credentials(w http.ResponseWriter, r *http.Request) authn.Credentials {
 // loginRefusal is the answer to a login that was refused: unlike with tokens, why is
 // told, since it is about what the caller has shown.
 func loginRefusal(err error) error {
-	if _, waits := errors.AsType[waiter](err); waits || !errors.Is(err, backends.ErrDenied) {
+	_, waits := errors.AsType[waiter](err)
+	_, kept := errors.AsType[*authn.KeptOut](err)
+	if waits || kept || !errors.Is(err, backends.ErrDenied) {
 		return err
 	}
 	return &failure{status: http.StatusUnauthorized, detail: err.Error(), header: errNoToken.header}

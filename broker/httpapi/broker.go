@@ -22,6 +22,10 @@ type Broker interface {
 	Planning
 	Storage
 	Drifts
+	Events
+	Incidents
+	Quarantines
+	Reports
 	Seals
 	OwnTokens
 	Logins
@@ -47,8 +51,6 @@ type Broker interface {
 
 	Retirements(ctx context.Context, p authn.Principal, q client.RetirementQuery) (client.List[client.Retirement], error)
 	Retirement(ctx context.Context, p authn.Principal, id string) (client.Retirement, error)
-
-	Event(ctx context.Context, p authn.Principal, trigger string, r client.EventRequest) (client.Rotation, error)
 
 	Tokens(ctx context.Context, p authn.Principal, page client.Page) (client.List[client.Token], error)
 	CreateToken(ctx context.Context, p authn.Principal, r client.CreateTokenRequest) (client.Token, error)

@@ -27,6 +27,10 @@ func (m *memory) Probes(_ context.Context, p authn.Principal) (client.List[clien
 	return client.List[client.Probe]{Items: []client.Probe{{Name: "mailer", Type: "http", State: client.ComponentReady}}}, m.serve(p, "probes")
 }
 
+func (m *memory) Identify(_ context.Context, p authn.Principal, r client.IdentifyRequest) (client.Identified, error) {
+	return client.Identified{Matches: []client.IdentifiedVersion{}}, m.serve(p, "identify", r.Value.Reveal(), r.Probe)
+}
+
 func (m *memory) RunProbe(_ context.Context, p authn.Principal, name string, r client.RunProbeRequest) (client.ProbeRun, error) {
 	return client.ProbeRun{Probe: name, Secret: r.Secret, Verdict: client.Accepted}, m.serve(p, "run", name, r.Secret, r.Version, r.Reason)
 }
@@ -71,6 +75,9 @@ func componentCalls(ctx context.Context) map[string]func(*client.Client) error {
 		},
 		"done t1 why false": func(c *client.Client) error {
 			return second(c.TurnedOff(ctx, "t1", client.InterventionRequest{Reason: "why"}))
+		},
+		"identify found true": func(c *client.Client) error {
+			return second(c.Identify(ctx, client.IdentifyRequest{Value: "found", Probe: true}))
 		},
 		"plans mail/ 5": func(c *client.Client) error {
 			return second(c.EffectivePlans(ctx, client.SecretQuery{Prefix: "mail/", Page: client.Page{Limit: 5}}))

@@ -4,7 +4,7 @@
 // # Routes
 //
 // All but the last four are below /api/v1. All need a token (Authorization: Bearer)
-// or a client certificate, except auth, auth/{method}/login, keys/check and the last
+// or a client certificate, except auth, auth/{method}/login, keys/check, hooks/{trigger} and the last
 // three.
 //
 //	GET    secrets                      ?prefix= &limit= &after=
@@ -44,8 +44,27 @@
 //	POST   consumers/{name}/test        {reason}                    202 delivery, of no secret
 //	POST   consumers/{name}/enable      {reason}                    200 consumer
 //	POST   consumers/{name}/rotate-signing {overlap, reason}        200 keys, and of hmac the secret, once
+//	GET    quarantine                                               who is kept out
+//	POST   quarantine                   {kind, name, reason, incident_id, force, dry_run, expect} 200 quarantine
+//	POST   quarantine/lift              {kind, name, reason, dry_run, expect} 200 quarantine
 //	GET    consumers/{name}/inbox       ?wait= &limit=              200 messages that wait, or server-sent events
+//	GET    incidents                    ?state= &secret= &limit= &after=
+//	POST   incidents                    {id, reason, selector, …}   202 incident
+//	GET    incidents/{id}
+//	GET    incidents/{id}/events        server-sent events
+//	POST   incidents/{id}/approve       {reason}                    200 incident
+//	POST   incidents/{id}/reject        {reason}                    200 incident
+//	POST   incidents/{id}/close         {reason, hold}              200 incident
+//	POST   incidents/{id}/hold          {reason, hold}              200 incident
+//	POST   incidents/{id}/notes         {text, check, done}         200 incident
+//	POST   identify                     {value, probe}              200 what it is
 //	POST   events/{trigger}             {id, secret, reason}        202 rotation
+//	POST   hooks/{trigger}              what the trigger's protocol says; no token
+//	GET    events                       ?trigger= &outcome= &limit= &after=
+//	GET    events/received/{id}
+//	POST   events/received/{id}/apply   {reason}                    202 event
+//	GET    triggers                                                 triggers, and what they did lately
+//	GET    triggers/{trigger}
 //	GET    audit                        ?actor= &action= &secret= &path= &outcome= &request= &hash= &tenant= &since= &until= &limit= &after=
 //	POST   audit/hash                   {text}                      200 what the log has in its place
 //	GET    audit/checkpoint                                         the newest signed one, and the public key

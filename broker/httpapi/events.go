@@ -48,6 +48,8 @@ func frameOfEvent(e client.Event) frame {
 		f.body = e.Rotation
 	case client.EventRetirement:
 		f.body = e.Retirement
+	case client.EventIncident:
+		f.body = e.Incident
 	}
 	return f
 }

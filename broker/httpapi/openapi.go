@@ -273,8 +273,11 @@ var (
 		"backend":  "Only of this backend.",
 		"all":      "Also what is in step.",
 
-		root + "alerts?all": "Also those that are over.",
+		root + "alerts?all":     "Also those that are over.",
+		root + "events?outcome": "Only with this outcome.",
+		"trigger":               "Only of this trigger.",
 
+		"format":   "json, which it is unless text/markdown is asked for by Accept, markdown, or both in one JSON object.",
 		"consumer": "Only to this consumer.",
 		"event":    "Only of this event.",
 		"actor":    "Only by this actor: an id, as records have it.",

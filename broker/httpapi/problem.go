@@ -53,7 +53,10 @@ var (
 func refusal(token string, err error) error {
 	_, waits := errors.AsType[waiter](err)
 	told, tells := errors.AsType[*authn.Refused](err)
+	_, kept := errors.AsType[*authn.KeptOut](err)
 	switch {
+	case kept: // it is certain who it is: 403
+		return err
 	case waits, backends.Retryable(err): // it cannot tell now, or its failure is unknown
 		return err
 	case tells:

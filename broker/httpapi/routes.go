@@ -17,7 +17,7 @@ const (
 )
 
 // table is the whole surface. It is data: nothing is served that is not in it.
-func table() []Endpoint { return slices.Concat(ofSecrets(), ofNodes()) }
+func table() []Endpoint { return slices.Concat(ofSecrets(), ofIncidents(), ofNodes()) }
 
 // ofSecrets is what is asked of secrets and what becomes of them, and of who is told.
 func ofSecrets() []Endpoint {
@@ -81,12 +81,24 @@ func ofSecrets() []Endpoint {
 			takes(http.StatusOK, "name", Broker.RotateSigning)),
 		get("consumers/{name}/inbox", known.also("the role of the consumer, which collects its messages: to everybody else it is not there"),
 			"Gives a consumer the messages that wait for it, as soon as there are some; or streams them, to who accepts text/event-stream.", collects()),
+		get("quarantine", node("quarantine", policy.List), "Lists which consumers and roles are kept out.", tells(Broker.Quarantines)),
+		post("quarantine", onQuarantine, "Keeps a consumer or a role out until that is lifted. Idempotent.", does(http.StatusOK, Broker.Quarantine)).as(ratelimit.Containing),
+		post("quarantine/lift", onQuarantine, "Lets a consumer or a role in again. A consumer is told of the current versions.", does(http.StatusOK, Broker.LiftQuarantine)),
 		post("events/{trigger}", node("events/{trigger}", policy.Create), "Reports an event to a trigger, which rotates a secret or declares an emergency.",
 			takes(http.StatusAccepted, "trigger", Broker.Event)).as(ratelimit.Containing),
+		post("hooks/{trigger}", anybody.also("what the trigger itself asks for: a signature, or a token of its own"), "Takes what a system outside sends to a trigger, in the form of that system.", receives()).as(ratelimit.Reporting),
+		get("events", node("events", policy.Read).also("which secrets an event is about is told of those that may be seen"), "Lists the events that triggers have accepted, the newest first.", pages(inboundEventQuery, Broker.InboundEvents)),
+		get("events/received/{id}", node("events", policy.Read), "Shows an event, and what came of it for each secret.", shows("id", Broker.InboundEvent)),
+		post("events/received/{id}/apply", node("events", policy.Read).also("rotate, or emergency, on each of the secrets: those on which it is missing stay held"),
+			"Acts on what of an event was held, since its trigger had acted on as many secrets as it may.", takes(http.StatusAccepted, "id", Broker.ApplyEvent)).as(ratelimit.Containing),
+		get("triggers", node("events", policy.Read), "Lists the triggers of the configuration, and what they did lately.", tells(Broker.Triggers)),
+		get("triggers/{trigger}", node("events", policy.Read), "Shows a trigger, and what it did lately.", shows("trigger", Broker.Trigger)),
 
 		get("issuers", node("issuers", policy.Read), "Lists the issuers of the configuration, and whether they can be used.", tells(Broker.Issuers)),
 		post("issuers/{name}/check", node("issuers", policy.Update).also("list or read on the secrets: what may not be seen is left out"), "Has an issuer try its permissions, without any effect.", takes(http.StatusOK, "name", Broker.CheckIssuer)),
 		get("probes", node("probes", policy.Read), "Lists the probes of the configuration, and whether they can be used.", tells(Broker.Probes)),
+		post("identify", seen.hiding().also("to have it tried, rotate, revoke or emergency on the secret; of a token of the broker, whoever has it"),
+			"Tells what a text is that was found somewhere, whose it is and who has had it. It changes nothing; the text is in no answer and no log.", does(http.StatusOK, Broker.Identify)).as(ratelimit.Identifying),
 		post("probes/{name}/run", on(policy.Rotate), "Tries one version of a secret with a probe, once. The answer has no value, and proves nothing.", takes(http.StatusOK, "name", Broker.RunProbe)),
 	}
 }
@@ -128,6 +140,7 @@ func ofNodes() []Endpoint {
 
 		post("keys/check", anybody, "Tells a service whether a key that the broker issued works: 200 or 401. The key comes as bearer, or in the body.", checksKeys()).as(ratelimit.Checking),
 		get(wellKnownKeys, anybody, "Gives the public keys that the messages to a consumer are signed with, as a JWK set. There are none of a consumer that there is not.", webhookKeys()),
+		get(wellKnownReportKey, anybody, "Gives the public key that the reports of incidents are signed with.", givesReportKey()),
 		get("/healthz", anybody, "Tells that the process serves.", healthy()).as(ratelimit.Unlimited),
 		get("/readyz", anybody, "Tells whether the node can do all of its work: 200 or 503.", ready()).as(ratelimit.Unlimited),
 		get(metricsPath, node("metrics", policy.Read).unbound(), "Gives the metrics of the node in the form of Prometheus.", measures()),

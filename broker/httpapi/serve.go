@@ -27,7 +27,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		h.Set("Strict-Transport-Security", "max-age=31536000") // a year (RFC 6797)
 	}
 	limits := s.limits.Load()
-	r.Body = http.MaxBytesReader(rec, r.Body, max(limits.MaxRequestSize, s.larger[r.URL.Path])) // nobody's is read who is not known
+	r.Body = http.MaxBytesReader(rec, r.Body, max(limits.MaxRequestSize, s.larger[r.URL.Path], reported(r.URL.Path))) // nobody's is read who is not known
 
 	defer func() {
 		took := s.now().Sub(began)

@@ -83,6 +83,9 @@ const consumerPath = "sys/consumers/{name}"
 // in a list: one of them.
 func onConsumer(anyOf ...policy.Capability) Access { return Access{Path: consumerPath, AnyOf: anyOf} }
 
+// onQuarantine is the Access to put somebody in quarantine whom the body names, or to lift that.
+var onQuarantine = Access{Path: "sys/quarantine/{kind}/{name}", AnyOf: []policy.Capability{policy.Update}}
+
 func (a Access) hiding() Access                  { a.Hides = true; return a }
 func (a Access) unbound() Access                 { a.Unbound = true; return a }
 func (a Access) also(text string) Access         { a.Also = text; return a }

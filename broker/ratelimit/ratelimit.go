@@ -20,10 +20,12 @@ type Class int
 
 // The classes.
 const (
-	Ordinary   Class = iota
-	Containing       // turns something off that may be in wrong hands: nobody else's requests may stop it
-	Checking         // asks whether a key works, as gateways do for each of their own requests
-	Unlimited        // of what watches the node
+	Ordinary    Class = iota
+	Containing        // turns something off that may be in wrong hands: nobody else's requests may stop it
+	Checking          // asks whether a key works, as gateways do for each of their own requests
+	Reporting         // carries events, from whoever says so: they prove it later
+	Identifying       // asks what a text is: who guesses is to have few guesses
+	Unlimited         // of what watches the node
 )
 
 // Defaults for where the configuration says nothing. They stop floods, not work.
@@ -33,11 +35,19 @@ var (
 	DefaultTenant   = policy.Limit{RequestsPerMinute: 600_000}
 )
 
-// Containment is not configured: a limit that was set for reads must not be what
-// stops an emergency.
+// Containment is not configured, and neither are reports of leaks: a limit that was set
+// for reads must not be what stops an emergency.
 var (
 	Containment       = policy.Limit{RequestsPerMinute: 600, Burst: 100}
+	Reports           = policy.Limit{RequestsPerMinute: 600, Burst: 300} // of events, from one address
 	TenantContainment = policy.Limit{RequestsPerMinute: 6_000, Burst: 1_000}
+)
+
+// Identification is not configured either: it is what a person asks, or a scanner that has
+// found something.
+var (
+	Identification       = policy.Limit{RequestsPerMinute: 60, Burst: 20}
+	TenantIdentification = policy.Limit{RequestsPerMinute: 600, Burst: 100}
 )
 
 // checksPerRequest is how many checks of keys an address has for each other request.
@@ -115,6 +125,8 @@ func (l *Limiter) Address(c Class, from netip.Addr) []Quota {
 		limit = times(limit, checksPerRequest)
 	case Containing:
 		limit = Containment
+	case Reporting:
+		limit = Reports
 	}
 	all := []Quota{l.addresses.take(at, "address", c, Network(from).String(), limit)}
 	if !from.Unmap().Is6() || all[0].Refused() {
@@ -152,16 +164,22 @@ func network(a netip.Addr, bits int) netip.Addr {
 func (l *Limiter) Caller(c Class, identity, tenant string, own policy.Limit) []Quota {
 	rates, at := l.rates.Load(), l.now()
 	limit := or(own, rates.Identity)
-	if c == Containing {
+	switch c {
+	case Containing:
 		limit = Containment
+	case Identifying:
+		limit = Identification
 	}
 	all := []Quota{l.identities.take(at, "identity", c, identity, limit)}
 	if tenant == "" || all[0].Refused() {
 		return all
 	}
 	limit = or(rates.Tenants[tenant], rates.Tenant)
-	if c == Containing {
+	switch c {
+	case Containing:
 		limit = TenantContainment
+	case Identifying:
+		limit = TenantIdentification
 	}
 	return append(all, l.tenants.take(at, "tenant", c, tenant, limit))
 }

@@ -87,6 +87,16 @@ func TestContainmentHasBucketsOfItsOwn(t *testing.T) {
 	if got := allowed(500, func() ratelimit.Quota { return last(l.Caller(ratelimit.Containing, "alice", "acme", one)) }); got != ratelimit.Containment.Burst {
 		t.Errorf("%d containments of the identity, want %d", got, ratelimit.Containment.Burst)
 	}
+	for _, of := range []struct {
+		who, tenant string
+		want        int
+	}{{"bob", "", ratelimit.Identification.Burst}, {"alice", "acme", ratelimit.Identification.Burst}} {
+		if got := allowed(500, func() ratelimit.Quota {
+			return last(l.Caller(ratelimit.Identifying, of.who, of.tenant, policy.Limit{RequestsPerMinute: 1e6}))
+		}); got != of.want {
+			t.Errorf("%d questions of %s what a text is, want %d", got, of.who, of.want)
+		}
+	}
 	if last(l.Address(ratelimit.Checking, here)).Refused() {
 		t.Error("checks of keys share the bucket of other requests")
 	}

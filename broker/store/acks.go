@@ -2,10 +2,8 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
-	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
 )
 
@@ -45,15 +43,25 @@ func (tx *Tx) DropAcks(ctx context.Context, deliveryID string) error {
 // first.
 func (tx *Tx) ConsumerState(ctx context.Context, name string) (rotation.ConsumerState, error) {
 	s := rotation.ConsumerState{Name: name}
-	err := tx.q.queryRow(ctx, "SELECT disabled_at, why, endpoint FROM consumers WHERE name = $1", name).
-		Scan(instant{&s.DisabledAt}, &s.Why, &s.Endpoint)
-	if err != nil && !errors.Is(err, backends.ErrNotFound) {
+	var why, endpoint *string
+	const of = " FROM consumers WHERE name = $1), "
+	err := tx.q.queryRow(ctx, "SELECT (SELECT disabled_at"+of+"(SELECT why"+of+"(SELECT endpoint"+of+quarantinedAt("$1"), name).
+		Scan(instant{&s.DisabledAt}, &why, &endpoint, instant{&s.QuarantinedAt})
+	if why != nil {
+		s.Why, s.Endpoint = *why, *endpoint
+	}
+	if err != nil {
 		return s, fmt.Errorf("reading the state of consumer %s: %w", name, err)
 	}
 	return s, nil
 }
 
-// SaveConsumerState stores it; the last one counts.
+// quarantinedAt is since when the consumer whose name is in a column is in quarantine.
+func quarantinedAt(column string) string {
+	return "(SELECT MIN(q.at) FROM quarantines q WHERE q.kind = 'consumer' AND q.name = " + column + " AND q.lifted_at IS NULL)"
+}
+
+// SaveConsumerState stores it, but for its quarantine; the last one counts.
 func (tx *Tx) SaveConsumerState(ctx context.Context, s rotation.ConsumerState) error {
 	err := tx.execOnly(ctx, `INSERT INTO consumers (name, disabled_at, why, endpoint) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (name) DO UPDATE SET disabled_at = excluded.disabled_at, why = excluded.why, endpoint = excluded.endpoint`,
@@ -67,8 +75,11 @@ func (tx *Tx) SaveConsumerState(ctx context.Context, s rotation.ConsumerState) e
 // ConsumerStates returns what is kept of all consumers, by name.
 func (tx *Tx) ConsumerStates(ctx context.Context) ([]rotation.ConsumerState, error) {
 	states, err := all(ctx, tx, func(r row) (s rotation.ConsumerState, err error) {
-		return s, r.Scan(&s.Name, instant{&s.DisabledAt}, &s.Why, &s.Endpoint)
-	}, "SELECT name, disabled_at, why, endpoint FROM consumers ORDER BY name")
+		return s, r.Scan(&s.Name, instant{&s.DisabledAt}, &s.Why, &s.Endpoint, instant{&s.QuarantinedAt})
+	}, "SELECT c.name, c.disabled_at, c.why, c.endpoint, "+quarantinedAt("c.name")+` FROM consumers c
+		UNION ALL SELECT q.name, NULL, '', '', MIN(q.at) FROM quarantines q WHERE q.kind = 'consumer' AND q.lifted_at IS NULL
+			AND NOT EXISTS (SELECT 1 FROM consumers c WHERE c.name = q.name) GROUP BY q.name
+		ORDER BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("reading the states of consumers: %w", err)
 	}

@@ -177,35 +177,6 @@ func TestTokens(t *testing.T) {
 	})
 }
 
-func TestEventsAreTakenOnce(t *testing.T) {
-	forEachDB(t, func(t *testing.T, db *store.DB) {
-		ctx := t.Context()
-		first := store.Event{Trigger: "leak", ID: "e1", RotationID: "rot_1", ReceivedAt: now.UTC()}
-		again := store.Event{Trigger: "leak", ID: "e1", RotationID: "rot_2", ReceivedAt: now.Add(time.Hour)}
-		elsewhere := store.Event{Trigger: "other", ID: "e1", RotationID: "rot_3", ReceivedAt: now}
-		add := func(ev store.Event) (kept store.Event, repeated bool) {
-			update(t, db, func(tx *store.Tx) (err error) {
-				kept, repeated, err = tx.AddEvent(ctx, ev)
-				return err
-			})
-			return kept, repeated
-		}
-		if _, repeated := add(first); repeated {
-			t.Error("the first is repeated")
-		}
-		if kept, repeated := add(again); !repeated || kept != first {
-			t.Errorf("the second gave %+v, %v", kept, repeated)
-		}
-		if _, repeated := add(elsewhere); repeated {
-			t.Error("that of another trigger is repeated")
-		}
-		update(t, db, func(tx *store.Tx) error { return tx.PruneEvents(ctx, now.Add(time.Second)) })
-		if _, repeated := add(again); repeated {
-			t.Error("a pruned one is repeated")
-		}
-	})
-}
-
 func TestSettingsAreAgreedOn(t *testing.T) {
 	forEachDB(t, func(t *testing.T, db *store.DB) {
 		ctx := t.Context()

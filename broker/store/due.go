@@ -14,14 +14,17 @@ func (tx *Tx) Due(ctx context.Context, now time.Time, limit int) (engine.Due, er
 	const (
 		rotations = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
+		emergencies = `SELECT id FROM rotations WHERE next_at <= $1 AND ended_at IS NULL AND trigger_kind = 'emergency'
+			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 		retirements = `SELECT id FROM retirements WHERE next_at <= $1
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
 		placements = `SELECT id FROM placements WHERE next_at <= $1
 			AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at, id`
+		incidents = "SELECT id FROM incidents WHERE next_at <= $1 ORDER BY next_at, id"
 	)
 	var due engine.Due
-	err := tx.due(ctx, now, limit, dueOf{&due.Rotations, rotations}, dueOf{&due.Retirements, retirements},
-		dueOf{&due.Placements, placements})
+	err := tx.due(ctx, now, limit, dueOf{&due.Emergencies, emergencies}, dueOf{&due.Rotations, rotations}, dueOf{&due.Retirements, retirements},
+		dueOf{&due.Placements, placements}, dueOf{&due.Incidents, incidents})
 	if err == nil {
 		due.Deliveries, err = tx.dueDeliveries(ctx, now, limit)
 	}
@@ -42,8 +45,8 @@ func (tx *Tx) dueDeliveries(ctx context.Context, now time.Time, limit int) ([]en
 	if err != nil {
 		return nil, fmt.Errorf("looking for deliveries that are due: %w", err)
 	}
-	over, err := all(ctx, tx, scanDueDelivery, `SELECT id, consumer, secret_id FROM deliveries WHERE state = 'pending' AND next_attempt_at IS NULL
-		AND created_at <= $1 AND since <= $1 ORDER BY created_at, id`+atMost("$2"), micros(now.Add(-engine.Uncollected)), limit)
+	over, err := all(ctx, tx, scanDueDelivery, `SELECT id, consumer, secret_id FROM deliveries d WHERE state = 'pending' AND next_attempt_at IS NULL
+		AND created_at <= $1 AND since <= $1 AND `+quarantinedAt("d.consumer")+` IS NULL ORDER BY created_at, id`+atMost("$2"), micros(now.Add(-engine.Uncollected)), limit)
 	if err != nil {
 		return nil, fmt.Errorf("looking for deliveries that nobody collects: %w", err)
 	}

@@ -70,10 +70,26 @@ func (db *DB) WaitForGroups() { db.driver.(*sqliteDriver).writer.groupAge = time
 
 // Waiting returns how many wait for the writer of SQLite.
 func (db *DB) Waiting() int {
-	w := db.driver.(*sqliteDriver).writer
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.waiting)
+	return Turns{db.driver.(*sqliteDriver).writer.turn}.Waiting()
+}
+
+// Turns let so many go on at once.
+type Turns struct{ t *turns }
+
+// NewTurns returns so many.
+func NewTurns(n int) Turns { return Turns{newTurns(n)} }
+
+// Take waits for one.
+func (t Turns) Take(ctx context.Context) error { return t.t.take(ctx) }
+
+// Leave gives one up.
+func (t Turns) Leave() { t.t.leave() }
+
+// Waiting returns how many wait for one.
+func (t Turns) Waiting() int {
+	t.t.mu.Lock()
+	defer t.t.mu.Unlock()
+	return len(t.t.waiting) + len(t.t.first)
 }
 
 // Strings runs fn with each row of a query of one text column.

@@ -22,7 +22,7 @@ const (
 	jobAttempts     = 5
 	defaultTimeout  = 5 * time.Minute
 	defaultSoftStop = 10 * time.Second
-	defaultUrgent   = 512  // mostly waiting, too: between two rounds of a proof
+	defaultUrgent   = 2048 // mostly waiting, too: for answers, and between two rounds of a proof. Shares bound them (see package engine)
 	defaultPush     = 4096 // mostly waiting, too: for answers. Lanes bound them (see package engine)
 	// soon is how far ahead a job is put straight into the queue, where it is
 	// found within the poll interval. River moves the others there every 5 s.
@@ -33,7 +33,7 @@ const (
 type StartOptions struct {
 	MaxWorkers int // jobs at once; 0: 16 on SQLite, 32 on PostgreSQL
 	// UrgentWorkers is how many jobs of engine.QueueUrgent are worked besides, so
-	// that they never wait behind others; 0: 512.
+	// that they never wait behind others; 0: 2048.
 	UrgentWorkers int
 	// PushWorkers is how many of engine.QueuePush; 0: 4096.
 	PushWorkers int

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 			indexes string // that are named in the plans of both databases
 			query   func(tx *store.Tx) error
 		}{
-			{"due", "rotations_due retirements_due deliveries_due", func(tx *store.Tx) error {
+			{"due", "rotations_due retirements_due deliveries_due incidents_due", func(tx *store.Tx) error {
 				_, err := tx.Due(ctx, now, 10)
 				return err
 			}},
@@ -69,12 +70,69 @@ func TestQueriesUseIndexes(t *testing.T) {
 				}
 				return nil
 			}},
+			{"an event by its key", "", func(tx *store.Tx) error {
+				if _, err := tx.EventOf(ctx, "t", "k"); !errors.Is(err, backends.ErrNotFound) {
+					return err
+				}
+				return nil
+			}},
+			{"events", "events_by_time", func(tx *store.Tx) error { _, _, err := tx.Events(ctx, store.EventFilter{}, page); return err }},
+			{"events of a trigger", "events_of_trigger", func(tx *store.Tx) error {
+				_, _, err := tx.Events(ctx, store.EventFilter{Trigger: "t"}, page)
+				return err
+			}},
+			{"held events of a trigger", "events_held", func(tx *store.Tx) error { _, err := tx.HeldEvents(ctx, "t"); return err }},
+			{"unfinished events", "events_receiving", func(tx *store.Tx) error { _, err := tx.UnfinishedEvents(ctx, now, 10); return err }},
+			{"what a trigger did", "event_acts_lately", func(tx *store.Tx) error { _, err := tx.EventActs(ctx, "t", now); return err }},
+			{"versions by the fingerprints of fields", "fingerprints_lookup", func(tx *store.Tx) error {
+				_, err := tx.VersionsWithField(ctx, s.Ref.Tenant, "fp1", "fp2", "fp3")
+				return err
+			}},
+			{"tenants with fields", "fingerprints_lookup", func(tx *store.Tx) error { _, err := tx.TenantsWithFields(ctx); return err }},
+			{"reads of a version", "", func(tx *store.Tx) error { _, err := tx.Reads(ctx, s.ID, 7, 10); return err }},
+			{"reads by who", "reads_of_role reads_of_who", func(tx *store.Tx) error {
+				_, err := tx.ReadBy(ctx, store.ReadFilter{Who: "shop", Tenant: s.Ref.Tenant, Since: now})
+				return err
+			}},
+			{"reads from a network", "reads_of_address", func(tx *store.Tx) error {
+				_, err := tx.ReadBy(ctx, store.ReadFilter{Network: netip.MustParsePrefix("10.0.0.0/8"), Since: now})
+				return err
+			}},
+			{"reads by who from a network", "", func(tx *store.Tx) error {
+				_, err := tx.ReadBy(ctx, store.ReadFilter{Who: "shop", Network: netip.MustParsePrefix("10.0.0.0/8")})
+				return err
+			}},
+			{"what a consumer was sent", "deliveries_of_consumer", func(tx *store.Tx) error { return tx.ToldTo(ctx, "web3", func(store.Told) {}) }},
+			{"who was sent a version", "", func(tx *store.Tx) error { _, err := tx.ToldOf(ctx, s.ID, 7); return err }},
 			{"version by handle", "versions_handle", func(tx *store.Tx) error {
 				if _, err := tx.VersionByHandle(ctx, "mailer", map[string]string{"id": "a"}); !errors.Is(err, backends.ErrNotFound) {
 					return err
 				}
 				return nil
 			}},
+			{"incidents", "incidents_by_time", func(tx *store.Tx) error { _, _, err := tx.Incidents(ctx, store.IncidentFilter{}, page); return err }},
+			{"incidents of a secret", "incident_targets", func(tx *store.Tx) error {
+				_, _, err := tx.Incidents(ctx, store.IncidentFilter{SecretID: s.ID}, page)
+				return err
+			}},
+			{"incidents of a trigger", "incidents_of_trigger", func(tx *store.Tx) error {
+				_, _, err := tx.Incidents(ctx, store.IncidentFilter{Trigger: "siem"}, page)
+				return err
+			}},
+			{"secrets of an incident", "", func(tx *store.Tx) error { _, err := tx.Targets(ctx, "inc1"); return err }},
+			{"what is not declared", "incident_targets_undeclared", func(tx *store.Tx) error { _, err := tx.Undeclared(ctx, "inc1", 10); return err }},
+			{"how far an incident is", "", func(tx *store.Tx) error { _, err := tx.Tally(ctx, "inc1"); return err }},
+			{"the incident of a rotation", "incident_targets_of_rotation", func(tx *store.Tx) error {
+				if _, err := tx.IncidentOfRotation(ctx, "rot"); !errors.Is(err, backends.ErrNotFound) {
+					return err
+				}
+				return nil
+			}},
+			{"the incidents of a version", "incident_versions_of_version", func(tx *store.Tx) error { _, err := tx.IncidentsOfVersion(ctx, s.ID, 1); return err }},
+			{"the tokens of a role", "tokens_of_role", func(tx *store.Tx) error { _, err := tx.RevokeTokensOfRole(ctx, "ci", now); return err }},
+			{"the state of a consumer", "quarantines_going_on", func(tx *store.Tx) error { _, err := tx.ConsumerState(ctx, "web"); return err }},
+			{"quarantines of an incident", "quarantines_of_incident", func(tx *store.Tx) error { _, err := tx.QuarantinesOf(ctx, "inc1"); return err }},
+			{"held evidence", "incidents_holding", func(tx *store.Tx) error { _, err := tx.EvidenceHeld(ctx); return err }},
 			{"troubled retirements", "retirements_troubled", func(tx *store.Tx) error {
 				return tx.TroubledRetirements(ctx, func(store.RetirementOf) {})
 			}},
@@ -131,6 +189,19 @@ func TestQueriesUseIndexes(t *testing.T) {
 			}},
 			{"tries of a retirement", "tries_by_retirement", func(tx *store.Tx) error { _, _, err := tx.TriesOfRetirement(ctx, "ret", page); return err }},
 			{"values by key", "versions_sealed_by local_versions_sealed_by", func(tx *store.Tx) error { _, err := tx.SealedBy(ctx); return err }},
+			{"alive versions", "versions_open versions_foreign", func(tx *store.Tx) error { _, err := tx.AliveVersions(ctx, []string{s.ID, "b"}); return err }},
+			{"secrets of an incident", "", func(tx *store.Tx) error { _, err := tx.TargetSecrets(ctx, "inc"); return err }},
+			{"what is replaced", "", func(tx *store.Tx) error { _, err := tx.ReplacedTargets(ctx, "inc"); return err }},
+			{"what replaces", "", func(tx *store.Tx) error { _, err := tx.Replacing(ctx, "inc"); return err }},
+			{"who is told of replacements", "deliveries_of_generation", func(tx *store.Tx) error { _, err := tx.ReplacementDeliveries(ctx, "inc"); return err }},
+			{"issuers of an incident", "", func(tx *store.Tx) error { _, err := tx.IssuersOf(ctx, "inc"); return err }},
+			{"what issuers took", "retirements_by_request", func(tx *store.Tx) error { _, err := tx.MeasuredBefore(ctx, now, 10); return err }},
+			{"notes of an incident", "", func(tx *store.Tx) error {
+				_, err := tx.Notes(ctx, "inc")
+				return err
+			}},
+			{"checklist of an incident", "", func(tx *store.Tx) error { _, err := tx.Checks(ctx, "inc"); return err }},
+			{"what an incident leaves out", "", func(tx *store.Tx) error { _, err := tx.SkippedOf(ctx, "inc"); return err }},
 			{"tokens", "tokens_by_creation", func(tx *store.Tx) error { _, _, err := tx.Tokens(ctx, store.TokenFilter{}, page); return err }},
 			{"root tokens", "tokens_of_root", func(tx *store.Tx) error { _, err := tx.RootTokens(ctx, now); return err }},
 			{"logins", "tokens_of_login", func(tx *store.Tx) error { _, err := tx.LiveLogins(ctx, "corp", "alice", "on-call", now); return err }},
@@ -184,7 +255,12 @@ func growOld(ctx context.Context, tx *store.Tx) (err error) {
 		`INSERT INTO rotations SELECT 'live' || s.id || n, s.tenant, s.id, 'manual', 'retiring', 0, 'proof', '{}', n, NULL, 8e15, NULL, 1` + past + ` WHERE n <= 20`,
 		`INSERT INTO deliveries SELECT s.id || n, s.tenant, s.id, 'web', n, n, 'e', 't', '', 'applied', 1, 1, '', NULL, n, n, NULL, NULL, n, NULL, n, 1` + past,
 		`INSERT INTO deliveries SELECT 'due' || s.id || n, s.tenant, s.id, 'web' || n % 10, n, n, 'e', 't', '', 'pending', 1, 1, '', NULL, n, n, 8e15, NULL, NULL, NULL, NULL, 1` + past + ` WHERE n <= 50`,
+		`INSERT INTO reads SELECT s.id, n, 'corp/' || n % 100, 'role' || n % 20, decode(lpad(to_hex(n), 32, '0'), 'hex'), 'tok', n, n` + past,
+		`INSERT INTO fingerprints SELECT s.tenant, 'fp' || n, s.id, n, 'key'` + past,
 		`INSERT INTO tries SELECT s.id, n, s.tenant, s.id || n, s.id || n, n, n, '{}'` + past,
+		`INSERT INTO incidents SELECT 'inc' || s.id || n, s.tenant, 'closed', CASE n % 10 WHEN 0 THEN 'siem' || n % 50 ELSE '' END, FALSE, '{}', n, NULL, 1` + past,
+		`INSERT INTO incident_targets SELECT 'inc' || s.id || n, s.id, '[]', 'declared', s.id || n, ''` + past,
+		`INSERT INTO incident_versions SELECT 'inc' || s.id || n, s.id, n, s.id || n` + past,
 		"ANALYZE",
 	} {
 		err = errors.Join(err, tx.Exec(ctx, statement))

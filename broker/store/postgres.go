@@ -38,6 +38,7 @@ type postgresDriver struct {
 	pool *pgxpool.Pool
 	jobs *river.Client[pgx.Tx] // inserts only
 
+	turns   *turns // of transactions: most of the pool's connections
 	commits atomic.Int64
 }
 
@@ -64,7 +65,7 @@ func openPostgres(ctx context.Context, url backends.SecretString, log *slog.Logg
 		pool.Close()
 		return nil, err
 	}
-	return &postgresDriver{pool: pool, jobs: jobs}, nil
+	return &postgresDriver{pool: pool, jobs: jobs, turns: newTurns(max(int(cfg.MaxConns)*3/4, 1))}, nil
 }
 
 func (d *postgresDriver) migrate(ctx context.Context, log *slog.Logger) error {
@@ -118,13 +119,18 @@ func (d *postgresDriver) begin(ctx context.Context, readOnly bool) (transaction,
 	if readOnly {
 		opts = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	}
+	if err := d.turns.take(ctx); err != nil {
+		return nil, postgresError(err)
+	}
 	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
+		d.turns.leave()
 		return nil, postgresError(err)
 	}
 	tx, err := conn.BeginTx(ctx, opts)
 	if err != nil {
 		conn.Release()
+		d.turns.leave()
 		return nil, postgresError(err)
 	}
 	return postgresTx{postgresQuerier{tx}, tx, conn, d}, nil
@@ -219,7 +225,7 @@ func (t postgresTx) commit(ctx context.Context, last []statement) error {
 	if tag.String() != "COMMIT" { // a statement had failed before
 		return postgresError(pgx.ErrTxCommitRollback)
 	}
-	t.conn.Release() // t.tx is over, though it does not know
+	t.end() // t.tx is over, though it does not know
 	t.driver.commits.Add(1)
 	return nil
 }
@@ -228,7 +234,13 @@ func (t postgresTx) rollback() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = t.tx.Rollback(ctx)
-	t.conn.Release() // closes it unless the transaction is over
+	t.end() // which closes the connection unless the transaction is over
+}
+
+// end gives the connection up, and the turn.
+func (t postgresTx) end() {
+	t.conn.Release()
+	t.driver.turns.leave()
 }
 
 func (q postgresQuerier) byteOrder() string { return ` COLLATE "C"` }

@@ -12,7 +12,7 @@ import (
 )
 
 // sending reads with one query what an attempt at delivery $1 goes by at the time $2.
-var sending = "SELECT " + deliveryColumns + `, c.disabled_at, c.why, c.endpoint, v.number, v.rotation_id, v.published_at, v.sealed,
+var sending = "SELECT " + deliveryColumns + `, c.disabled_at, c.why, c.endpoint, ` + quarantinedAt("d.consumer") + `, v.number, v.rotation_id, v.published_at, v.sealed,
 		p.number, p.overlap_until, t.record, s.definition,
 		EXISTS (SELECT 1 FROM deliveries n WHERE n.secret_id = d.secret_id AND n.generation > d.generation AND n.consumer = d.consumer AND ` +
 	strings.ReplaceAll(makesCurrent, "d.event", "n.event") + `),
@@ -34,7 +34,7 @@ func (tx *Tx) Sending(ctx context.Context, id string, now time.Time) (s engine.S
 	err = tx.q.queryRow(ctx, sending, id, micros(now)).Scan(&d.ID, orEmpty{&d.SecretID}, &d.Ref.Tenant, orEmpty{&d.Ref.Name}, &d.Consumer, &d.Version, &d.Generation,
 		&d.Event, &d.Trigger, &d.Reason, &d.State, &d.Instances, &d.Attempts, &d.Error, instant{&d.DueAt}, instant{&d.CreatedAt}, instant{&d.Since}, instant{&d.NextAttemptAt},
 		instant{&d.Lease}, instant{&d.ReceivedAt}, instant{&d.FetchedAt}, instant{&d.AppliedAt}, &d.Revision,
-		instant{&s.Consumer.DisabledAt}, &why, &endpoint, &number, &rotationID, instant{&s.Version.PublishedAt}, &s.Version.Sealed,
+		instant{&s.Consumer.DisabledAt}, &why, &endpoint, instant{&s.Consumer.QuarantinedAt}, &number, &rotationID, instant{&s.Version.PublishedAt}, &s.Version.Sealed,
 		&previous, instant{&overlapUntil}, &record, &definition, &s.Outdated, &s.InFlight)
 	if err != nil {
 		return engine.Sending{}, fmt.Errorf("reading delivery %s: %w", id, err)

@@ -105,7 +105,7 @@ func (d *sqliteDriver) connect(ctx context.Context, path string, log *slog.Logge
 	if err != nil {
 		return sqliteError(err)
 	}
-	d.writer = &writer{connector: connector, groupAge: groupMaxAge}
+	d.writer = &writer{connector: connector, groupAge: groupMaxAge, turn: newTurns(1)}
 	d.write = sql.OpenDB(d.writer)
 	d.write.SetMaxIdleConns(sqliteMembers)
 	if _, err := d.write.ExecContext(ctx, "SELECT 1"); err != nil {

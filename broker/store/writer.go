@@ -5,8 +5,6 @@ import (
 	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +15,7 @@ import (
 // of connections of database/sql, and commits by groups: a commit waits for the
 // disk, and those who come meanwhile are committed by the next one together.
 //
-// One of them has the turn at a time, in the order in which they came. It works
+// One of them has the turn at a time (see turns). It works
 // in a savepoint of its own, so that it can be undone alone, and then hands the
 // open transaction to the next who waits; the last one, or the one that makes the
 // group large or old enough, commits for all. Whoever is done waits for that
@@ -41,9 +39,7 @@ type writer struct {
 
 	groupAge time.Duration // beyond which the members of a group wait no longer for others
 
-	mu      sync.Mutex      // guards taken and waiting
-	taken   bool            // somebody has the turn
-	waiting []chan struct{} // for the turn; closed when it comes
+	turn *turns // of one at a time
 
 	transactions, commits atomic.Int64 // see Stats
 }
@@ -70,70 +66,15 @@ var errGivenUp = fmt.Errorf("%w: SQLite gave the common transaction up", errColl
 
 var errClosed = fmt.Errorf("%w: the database is closed", backends.ErrUnavailable)
 
-// take waits for the turn.
-func (w *writer) take(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	w.mu.Lock()
-	if !w.taken {
-		w.taken = true
-		w.mu.Unlock()
-		return nil
-	}
-	mine := make(chan struct{})
-	w.waiting = append(w.waiting, mine)
-	w.mu.Unlock()
-	select {
-	case <-mine:
-		return nil
-	case <-ctx.Done():
-	}
-	w.mu.Lock()
-	i := slices.Index(w.waiting, mine)
-	if i >= 0 {
-		w.waiting = slices.Delete(w.waiting, i, i+1)
-	}
-	w.mu.Unlock()
-	if i < 0 { // it came at the same moment
-		w.leave()
-	}
-	return ctx.Err()
-}
-
-// pass gives the turn to the one that has waited longest; false: nobody waits,
-// and the turn is still the caller's.
-func (w *writer) pass() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.waiting) == 0 {
-		return false
-	}
-	close(w.waiting[0])
-	w.waiting = slices.Delete(w.waiting, 0, 1)
-	return true
-}
-
 // leave gives the turn up; the open group is handed on with it or committed.
 func (w *writer) leave() {
-	for {
-		if g := w.group; g != nil {
-			if g.members < groupMembers && time.Since(g.began) < w.groupAge && w.pass() {
-				return
-			}
-			w.commit()
-		}
-		w.mu.Lock()
-		if len(w.waiting) == 0 {
-			w.taken = false
-			w.mu.Unlock()
+	if g := w.group; g != nil {
+		if g.members < groupMembers && time.Since(g.began) < w.groupAge && w.turn.pass() {
 			return
 		}
-		w.mu.Unlock()
-		if w.pass() {
-			return
-		}
+		w.commit()
 	}
+	w.turn.leave()
 }
 
 // commit ends the open group.
@@ -163,7 +104,7 @@ func (w *writer) end(err error) {
 
 // begin takes the turn and sets a savepoint in the open group.
 func (w *writer) begin(ctx context.Context) error {
-	if err := w.take(ctx); err != nil {
+	if err := w.turn.take(ctx); err != nil {
 		return err
 	}
 	if err := w.beginGroup(ctx); err != nil {
@@ -239,7 +180,7 @@ func (w *writer) giveUp() {
 // checkpoint copies the log into the database and cuts it to nothing. All writers
 // wait meanwhile, so it waits only a moment for readers.
 func (w *writer) checkpoint(ctx context.Context) error {
-	if err := w.take(ctx); err != nil {
+	if err := w.turn.take(ctx); err != nil {
 		return err
 	}
 	defer w.leave()
@@ -269,7 +210,7 @@ func (w *writer) Driver() sqldriver.Driver { return w.connector.Driver() }
 func (w *writer) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	if err := w.take(ctx); err != nil {
+	if err := w.turn.take(ctx); err != nil {
 		return fmt.Errorf("waiting for the last transaction: %w", err)
 	}
 	defer w.leave()

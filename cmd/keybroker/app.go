@@ -61,12 +61,15 @@ func (a *app) flags(root *cobra.Command) {
 }
 
 // check finds mistakes in the shared flags before a command begins.
-func (a *app) check(*cobra.Command) error {
+func (a *app) check(cmd *cobra.Command) error {
 	if a.token != "" && a.tokenFile != "" {
 		return usagef("--token and --token-file are both given")
 	}
-	return oneOf("format", a.format, "table", "json")
+	return oneOf("format", a.format, append([]string{"table", "json"}, strings.Fields(cmd.Annotations[moreFormats])...)...)
 }
+
+// moreFormats is the annotation of a command that has more formats than others.
+const moreFormats = "formats"
 
 func (a *app) json() bool { return a.format == "json" }
 

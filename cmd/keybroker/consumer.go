@@ -19,9 +19,10 @@ func (a *app) consumerListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the consumers of the configuration, and whether they can be told",
 		Long: "List the consumers of the configuration, and whether they can be told.\n\n" +
-			"STATE is told, failing (what it is to be told does not arrive, and is tried again) or\n" +
-			"disabled (it answered that it wants no more: keybroker consumer enable NAME). WAITING\n" +
-			"is how many deliveries it has not got yet.",
+			"STATE is told, failing (what it is to be told does not arrive, and is tried again),\n" +
+			"disabled (it answered that it wants no more: keybroker consumer enable NAME) or\n" +
+			"quarantined (it is kept out: keybroker quarantine lift consumer NAME). WAITING is how\n" +
+			"many deliveries it has not got yet.",
 		Args: takes(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
 			list, err := c.Consumers(ctx)
@@ -93,6 +94,8 @@ func tells(d client.Delivery) string {
 // resolvesConsumer says how a consumer is told again.
 func resolvesConsumer(one client.Consumer) string {
 	switch one.State {
+	case client.ConsumerKeptOut:
+		return "keybroker quarantine lift consumer " + one.Name
 	case client.ConsumerDisabled:
 		return "keybroker consumer enable " + one.Name
 	case client.ConsumerFailing:

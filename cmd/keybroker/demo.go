@@ -32,6 +32,7 @@ const (
 
 func (a *app) demoCommand() *cobra.Command {
 	var once bool
+	var dir string
 	var logs logFlags
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -39,20 +40,27 @@ func (a *app) demoCommand() *cobra.Command {
 		Long: "Start a node with the configuration that keybroker comes with, in a temporary\n" +
 			"directory, and an application on loopback that is told of new keys. Rotate the\n" +
 			"application's key and show what happens until the old one is proven dead. Then the\n" +
-			"node stays up to be looked at, until it is interrupted. Needs no other system.",
+			"node stays up to be looked at, until it is interrupted. Needs no other system.\n\n" +
+			"A second key has leaked: leaked.env in that directory has it, as if it were found in a\n" +
+			"public repository. docs/runbook.md begins with turning it off.",
 		Args: takes(),
 		RunE: a.does(func(ctx context.Context, _ []string) error {
 			logger, err := logs.logger(a)
 			if err != nil {
 				return err
 			}
-			d, err := openDemo(ctx, daemon.Options{Logger: logger})
+			d, err := openDemo(ctx, dir, daemon.Options{Logger: logger})
 			if err != nil {
 				return fmt.Errorf("starting the demo: %w", err)
 			}
-			return errors.Join(a.runDemo(ctx, d, once), d.close())
+			err = a.runDemo(ctx, d, once)
+			if ctx.Err() != nil && !once {
+				err = nil // it lasts until it is interrupted
+			}
+			return errors.Join(err, d.close())
 		}),
 	}
+	cmd.Flags().StringVar(&dir, "dir", "", "a directory to make, and to remove in the end; default: a temporary one")
 	cmd.Flags().BoolVar(&once, "once", false, "exit after the proof: 0 if everything was proven, else 1")
 	logs.declare(cmd, "error")
 	return cmd
@@ -73,9 +81,9 @@ type demo struct {
 
 // openDemo starts both. Ports of the configuration that are taken are replaced
 // by free ones.
-func openDemo(ctx context.Context, opts daemon.Options) (_ *demo, err error) {
+func openDemo(ctx context.Context, dir string, opts daemon.Options) (_ *demo, err error) {
 	d := &demo{}
-	if d.dir, err = os.MkdirTemp("", "keybroker-demo-*"); err != nil {
+	if d.dir, err = makeDir(dir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -95,7 +103,7 @@ func openDemo(ctx context.Context, opts daemon.Options) (_ *demo, err error) {
 	text := bytes.ReplaceAll(keybroker.DefaultConfig, []byte(demoNode), []byte(nodeListener.Addr().String()))
 	text = bytes.ReplaceAll(text, []byte(demoConsumer), []byte(appListener.Addr().String()))
 	opts.Load = func() (*config.Config, *config.Diagnostics) {
-		return config.Parse(map[string][]byte{"config.hcl": text}, daemon.Registry(), config.Options{Dir: d.dir})
+		return config.Parse(map[string][]byte{"config.hcl": text, "demo.hcl": leakConfig}, daemon.Registry(), config.Options{Dir: d.dir})
 	}
 	cfg, diags := opts.Load()
 	if err := diags.Err(); err != nil {
@@ -106,6 +114,18 @@ func openDemo(ctx context.Context, opts daemon.Options) (_ *demo, err error) {
 		return nil, errors.Join(err, appListener.Close())
 	}
 	return d, d.serve(ctx, appListener)
+}
+
+// makeDir makes a directory, which must be new: in the end it is removed.
+func makeDir(dir string) (string, error) {
+	if dir == "" {
+		return os.MkdirTemp("", "keybroker-demo-*")
+	}
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return "", &hintError{err, "the demo makes the directory, and removes it in the end"}
+	}
+	return dir, err
 }
 
 // listenNear listens at addr, or at a free port of the same host if it is taken.
@@ -171,10 +191,15 @@ func (a *app) runDemo(ctx context.Context, d *demo, once bool) error {
 		return err
 	}
 	defer c.Close()
-	a.tell("A node is serving at %s, and an application at %s.", d.node.Addr(), d.where)
-	if err := a.firstKey(ctx, c); err != nil {
+	for _, name := range []string{demoSecret, leakedSecret} {
+		if err := firstKey(ctx, c, name); err != nil {
+			return err
+		}
+	}
+	if err := d.leak(ctx, c); err != nil {
 		return err
 	}
+	a.tell("A node is serving at %s, and an application at %s.", d.node.Addr(), d.where)
 	old, err := c.Value(ctx, demoSecret, 0)
 	if err != nil {
 		return err
@@ -204,14 +229,14 @@ func (a *app) tell(format string, args ...any) {
 	fmt.Fprintf(a.out, format+"\n", args...)
 }
 
-// firstKey waits until the secret has its first version, which a new node makes
+// firstKey waits until a secret has its first version, which a new node makes
 // at once.
-func (a *app) firstKey(ctx context.Context, c *client.Client) error {
+func firstKey(ctx context.Context, c *client.Client, name string) error {
 	const patience = 30 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		s, err := c.Secret(ctx, demoSecret)
+		s, err := c.Secret(ctx, name)
 		if err == nil && s.Current() > 0 {
 			return nil
 		}
@@ -294,13 +319,17 @@ func (a *app) explore(d *demo) {
 	a.tell(`
 The node stays up, rotates every minute, and can be looked at:
 
-  export KEYBROKER_ADDR=%s KEYBROKER_TOKEN_FILE=%s
+  . %s
   keybroker secret show %s
   keybroker rotation watch %s
   keybroker retirement list
-  keybroker emergency %s --reason "seen in a public repository" --wait
+
+Another key has leaked, as %s shows. Turn it off, from its value alone:
+
+  keybroker secret identify %s
+  keybroker emergency --leaked-value %s --reason "seen in a public repository" --wait
 
 ("keybroker" is: go run ./cmd/keybroker. The token is good for an hour.) Ctrl-C ends it
 and removes its data.`,
-		d.node.Addr(), d.tokenFile(), demoSecret, demoSecret, demoSecret)
+		d.envFile(), demoSecret, demoSecret, d.leakedFile(), d.leakedFile(), d.leakedFile())
 }

@@ -2,140 +2,185 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"strconv"
+	"errors"
+	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keybroker/keybroker/broker/client"
 )
 
+// emergency are the flags of `keybroker emergency`.
+type emergency struct {
+	request     client.IncidentRequest
+	selection   selection
+	leakedAt    string
+	detectedAt  string
+	revokeFirst bool
+	wait        bool
+	timeout     time.Duration
+}
+
 // emergencyCommand asks nothing: whoever types it at night has one chance.
 func (a *app) emergencyCommand() *cobra.Command {
-	var request client.EmergencyRequest
-	var revokeFirst, wait bool
+	var e emergency
 	cmd := &cobra.Command{
-		Use:   "emergency NAME --reason TEXT",
-		Short: "Contain and replace a compromised secret at once",
-		Long: "Declare every live version of a secret compromised: they are revoked and proven\n" +
-			"dead, while a replacement is minted, published and pushed beside it. It does not\n" +
-			"ask, and repeating it does no harm: while the emergency lasts, it is the same one.\n" +
+		Use:   "emergency [NAME…] --reason TEXT",
+		Short: "Contain and replace compromised secrets at once",
+		Long: "Declare every live version of a secret compromised, or of all secrets that are selected:\n" +
+			"they are revoked and proven dead, while replacements are minted, published and pushed\n" +
+			"beside it. It does not ask, and repeating it does no harm: while the emergency lasts, it\n" +
+			"is the same one. --dry-run only says what would be hit, and who would feel it.\n\n" +
+			"Selectors of several kinds must all hold; of names and patterns one must. --leaked-value\n" +
+			"takes the versions that have the value, --read-by and --address those that were read by\n" +
+			"somebody or from somewhere, since --since; the others every version that may be alive.\n" +
+			"The leaked value comes from a file or stdin, never from the command line.\n\n" +
 			"With --version only those versions are compromised; naming the replacement of an\n" +
-			"emergency that is under way begins another.",
-		Example:           "  keybroker emergency payments/stripe --reason 'key found in a public repository' --wait",
-		Args:              takes("NAME"),
-		ValidArgsFunction: a.completeSecrets,
+			"emergency that is under way begins another. Of more secrets than the server allows\n" +
+			"(emergency.approval_above) somebody else has to approve before anything is done.\n\n" +
+			"Times are as in 2026-01-31T12:00:00Z, or how long ago: 90m, 2h, 7d.\n\n" + exitCodes,
+		Example: "  keybroker emergency payments/stripe --reason 'key found in a public repository' --wait\n" +
+			"  keybroker emergency --leaked-value leaked.txt --reason 'key found in a public repository' --wait\n" +
+			"  pbpaste | keybroker emergency --leaked-value - --reason 'pasted into a chat' --wait\n" +
+			"  keybroker emergency --read-by shop --since 36h --reason 'the shop was broken into' --quarantine-role shop --dry-run\n" +
+			"  keybroker emergency --match 'payments/*' --label risk=high --reason 'a laptop was stolen' --leaked-at 5h",
+		ValidArgsFunction: a.completeSeveralSecrets,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			if strings.TrimSpace(request.Reason) == "" {
-				return usagef("--reason is missing: it goes into the record and to the consumers")
-			}
-			if revokeFirst {
-				request.Contain = client.RevokeFirst
-			}
-			for _, n := range request.Versions {
-				if n < 1 {
-					return usagef("--version is %d; versions begin at 1", n)
-				}
-			}
-			s, known := a.preview(ctx, c, args[0])
-			r, err := c.Emergency(ctx, args[0], request)
-			if err != nil {
+			if err := e.read(a, args); err != nil {
 				return err
 			}
-			a.note("%s", printable(announcement(r, s, known)))
-			err = a.rotationBegun(ctx, c, r, wait)
-			if wait && ctx.Err() == nil && r.FromVersion > 0 {
-				a.tellWhoIsWithout(ctx, c, r)
+			if e.plain() {
+				return e.ofOne(ctx, a, c, args[0])
 			}
-			return err
+			return e.ofMany(ctx, a, c)
 		}),
 	}
-	f := cmd.Flags()
-	f.StringVar(&request.Reason, "reason", "", "what happened, for the record")
-	f.IntSliceVar(&request.Versions, "version", nil, "compromised version; can be repeated; default: every one that may be alive")
-	f.BoolVar(&revokeFirst, "revoke-first", false, "do not wait for the replacement, whatever the policy says")
-	f.BoolVar(&request.Overwrite, "overwrite", false, "write the replacement also over a value in the vault that somebody else put there")
-	f.BoolVar(&wait, "wait", false, "follow it, and tell which consumers are without the replacement; exit 1 unless everything is proven dead")
+	e.flags(cmd.Flags())
+	e.selection.flags(cmd, a)
 	return cmd
 }
 
-// announcement says what an emergency hits, as the server has decided it.
-func announcement(r client.Rotation, s client.Secret, known bool) string {
-	var pinned []string
-	for _, n := range r.Compromised {
-		pinned = append(pinned, strconv.Itoa(n))
-	}
-	which := "every version that may be alive"
-	switch len(pinned) {
-	case 0:
-	case 1:
-		which = "version " + pinned[0]
-	default:
-		which = "versions " + strings.Join(pinned, ", ")
-	}
-	if r.State == client.RotationDone {
-		return fmt.Sprintf("%s: NOTHING NEW: the emergency of %s is done; version %d, its replacement, counts as clean for a minute and is NOT turned off.\n"+
-			"If it is compromised too: keybroker emergency %s --version %d --reason TEXT", r.Secret, relative(r.StartedAt, time.Now()), r.ToVersion, r.Secret, r.ToVersion)
-	}
-	text := fmt.Sprintf("%s: %s: revoked and proven dead, whatever else happens", r.Secret, which)
-	if r.FromVersion > 0 {
-		text += "; a replacement is made beside it"
-		if known && len(s.Consumers) > 0 {
-			text += ", of which are told: " + strings.Join(s.Consumers, ", ")
-		}
-	}
-	return text
+func (e *emergency) flags(f *pflag.FlagSet) {
+	r := &e.request
+	f.StringVar(&r.Reason, "reason", "", "what happened, for the record")
+	f.BoolVar(&e.revokeFirst, "revoke-first", false, "do not wait for the replacement, whatever the policy says")
+	f.BoolVar(&r.Overwrite, "overwrite", false, "write the replacement also over a value in the vault that somebody else put there")
+	f.StringVar(&e.leakedAt, "leaked-at", "", "`TIME` when it leaked, if anybody knows")
+	f.StringVar(&e.detectedAt, "detected-at", "", "`TIME` when somebody noticed; default: now")
+	f.StringArrayVar(&r.Quarantine.Consumers, "quarantine-consumer", nil, "keep this consumer out until somebody lifts it; can be repeated")
+	f.StringArrayVar(&r.Quarantine.Roles, "quarantine-role", nil, "keep this role out until somebody lifts it; can be repeated")
+	f.BoolVar(&r.Quarantine.Force, "force", false, "quarantine also the role that you act in")
+	f.BoolVar(&r.DryRun, "dry-run", false, "only say what would be hit, who would feel it, and whether somebody has to approve")
+	f.BoolVar(&r.Override, "override", false, "do not wait for a second person; that raises an alert")
+	f.BoolVar(&e.wait, "wait", false, "follow it to the proof; see the exit codes above")
+	f.DurationVar(&e.timeout, "timeout", 0, "with --wait: leave it after this long; it goes on")
 }
 
-// without are the consumers of a secret that do not use what replaces a compromised
-// version, as far as is known.
-type without struct {
-	Event       string   `json:"event"` // "consumers", in the place of client.Event's
-	Secret      string   `json:"secret"`
-	Version     int      `json:"version"` // the current one
-	NotReceived []string `json:"not_received"`
-	NotApplied  []string `json:"not_applied"` // they have it, and do not say that they use it
+// read takes the command line apart, and reads what leaked.
+func (e *emergency) read(a *app, names []string) (err error) {
+	r := &e.request
+	if strings.TrimSpace(r.Reason) == "" {
+		return usagef("--reason is missing: it goes into the record and to the consumers")
+	}
+	if e.timeout < 0 || e.timeout > 0 && !e.wait {
+		return usagef("--timeout is how long to --wait")
+	}
+	if r.DryRun && e.wait {
+		return usagef("--dry-run begins nothing to --wait for")
+	}
+	if e.revokeFirst {
+		r.Contain = client.RevokeFirst
+	}
+	if r.LeakedAt, err = a.moment("leaked-at", e.leakedAt); err != nil {
+		return err
+	}
+	if r.DetectedAt, err = a.moment("detected-at", e.detectedAt); err != nil {
+		return err
+	}
+	r.Selector, err = e.selection.read(a, names)
+	return err
 }
 
-func consumersWithout(s client.SecretConsumers, compromised int) without {
-	w := without{Event: "consumers", Secret: qualified(s.Tenant, s.Secret), Version: s.Version, NotReceived: []string{}, NotApplied: []string{}}
-	for _, c := range s.Consumers {
-		switch told := c.Version == s.Version && c.Version != compromised; {
-		case !c.Listed || told && !c.AppliedAt.IsZero():
-		case told && (!c.ReceivedAt.IsZero() || !c.FetchedAt.IsZero()):
-			w.NotApplied = append(w.NotApplied, c.Consumer)
-		default:
-			w.NotReceived = append(w.NotReceived, c.Consumer)
-		}
-	}
-	return w
+// plain tells whether it is about one secret, by its name, and about nothing that only an
+// incident has.
+func (e *emergency) plain() bool {
+	r := e.request
+	return e.selection.oneName() && !r.DryRun && !r.Override && r.LeakedAt.IsZero() && r.DetectedAt.IsZero() &&
+		len(r.Quarantine.Consumers)+len(r.Quarantine.Roles) == 0
 }
 
-// tellWhoIsWithout ends an emergency with who may sit on a key that is dead by now. It is
-// no failure of the emergency, nor is that it cannot be told.
-func (a *app) tellWhoIsWithout(ctx context.Context, c *client.Client, r client.Rotation) {
-	name := qualified(r.Tenant, r.Secret)
-	command := "keybroker secret consumers " + name
-	s, err := c.SecretConsumers(ctx, name)
-	if err != nil {
-		a.note("which consumers have the replacement could not be asked (%s): %s", printable(err.Error()), command)
-		return
+// patience bounds how long it is followed.
+func (e *emergency) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	return patience(ctx, e.timeout)
+}
+
+// patience bounds how long something is followed; 0: as long as it takes.
+func patience(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout == 0 {
+		return ctx, func() {}
 	}
-	w := consumersWithout(s, r.FromVersion)
+	return context.WithTimeout(ctx, timeout)
+}
+
+// ofMany declares an incident, or says what would follow.
+func (e *emergency) ofMany(ctx context.Context, a *app, c *client.Client) error {
+	e.request.ID = uuid.NewString()
+	i, err := declare(ctx, c, e.request)
+	switch {
+	case err != nil:
+		return err
+	case e.request.DryRun:
+		return a.show(i, func(t *table) { drawForecast(t, i) })
+	}
+	a.announceIncident(i)
+	if e.wait {
+		ctx, stop := e.patience(ctx)
+		defer stop()
+		return a.watchIncident(ctx, c, i.ID, untilProven)
+	}
 	if a.json() {
-		_ = json.NewEncoder(a.out).Encode(w) // what came of the emergency counts
-		return
+		if err := a.showJSON(i); err != nil {
+			return err
+		}
 	}
-	if len(w.NotReceived) > 0 {
-		a.note("WITHOUT the replacement: %s", printable(strings.Join(w.NotReceived, ", ")))
+	if i.State == client.IncidentProposed {
+		return standing(exitOpen)
 	}
-	if len(w.NotApplied) > 0 {
-		a.note("have version %d, and did not say that they use it: %s", w.Version, printable(strings.Join(w.NotApplied, ", ")))
+	a.note("follow it with: keybroker incident watch %s", i.ID)
+	return nil
+}
+
+// declare asks again where no answer came: it is the same incident, by its id.
+func declare(ctx context.Context, c *client.Client, r client.IncidentRequest) (i client.Incident, err error) {
+	const tries, pause = 3, time.Second
+	for n := 1; ; n++ {
+		if i, err = c.DeclareIncident(ctx, r); err == nil || !unanswered(err) {
+			return i, err
+		}
+		if n == tries {
+			return i, &hintError{err, "nobody knows whether it was declared: keybroker incident list; declaring it again does no harm"}
+		}
+		select {
+		case <-ctx.Done():
+			return i, err
+		case <-time.After(pause):
+		}
 	}
-	if len(w.NotReceived)+len(w.NotApplied) > 0 {
-		a.note("see: %s", command)
+}
+
+// unanswered tells whether a request may have arrived although its answer did not.
+func unanswered(err error) bool {
+	switch s := client.Status(err); {
+	case errors.Is(err, context.Canceled) || errors.Is(err, syscall.ECONNREFUSED):
+		return false
+	case s == http.StatusBadGateway || s == http.StatusGatewayTimeout:
+		return true
+	default:
+		return s == 0
 	}
 }

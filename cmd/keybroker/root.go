@@ -27,11 +27,14 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	cmd, err := root.ExecuteContextC(ctx)
+	var stands standing
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.Is(err, changesFound{}):
 		return exitChanges
+	case errors.As(err, &stands):
+		return int(stands)
 	case !a.started:
 		a.complain(&hintError{err, fmt.Sprintf("run '%s --help'", cmd.CommandPath())})
 		return exitUsage
@@ -77,6 +80,10 @@ func (a *app) root() *cobra.Command {
 		a.driftCommand(),
 		a.alertCommand(),
 		a.emergencyCommand(),
+		a.incidentCommand(),
+		a.quarantineCommand(),
+		a.eventCommand(),
+		a.triggerCommand(),
 		a.freezeCommand(),
 		a.unfreezeCommand(),
 		a.sealCommand(),

@@ -80,7 +80,7 @@ func (a *app) watchRetirement(ctx context.Context, c *client.Client, id string) 
 	})
 }
 
-func (a *app) follow(ctx context.Context, wanted string, watch func(context.Context) iter.Seq2[client.Event, error]) error {
+func (a *app) follow(ctx context.Context, wanted string, watch watching) error {
 	t := newTimeline(a.out, a.now)
 	if a.json() { // one line for each event
 		t = newTimeline(nil, a.now)

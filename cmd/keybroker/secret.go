@@ -16,7 +16,7 @@ func (a *app) secretCommand() *cobra.Command {
 	return group("secret", "Read, rotate and revoke secrets",
 		a.secretListCommand(), a.secretShowCommand(), a.secretGetCommand(), a.secretConsumersCommand(), a.secretRotateCommand(),
 		a.secretRevokeCommand(), a.secretPauseCommand(), a.secretResumeCommand(),
-		a.secretPlanCommand(), a.secretRepairCommand(), a.secretImportCommand())
+		a.secretPlanCommand(), a.secretRepairCommand(), a.secretImportCommand(), a.secretIdentifyCommand())
 }
 
 func (a *app) secretListCommand() *cobra.Command {

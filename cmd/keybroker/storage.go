@@ -41,6 +41,9 @@ func (a *app) storageStatusCommand() *cobra.Command {
 				return err
 			}
 			return a.show(s, func(t *table) {
+				if s.EvidenceHeld {
+					t.row("evidence is held: nothing is pruned while an incident wants that (keybroker incident list)")
+				}
 				r := s.Restored
 				if r == nil {
 					t.row("nothing is out of step because of a restore")

@@ -7,7 +7,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,10 +22,8 @@ import (
 // Facts that reach it together are put in the order of their times: a stream
 // begins with all that has happened already, object by object.
 type timeline struct {
-	out   io.Writer // nil: nothing is drawn
-	width int       // of the terminal; 0: it is none
-	color bool
-	now   func() time.Time
+	screen
+	now func() time.Time
 	// wanted is how the rotation should end.
 	wanted string
 	each   func(client.Event) error // is given every event; may be nil
@@ -49,11 +46,8 @@ type fact struct {
 }
 
 func newTimeline(out io.Writer, now func() time.Time) *timeline {
-	width, isTerminal := terminal(out)
 	return &timeline{
-		out:         out,
-		width:       width,
-		color:       isTerminal && os.Getenv("NO_COLOR") == "",
+		screen:      newScreen(out),
 		now:         now,
 		wanted:      client.RotationDone,
 		retirements: map[string]*client.Retirement{},
@@ -67,7 +61,21 @@ const tick = 200 * time.Millisecond
 
 // follow shows events until they end. It returns nil only if the rotation ended as
 // is wanted and everything that it revoked is proven dead, or its policy waives the proof.
-func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.Seq2[client.Event, error]) error {
+func (t *timeline) follow(ctx context.Context, watch watching) error {
+	defer t.flush(true)
+	if err := receive(ctx, watch, t.take, func() { t.flush(false) }); err != nil {
+		return err
+	}
+	return t.verdict()
+}
+
+// watching opens a stream of events.
+type watching func(context.Context) iter.Seq2[client.Event, error]
+
+// receive hands each event to take, and calls draw every tick, both from the caller's
+// goroutine. It returns nil when the stream has ended, the first error of take,
+// *unfollowed where the stream fails, and why the context has ended.
+func receive(ctx context.Context, watch watching, take func(client.Event) error, draw func()) error {
 	type received struct {
 		event client.Event
 		err   error
@@ -90,7 +98,6 @@ func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.
 
 	ticks := time.NewTicker(tick)
 	defer ticks.Stop()
-	defer t.flush(true)
 	for {
 		select {
 		case r, ok := <-events:
@@ -98,15 +105,15 @@ func (t *timeline) follow(ctx context.Context, watch func(context.Context) iter.
 			case !ok && ctx.Err() != nil:
 				return context.Cause(ctx)
 			case !ok:
-				return t.verdict()
+				return nil
 			case r.err != nil:
 				return &unfollowed{r.err}
 			}
-			if err := t.take(r.event); err != nil {
+			if err := take(r.event); err != nil {
 				return err
 			}
 		case <-ticks.C:
-			t.flush(false)
+			draw()
 		}
 	}
 }
@@ -217,22 +224,16 @@ func (t *timeline) flush(last bool) {
 	if t.out == nil {
 		return
 	}
-	slices.SortStableFunc(t.pending, func(a, b fact) int { return a.at.Compare(b.at) })
-	var text strings.Builder
-	for _, f := range t.pending {
-		after := fmt.Sprintf("+%.1fs", max(0, f.at.Sub(t.began()).Seconds()))
-		label := t.paint(f.tone, fmt.Sprintf("%-12s", f.label))
-		text.WriteString(strings.TrimRight(fmt.Sprintf("%9s  %s  %s", after, label, printable(f.detail)), " ") + "\n")
-	}
+	text := t.lines(t.pending, t.began())
 	t.pending = nil
 	status := ""
 	if t.width > 0 && !last {
 		status = t.waiting()
 	}
-	if text.Len() == 0 && status == t.status {
+	if text == "" && status == t.status {
 		return
 	}
-	t.draw(text.String(), status)
+	t.draw(text, status)
 }
 
 // title is the first line.

@@ -2,7 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/keybroker/keybroker/broker/client"
@@ -23,11 +28,35 @@ const (
 // clearLine returns to the start of the line and erases it (ECMA-48).
 const clearLine = "\r\x1b[K"
 
-func (t *timeline) paint(c tone, text string) string {
-	if !t.color || c == plain {
+// screen is what something that is followed is drawn on.
+type screen struct {
+	out   io.Writer // nil: nothing is drawn
+	width int       // of the terminal; 0: it is none
+	color bool
+}
+
+func newScreen(out io.Writer) screen {
+	width, isTerminal := terminal(out)
+	return screen{out, width, isTerminal && os.Getenv("NO_COLOR") == ""}
+}
+
+func (s *screen) paint(c tone, text string) string {
+	if !s.color || c == plain {
 		return text
 	}
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
+}
+
+// lines are facts in the order of time, each with the time since it began.
+func (s *screen) lines(facts []fact, began time.Time) string {
+	slices.SortStableFunc(facts, func(a, b fact) int { return a.at.Compare(b.at) })
+	var text strings.Builder
+	for _, f := range facts {
+		after := fmt.Sprintf("+%.1fs", max(0, f.at.Sub(began).Seconds()))
+		label := s.paint(f.tone, fmt.Sprintf("%-12s", f.label))
+		text.WriteString(strings.TrimRight(fmt.Sprintf("%9s  %s  %s", after, label, printable(f.detail)), " ") + "\n")
+	}
+	return text.String()
 }
 
 // draw writes finished lines above a new status. A terminal that is gone is no
@@ -58,8 +87,9 @@ func (a *app) showEvent(e client.Event) error {
 		Event      string             `json:"event"`
 		Rotation   *client.Rotation   `json:"rotation,omitempty"`
 		Retirement *client.Retirement `json:"retirement,omitempty"`
+		Incident   *client.Incident   `json:"incident,omitempty"`
 		Error      string             `json:"error,omitempty"`
-	}{Event: e.Type, Rotation: e.Rotation, Retirement: e.Retirement}
+	}{Event: e.Type, Rotation: e.Rotation, Retirement: e.Retirement, Incident: e.Incident}
 	if e.Err != nil {
 		line.Error = e.Err.Error()
 	}

@@ -100,7 +100,8 @@ func (e *Engine) applied(ctx context.Context, tx Tx, d *rotation.Delivery, ack r
 }
 
 // Acknowledge records what a consumer says of a delivery. ErrInvalid if it does not say
-// enough, ErrConflict if it is of another generation, or of a credential that it has not.
+// enough, ErrConflict if it is of another generation, or of a credential that it has not,
+// ErrDenied if it is in quarantine.
 func (e *Engine) Acknowledge(ctx context.Context, id string, c Claim, asked Asked) (rotation.Delivery, error) {
 	var m Message
 	err := e.Store.View(ctx, func(tx Tx) (err error) {
@@ -139,6 +140,13 @@ func (e *Engine) acknowledge(ctx context.Context, m Message, c Claim, counts boo
 		now := e.Now()
 		if d, err = tx.Delivery(ctx, id); err != nil {
 			return err
+		}
+		state, err := tx.ConsumerState(ctx, d.Consumer)
+		if err != nil {
+			return err
+		}
+		if !state.QuarantinedAt.IsZero() {
+			return fmt.Errorf("%w: %s", backends.ErrDenied, quarantined(state))
 		}
 		before := d
 		d.Error = ""

@@ -35,19 +35,29 @@ func (e *Engine) Disabled(s rotation.ConsumerState) bool {
 }
 
 // EnableConsumer tells a consumer again, inside tx, that was disabled, of all that waits
-// for it. Of one that is not it tries at once what waits.
+// for it. Of one that is not it tries at once what waits. ErrConflict if it is in quarantine.
 func (e *Engine) EnableConsumer(ctx context.Context, tx Tx, consumer string, asked Asked) error {
-	if err := tx.SaveConsumerState(ctx, rotation.ConsumerState{Name: consumer}); err != nil {
+	state, err := tx.ConsumerState(ctx, consumer)
+	if err == nil && !state.QuarantinedAt.IsZero() {
+		err = whyUntold(state, Terms{})
+	}
+	if err == nil {
+		err = tx.SaveConsumerState(ctx, rotation.ConsumerState{Name: consumer})
+	}
+	if err != nil {
 		return err
 	}
 	e.lanes.forget(consumer)
 	return e.wakeInside(ctx, tx, consumer)
 }
 
-// wakeInside makes what waits for a consumer due.
+// wakeInside makes what waits for a consumer due, unless it is in quarantine.
 func (e *Engine) wakeInside(ctx context.Context, tx Tx, consumer string) error {
 	if terms, ok := e.terms(consumer); ok && terms.Inbox {
 		return nil
+	}
+	if state, err := tx.ConsumerState(ctx, consumer); err != nil || !state.QuarantinedAt.IsZero() {
+		return err
 	}
 	now := e.Now()
 	if err := tx.WakeDeliveries(ctx, consumer, now); err != nil {
@@ -95,7 +105,7 @@ func (e *Engine) settleConsumers(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if !disabled(state, terms) {
+			if !untold(state, terms) {
 				held = append(held, name)
 			}
 		}
@@ -135,8 +145,8 @@ func (e *Engine) TestConsumer(ctx context.Context, tx Tx, tenant, consumer strin
 	if err != nil {
 		return rotation.Delivery{}, err
 	}
-	if disabled(state, terms) {
-		return rotation.Delivery{}, fmt.Errorf("%w: consumer %q is disabled (%s): `keybroker consumer enable %s`", backends.ErrConflict, consumer, state.Why, consumer)
+	if err := whyUntold(state, terms); err != nil {
+		return rotation.Delivery{}, err
 	}
 	now := e.Now()
 	d := rotation.Delivery{ID: newID(), Ref: backends.Ref{Tenant: tenant}, Consumer: consumer, Event: rotation.EventTest, Trigger: rotation.TriggerManual,

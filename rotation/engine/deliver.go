@@ -112,8 +112,9 @@ func (e *Engine) laneWidth(consumer string) int {
 type delivering struct {
 	Message
 	terms    Terms
-	why      error // there is no such consumer now
-	disabled bool
+	why      error  // there is no such consumer now
+	untold   bool   // its consumer wants no more deliveries, or is in quarantine
+	kept     bool   // it is in quarantine
 	busy     bool   // another delivery of the same consumer and secret is on its way
 	idle     bool   // a newer generation is told of
 	takenOut string // why its consumer may not be told of it any more
@@ -130,8 +131,9 @@ func (e *Engine) loadDelivery(ctx context.Context, tx Tx, id string, now time.Ti
 	c, why := e.consumer(s.Delivery.Consumer)
 	if x.why = why; why == nil {
 		x.terms = c.Terms()
-		x.disabled = disabled(s.Consumer, x.terms)
 	}
+	x.kept = !s.Consumer.QuarantinedAt.IsZero()
+	x.untold = x.kept || why == nil && disabled(s.Consumer, x.terms)
 	x.idle = s.Outdated
 	switch {
 	case s.TakenOut:
@@ -183,7 +185,7 @@ func (e *Engine) beginAttempt(ctx context.Context, id string) (x *delivering, re
 		return x, res, nil
 	case x.over(now):
 		return x, res, e.settleDelivery(ctx, x)
-	case x.terms.Inbox || x.disabled:
+	case x.terms.Inbox || x.untold:
 		return x, res, e.holdDelivery(ctx, x)
 	}
 	return x, res, nil
@@ -197,7 +199,7 @@ func (e *Engine) mayBegin(x *delivering, now time.Time) (stepResult, bool) {
 		return stepResult{}, false
 	case now.Before(d.Lease):
 		return stepResult{until: d.Lease, job: x.job()}, false
-	case x.over(now) || x.terms.Inbox || x.disabled:
+	case x.over(now) || x.terms.Inbox || x.untold:
 		return stepResult{}, false
 	case now.Before(d.NextAttemptAt):
 		return stepResult{until: d.NextAttemptAt, job: x.job()}, false
@@ -215,7 +217,7 @@ func (x *delivering) job() deliveryJob {
 
 // over tells whether a delivery ends without another attempt.
 func (x *delivering) over(now time.Time) bool {
-	late := x.Delivery.NextAttemptAt.IsZero() && !x.disabled && !now.Before(x.Delivery.Since.Add(Uncollected))
+	late := x.Delivery.NextAttemptAt.IsZero() && !x.untold && !now.Before(x.Delivery.Since.Add(Uncollected))
 	return x.revoking || x.idle || x.takenOut != "" || late
 }
 
@@ -240,7 +242,7 @@ func (e *Engine) settleDelivery(ctx context.Context, x *delivering) error {
 	return err
 }
 
-// holdDelivery lets it wait until it is collected, or its consumer is enabled.
+// holdDelivery lets it wait until it is collected, or its consumer is told again.
 func (e *Engine) holdDelivery(ctx context.Context, x *delivering) error {
 	if x.Delivery.NextAttemptAt.IsZero() {
 		return nil

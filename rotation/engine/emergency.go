@@ -286,7 +286,7 @@ func compromised(versions []rotation.Version, retirements map[int]*rotation.Reti
 		}
 	}
 	if len(hit) == 0 {
-		return nil, fmt.Errorf("%w: no version of it can be alive, there is nothing to turn off", backends.ErrConflict)
+		return nil, ErrNothingAlive
 	}
 	return hit, nil
 }

@@ -67,6 +67,7 @@ type Engine struct {
 	breakers breakers
 	runs     runs
 	lanes    lanes
+	shares   shares
 	pushes   *together   // the transactions of deliveries
 	held     atomic.Bool // see Hold
 	// unsettled: what waits for consumers may wait for others than the catalog has.
@@ -77,7 +78,8 @@ type Engine struct {
 
 // New returns an engine that does nothing before its workers run.
 func New(cfg Config) *Engine {
-	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), lanes: lanes{m: map[string]*lane{}}, pushes: &together{store: cfg.Store, alone: !cfg.Share},
+	e := &Engine{Config: cfg, owner: cfg.Node + "/" + uuid.NewString(), runs: newRuns(), lanes: lanes{m: map[string]*lane{}}, shares: shares{m: map[string]*share{}},
+		pushes:   &together{store: cfg.Store, alone: !cfg.Share},
 		breakers: breakers{m: map[string]*breaker{}}, rest: make(chan struct{})}
 	e.catalog.Store(&Catalog{})
 	return e
@@ -113,7 +115,7 @@ const (
 	sweptWait = 2 * time.Minute
 	// lookTimeout bounds looking whether a vault can be used, before anything is begun.
 	lookTimeout = 3 * time.Second
-	sweepLimit  = 1000
+	sweepLimit  = 10_000
 	tryTimeout  = 20 * time.Second
 )
 
@@ -151,6 +153,7 @@ func (e *Engine) AddWorkers(w *river.Workers) {
 	addWorker[deliveryJob](e, w)
 	addWorker[scheduleJob](e, w)
 	addWorker[placementJob](e, w)
+	addWorker[incidentJob](e, w)
 }
 
 func addWorker[T river.JobArgs](e *Engine, w *river.Workers) {
@@ -176,6 +179,8 @@ func (e *Engine) Work(ctx context.Context, args river.JobArgs) {
 		e.work(ctx, j.Kind(), j.ID, e.stepSchedule)
 	case placementJob:
 		e.work(ctx, j.Kind(), j.ID, e.stepPlacement)
+	case incidentJob:
+		e.work(First(ctx), j.Kind(), j.ID, e.stepIncident)
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/keybroker/keybroker/rotation"
 )
@@ -28,6 +29,12 @@ func (e *Engine) StepPlacement(ctx context.Context, id string) (again bool, err 
 	return res.again, err
 }
 
+// StepIncident takes one step of an incident.
+func (e *Engine) StepIncident(ctx context.Context, id string) (again bool, err error) {
+	res, err := e.stepIncident(ctx, id)
+	return res.again, err
+}
+
 // StepSchedule takes one step of what starts a secret that is due.
 func (e *Engine) StepSchedule(ctx context.Context, id string) error {
 	_, err := e.stepSchedule(ctx, id)
@@ -45,4 +52,29 @@ func (e *Engine) Moved(ctx context.Context, tx Tx, before, after rotation.Rotati
 // Together lets transactions that are wanted at the same time be one.
 func Together(s Store) func(context.Context, func(context.Context, Tx) error) error {
 	return (&together{store: s}).Update
+}
+
+// Shares are the shares of the urgent workers, with jobs that are named only.
+type Shares struct{ s shares }
+
+const (
+	ShareWidth = shareWidth
+	HungWidth  = hungWidth
+	HangsAfter = hangsAfter
+)
+
+// NewShares returns shares of which nothing is used.
+func NewShares() *Shares { return &Shares{shares{m: map[string]*share{}}} }
+
+// Enter asks for a turn.
+func (s *Shares) Enter(of, key string, now time.Time) bool {
+	return s.s.enter(of, key, retirementJob{key}, now)
+}
+
+// Leave gives a turn up and returns whose it is.
+func (s *Shares) Leave(of, key string, now time.Time) (next []string) {
+	for _, job := range s.s.leave(of, key, now) {
+		next = append(next, idOf(job))
+	}
+	return next
 }

@@ -53,6 +53,8 @@ func idOf(args river.JobArgs) string {
 		return j.ID
 	case placementJob:
 		return j.ID
+	case incidentJob:
+		return j.ID
 	}
 	return ""
 }
@@ -80,6 +82,9 @@ func (e *Engine) outdated(ctx context.Context, tx Tx, args river.JobArgs) (held 
 	case placementJob:
 		r, err := replacing(ctx, tx, j.ID)
 		return !r.Emergency() || r.CreatedAt.Before(f.At), err
+	case incidentJob:
+		i, err := tx.Incident(ctx, j.ID)
+		return i.Began().Before(f.At), err
 	}
 	return true, nil
 }

@@ -107,7 +107,7 @@ func (e *Engine) collect(ctx context.Context, c Deliverer, id string, by Collect
 	}
 	d := &x.Delivery
 	switch {
-	case d.State != rotation.DeliveryPending || now.Before(d.Lease) || x.busy:
+	case d.State != rotation.DeliveryPending || now.Before(d.Lease) || x.busy || x.kept:
 		return nil, nil
 	case x.over(now):
 		return nil, e.settleDelivery(ctx, x)

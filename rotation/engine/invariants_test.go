@@ -241,6 +241,32 @@ func (w *world) ending() {
 	for _, name := range s.Definition.Consumers {
 		w.consumerEnded(s, name)
 	}
+	for _, id := range w.store.state.incidents.order {
+		w.incidentEnded(w.store.state.incidents.rows[id])
+	}
+	for _, id := range w.store.state.retirements.order {
+		if t := w.store.state.retirements.rows[id]; !t.ResurrectedAt.IsZero() {
+			if ids, _ := (&memTx{s: w.store, readOnly: true}).IncidentsOfVersion(context.Background(), t.SecretID, t.Version); len(ids) == 0 {
+				w.violated("version %d was resurrected and is in no incident", t.Version)
+			}
+		}
+	}
+}
+
+// incidentEnded: nothing of an open incident is left undeclared, and what is proven of it
+// is noted.
+func (w *world) incidentEnded(i rotation.Incident) {
+	if i.State != rotation.IncidentOpen {
+		return
+	}
+	tx := &memTx{s: w.store, readOnly: true}
+	n, err := tx.Tally(context.Background(), i.ID)
+	if err != nil || n.Pending > 0 || n.Failed > 0 {
+		w.violated("%s has %d secrets that were not declared, %d that failed: %v", w.short("i", i.ID), n.Pending, n.Failed, err)
+	}
+	if n.AllContained() != !i.ContainedAt.IsZero() || n.AllProven() != !i.ProvenAt.IsZero() {
+		w.violated("%s has %d versions, of which %d are contained and %d proven, and is noted as contained at %s and proven at %s", w.short("i", i.ID), n.Versions, n.Contained, n.Proven, i.ContainedAt, i.ProvenAt)
+	}
 }
 
 // placementEnded: a mirror holds the current version, or its drift is known and the

@@ -42,9 +42,20 @@ type tables struct {
 	deliveries  table[string, rotation.Delivery]
 	acks        table[ackKey, rotation.Ack]
 	consumers   table[string, rotation.ConsumerState]
+	quarantines table[string, rotation.Quarantine]
 	placements  table[string, rotation.Placement]    // a removed one has revision 0
 	prints      table[versionKey, map[string]string] // fingerprints, kept for ever
 	freeze      table[freezeRow, *rotation.Freeze]
+	incidents   table[string, rotation.Incident]
+	targets     table[targetKey, rotation.Target]
+	compromised table[compromisedKey, string] // the retirement
+}
+
+type targetKey struct{ incident, secret string }
+
+type compromisedKey struct {
+	incident, secret string
+	version          int
 }
 
 type ackKey struct{ delivery, instance string }
@@ -159,6 +170,9 @@ func (s *memStore) commit(tx *memTx) {
 	for _, k := range tx.own.consumers.order {
 		s.state.consumers.put(k, tx.own.consumers.rows[k])
 	}
+	for _, k := range tx.own.quarantines.order {
+		s.state.quarantines.put(k, tx.own.quarantines.rows[k])
+	}
 	for _, k := range tx.own.placements.order {
 		s.state.placements.put(k, tx.own.placements.rows[k])
 	}
@@ -167,6 +181,15 @@ func (s *memStore) commit(tx *memTx) {
 	}
 	for _, k := range tx.own.freeze.order {
 		s.state.freeze.put(k, tx.own.freeze.rows[k])
+	}
+	for _, k := range tx.own.incidents.order {
+		s.state.incidents.put(k, tx.own.incidents.rows[k])
+	}
+	for _, k := range tx.own.targets.order {
+		s.state.targets.put(k, tx.own.targets.rows[k])
+	}
+	for _, k := range tx.own.compromised.order {
+		s.state.compromised.put(k, tx.own.compromised.rows[k])
 	}
 	s.w.committed()
 }

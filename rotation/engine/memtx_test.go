@@ -564,14 +564,76 @@ func (tx *memTx) DropAcks(_ context.Context, deliveryID string) error {
 
 func (tx *memTx) ConsumerState(_ context.Context, name string) (rotation.ConsumerState, error) {
 	tx.pause()
-	s, _ := look(&tx.own.consumers, &tx.s.state.consumers, name)
-	s.Name = name
-	return s, nil
+	return tx.consumerState(name), nil
 }
 
-func (tx *memTx) ConsumerStates(context.Context) ([]rotation.ConsumerState, error) {
+func (tx *memTx) consumerState(name string) rotation.ConsumerState {
+	s, _ := look(&tx.own.consumers, &tx.s.state.consumers, name)
+	s.Name = name
+	for _, q := range tx.keptOut(rotation.KeptConsumer, name) {
+		if s.QuarantinedAt.IsZero() || q.At.Before(s.QuarantinedAt) {
+			s.QuarantinedAt = q.At
+		}
+	}
+	return s
+}
+
+func (tx *memTx) ConsumerStates(context.Context) (states []rotation.ConsumerState, _ error) {
 	tx.pause()
-	return every(&tx.own.consumers, &tx.s.state.consumers, func(rotation.ConsumerState) bool { return true }), nil
+	names := map[string]bool{}
+	for _, s := range every(&tx.own.consumers, &tx.s.state.consumers, func(rotation.ConsumerState) bool { return true }) {
+		names[s.Name] = true
+	}
+	for _, q := range tx.keptOut(rotation.KeptConsumer, "") {
+		names[q.Name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		states = append(states, tx.consumerState(name))
+	}
+	return states, nil
+}
+
+// keptOut are the quarantines of a kind that go on: of a name, or all.
+func (tx *memTx) keptOut(kind rotation.Kept, name string) []rotation.Quarantine {
+	return every(&tx.own.quarantines, &tx.s.state.quarantines, func(q rotation.Quarantine) bool {
+		return q.Kind == kind && (name == "" || q.Name == name) && q.LiftedAt.IsZero()
+	})
+}
+
+func (tx *memTx) AddQuarantine(_ context.Context, q rotation.Quarantine) (rotation.Quarantine, bool, error) {
+	tx.pause()
+	for _, o := range tx.keptOut(q.Kind, q.Name) {
+		if o.IncidentID == q.IncidentID {
+			return o, false, nil
+		}
+	}
+	tx.own.quarantines.put(q.ID, q)
+	return q, true, nil
+}
+
+func (tx *memTx) LiftQuarantines(_ context.Context, kind rotation.Kept, name, by, why string, at time.Time) ([]rotation.Quarantine, error) {
+	tx.pause()
+	lifted := tx.keptOut(kind, name)
+	for i := range lifted {
+		lifted[i].LiftedAt, lifted[i].LiftedBy, lifted[i].Lifting = at, by, why
+		tx.own.quarantines.put(lifted[i].ID, lifted[i])
+	}
+	return lifted, nil
+}
+
+func (tx *memTx) Untold(_ context.Context, consumer string) (ids []string, _ error) {
+	tx.pause()
+	for _, s := range every(&tx.own.secrets, &tx.s.state.secrets, func(s rotation.Secret) bool {
+		return s.Current > 0 && s.State != rotation.SecretUnmanaged && slices.Contains(s.Definition.Consumers, consumer)
+	}) {
+		told := every(&tx.own.deliveries, &tx.s.state.deliveries, func(d rotation.Delivery) bool {
+			return d.SecretID == s.ID && d.Generation == s.Generation && d.Consumer == consumer && d.State != rotation.DeliveryDead && d.Event.MakesCurrent()
+		})
+		if len(told) == 0 {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids, nil
 }
 
 func (tx *memTx) SaveConsumerState(_ context.Context, s rotation.ConsumerState) error {
@@ -591,7 +653,7 @@ func (tx *memTx) Sending(ctx context.Context, id string, now time.Time) (engine.
 		return engine.Sending{}, err
 	}
 	s := engine.Sending{Delivery: d, InFlight: tx.inFlight(d, now)}
-	s.Consumer, _ = look(&tx.own.consumers, &tx.s.state.consumers, d.Consumer)
+	s.Consumer = tx.consumerState(d.Consumer)
 	s.Version, _ = look(&tx.own.versions, &tx.s.state.versions, versionKey{d.SecretID, d.Version})
 	for _, v := range every(&tx.own.versions, &tx.s.state.versions, func(v rotation.Version) bool {
 		return v.SecretID == d.SecretID && v.Stage == rotation.StagePrevious && v.Number != d.Version
@@ -635,7 +697,9 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 	for _, r := range every(&tx.own.rotations, &tx.s.state.rotations, func(r rotation.Rotation) bool {
 		return due(r.NextAt, now) && r.EndedAt.IsZero() && !leased(r.Intent, now)
 	}) {
-		d.Rotations = append(d.Rotations, r.ID)
+		if d.Rotations = append(d.Rotations, r.ID); r.Emergency() {
+			d.Emergencies = append(d.Emergencies, r.ID)
+		}
 	}
 	for _, t := range every(&tx.own.retirements, &tx.s.state.retirements, func(t rotation.Retirement) bool {
 		return due(t.NextAt, now) && !leased(t.Intent, now)
@@ -643,7 +707,7 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 		d.Retirements = append(d.Retirements, t.ID)
 	}
 	for _, o := range every(&tx.own.deliveries, &tx.s.state.deliveries, func(o rotation.Delivery) bool {
-		late := o.NextAttemptAt.IsZero() && !now.Before(o.Since.Add(engine.Uncollected))
+		late := o.NextAttemptAt.IsZero() && len(tx.keptOut(rotation.KeptConsumer, o.Consumer)) == 0 && !now.Before(o.Since.Add(engine.Uncollected))
 		return (late || due(o.NextAttemptAt, now)) && o.State == rotation.DeliveryPending && !o.Lease.After(now)
 	}) {
 		d.Deliveries = append(d.Deliveries, engine.DueDelivery{ID: o.ID, Consumer: o.Consumer, SecretID: o.SecretID})
@@ -652,6 +716,9 @@ func (tx *memTx) Due(_ context.Context, now time.Time, _ int) (engine.Due, error
 		return p.Revision > 0 && due(p.NextAt, now) && !leased(p.Intent, now)
 	}) {
 		d.Placements = append(d.Placements, p.ID)
+	}
+	for _, i := range every(&tx.own.incidents, &tx.s.state.incidents, func(i rotation.Incident) bool { return due(i.NextAt, now) }) {
+		d.Incidents = append(d.Incidents, i.ID)
 	}
 	return d, nil
 }

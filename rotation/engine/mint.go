@@ -377,7 +377,7 @@ func (e *Engine) saveOrphan(ctx context.Context, x *rotating, v *rotation.Versio
 			if err := tx.SaveRetirement(ctx, &t); err != nil {
 				return err
 			}
-			return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, false))
+			return tx.Enqueue(ctx, wakeUp(retirementJob{t.ID}, zeroTime, true))
 		}
 		if !notFound(err) {
 			return err

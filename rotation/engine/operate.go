@@ -324,9 +324,10 @@ func (e *Engine) Redeliver(ctx context.Context, tx Tx, id string, asked Asked) (
 	if err != nil {
 		return d, nil, err
 	}
+	if err := whyUntold(state, terms); err != nil {
+		return d, nil, err
+	}
 	switch {
-	case disabled(state, terms):
-		return d, nil, fmt.Errorf("%w: consumer %q is disabled (%s): `keybroker consumer enable %s` first", backends.ErrConflict, d.Consumer, state.Why, d.Consumer)
 	case d.Generation != s.Generation || d.State == rotation.DeliverySuperseded:
 		return d, nil, fmt.Errorf("%w: delivery %s tells of generation %d of %s, which is in generation %d by now", backends.ErrConflict, id, d.Generation, s.Ref, s.Generation)
 	case d.State == rotation.DeliveryPending:

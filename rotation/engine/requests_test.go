@@ -35,6 +35,11 @@ func (w *world) request(what string) {
 				em.Versions = append(em.Versions, 1+choice/9%max(w.secret().LastVersion, 1))
 			}
 			w.declared = true
+			if choice/27%2 == 1 {
+				i := rotation.Incident{State: rotation.IncidentOpen, Cause: rotation.IncidentDeclared, Actor: someone.By, Reason: someone.Reason, Contain: em.Contain}
+				reused, err := n.engine.OpenIncident(ctx, tx, &i, []rotation.Target{{SecretID: secretID, Versions: em.Versions}})
+				return fmt.Sprintf("incident %s, reused: %v", w.short("i", i.ID), reused), err
+			}
 			r, err := n.engine.Declare(ctx, tx, secretID, em)
 			return fmt.Sprintf("rotation %s, asked for %v %s, pinned %v", w.short("r", r.ID), em.Versions, em.Contain, r.Compromised), err
 		},

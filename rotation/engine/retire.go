@@ -77,22 +77,35 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 	if err != nil {
 		return stepResult{}, err
 	}
-	switch act.Effect {
-	case rotation.NoEffect:
-		return e.restRetirement(ctx, x, act)
-	case rotation.Revoke:
-		err = e.revoke(ctx, x)
-	case rotation.ProbeBefore, rotation.DeathRound, rotation.RecheckRound:
-		err = e.round(ctx, x, act.Effect)
-	case rotation.Remove:
-		err = e.remove(ctx, x)
-	case rotation.Purge:
-		err = e.purge(ctx, x)
+	if x.t.Emergency() && x.t.ContainedAt.IsZero() {
+		ctx = First(ctx)
 	}
-	if err == nil && x.t.NextAt.After(e.Now()) {
+	if act.Effect == rotation.NoEffect {
+		return e.restRetirement(ctx, x, act)
+	}
+	took, err := e.inTurn(ctx, shareOfRetiring(x, act.Effect), retirementJob{id}, func() error { return e.turnOff(ctx, x, act.Effect) })
+	switch {
+	case err != nil || !took:
+		return stepResult{}, err
+	case x.t.NextAt.After(e.Now()):
 		return stepResult{until: x.t.NextAt, job: retirementJob{x.t.ID}, urgent: true}, nil
 	}
-	return stepResult{again: err == nil}, err
+	return stepResult{again: true}, nil
+}
+
+// turnOff does what is due for a retirement.
+func (e *Engine) turnOff(ctx context.Context, x *retiring, effect rotation.Effect) error {
+	switch effect {
+	case rotation.Revoke:
+		return e.revoke(ctx, x)
+	case rotation.ProbeBefore, rotation.DeathRound, rotation.RecheckRound:
+		return e.round(ctx, x, effect)
+	case rotation.Remove:
+		return e.remove(ctx, x)
+	case rotation.Purge:
+		return e.purge(ctx, x)
+	}
+	return nil
 }
 
 func (e *Engine) restRetirement(ctx context.Context, x *retiring, act rotation.Action) (stepResult, error) {
@@ -177,6 +190,11 @@ func (e *Engine) report(ctx context.Context, tx Tx, before rotation.Retirement, 
 		case rotation.Unconfirmed, rotation.Resurrected, rotation.Unprovable:
 			if err := line("prove", "failed", " is "+string(t.State)+": "+t.Why()); err != nil {
 				return err
+			}
+			if t.State == rotation.Resurrected {
+				if err := e.resurrected(ctx, tx, x); err != nil {
+					return err
+				}
 			}
 			if kind, text, next := AlertOf(t, x.secret.Ref); kind != "" {
 				if err := alert(ctx, tx, kind, x.secret.Ref, t.ID, text, next); err != nil {

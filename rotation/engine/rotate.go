@@ -113,8 +113,9 @@ func (e *Engine) missingAcks(ctx context.Context, tx Tx, x *rotating) error {
 			x.missing = append(x.missing, d.Consumer)
 		}
 	}
+	x.missing, err = waitedFor(ctx, tx, x.missing)
 	x.facts.MissingAcks = len(x.missing)
-	return nil
+	return err
 }
 
 // mirrorsBehind counts the mirrors that do not hold the new version yet, where the
@@ -154,7 +155,8 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 		if act.Effect == rotation.NoEffect {
 			return e.restRotation(ctx, x, act)
 		}
-		if err := e.perform(ctx, x, act.Effect); err != nil {
+		took, err := e.inTurn(ctx, shareOfMaking(x, act.Effect), rotationJob{id}, func() error { return e.perform(ctx, x, act.Effect) })
+		if err != nil || !took {
 			return stepResult{}, err
 		}
 		if x.r.State == rotation.Failed && x.r.Emergency() { // the vault may hold a compromised version that it was to replace

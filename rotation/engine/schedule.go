@@ -82,7 +82,9 @@ func (e *Engine) wakeDue(ctx context.Context, due Due, now time.Time) error {
 			}
 		}
 	}
+	add("rotation", due.Emergencies, true, func(id string) river.JobArgs { return rotationJob{id} })
 	add("rotation", due.Rotations, false, func(id string) river.JobArgs { return rotationJob{id} })
+	add("incident", due.Incidents, true, func(id string) river.JobArgs { return incidentJob{id} })
 	add("retirement", due.Retirements, true, func(id string) river.JobArgs { return retirementJob{id} })
 	for _, d := range due.Deliveries {
 		if e.lanes.shut(d.Consumer, now) || e.lanes.holds(d) || !e.runs.sweep("delivery"+d.ID, now) {

@@ -86,6 +86,7 @@ func simulate(t *testing.T, seed uint64, verbose bool) *world {
 		w.misbehave()
 		w.calmDown()
 		w.settle()
+		w.lookAtIncidents()
 		w.ending()
 	})
 	return w
@@ -307,6 +308,11 @@ func (w *world) step() {
 	for _, id := range due.Placements {
 		records = append(records, record{"placement", id})
 	}
+	for _, id := range due.Incidents {
+		if w.faulty { // they stay due for as long as they are open
+			records = append(records, record{"incident", id})
+		}
+	}
 	if w.faulty && w.intn(8) == 0 {
 		records = nil
 		for _, id := range w.store.state.rotations.order {
@@ -335,11 +341,11 @@ func (w *world) step() {
 		return
 	}
 	take := map[string]func(context.Context, string) (bool, error){
-		"rotation": n.engine.StepRotation, "retirement": n.engine.StepRetirement, "delivery": n.engine.StepDelivery, "placement": n.engine.StepPlacement}[r.kind]
+		"rotation": n.engine.StepRotation, "retirement": n.engine.StepRetirement, "delivery": n.engine.StepDelivery, "placement": n.engine.StepPlacement, "incident": n.engine.StepIncident}[r.kind]
 	w.counts["steps"]++
 	name := ""
 	if w.verbose {
-		name = w.short(map[string]string{"rotation": "r", "retirement": "t", "delivery": "d", "placement": "p"}[r.kind], r.id)
+		name = w.short(map[string]string{"rotation": "r", "retirement": "t", "delivery": "d", "placement": "p", "incident": "i"}[r.kind], r.id)
 	}
 	w.start(n, name, r.kind+r.id, func(ctx context.Context) error {
 		again, err := take(ctx, r.id)
@@ -348,6 +354,21 @@ func (w *world) step() {
 		}
 		return err
 	})
+}
+
+// lookAtIncidents lets a node find what has become of them.
+func (w *world) lookAtIncidents() {
+	n := w.nodes[0]
+	for _, id := range w.store.state.incidents.order {
+		w.start(n, "", "incident"+id, func(ctx context.Context) error {
+			again, err := n.engine.StepIncident(ctx, id)
+			for again && err == nil {
+				again, err = n.engine.StepIncident(ctx, id)
+			}
+			return err
+		})
+	}
+	w.settle()
 }
 
 func (w *world) resumeOne() {

@@ -132,8 +132,35 @@ type Tx interface {
 	ConsumerState(ctx context.Context, name string) (rotation.ConsumerState, error)
 	ConsumerStates(ctx context.Context) ([]rotation.ConsumerState, error)
 	SaveConsumerState(ctx context.Context, s rotation.ConsumerState) error
+	// AddQuarantine begins one, unless one of the same name and incident goes on, which it
+	// returns then; added is false.
+	// LiftQuarantines ends those of a name that go on, and returns them. The states of
+	// consumers tell of theirs.
+	AddQuarantine(ctx context.Context, q rotation.Quarantine) (now rotation.Quarantine, added bool, err error)
+	LiftQuarantines(ctx context.Context, kind rotation.Kept, name, by, why string, at time.Time) ([]rotation.Quarantine, error)
+	// Untold returns the ids of secrets that name a consumer and have a current version that
+	// it neither was nor is being told of, or was given up.
+	Untold(ctx context.Context, consumer string) ([]string, error)
 	// HeldBy tells whether a rotation is in its overlap and waits there for what is named.
 	HeldBy(ctx context.Context, rotationID, waitingFor string) (bool, error)
+
+	// AddIncident inserts an incident with its targets; ErrConflict if there is one of its id.
+	AddIncident(ctx context.Context, i *rotation.Incident, targets []rotation.Target) error
+	Incident(ctx context.Context, id string) (rotation.Incident, error)
+	SaveIncident(ctx context.Context, i *rotation.Incident) error
+	// Target returns one of an incident. SaveTarget writes it over what there is of it, and
+	// adds what of its versions is new.
+	Target(ctx context.Context, incidentID, secretID string) (rotation.Target, error)
+	SaveTarget(ctx context.Context, t rotation.Target, compromised []rotation.Compromised) error
+	// Undeclared returns targets that are pending or, behind those, failed, at most limit.
+	Undeclared(ctx context.Context, incidentID string, limit int) ([]rotation.Target, error)
+	// Tally counts how far an incident is.
+	Tally(ctx context.Context, incidentID string) (rotation.Tally, error)
+	// IncidentOfRotation returns the id of the newest open incident that a rotation belongs
+	// to as a target's emergency, or ErrNotFound. IncidentsOfVersion are the ids of those
+	// that a version is compromised in, the oldest first.
+	IncidentOfRotation(ctx context.Context, rotationID string) (string, error)
+	IncidentsOfVersion(ctx context.Context, secretID string, version int) ([]string, error)
 
 	// Due returns what is under way, should be looked at by now and is not leased, at most
 	// limit of each: no secrets.
@@ -168,8 +195,10 @@ type Tx interface {
 type Due struct {
 	Secrets     []string // NextDueAt has come, active, not occupied (see Tx.Beginning)
 	Rotations   []string // NextAt has come
+	Emergencies []string // those of them that are of emergencies, which have urgent workers
 	Retirements []string
 	Placements  []string
+	Incidents   []string
 	Notices     []string // secrets whose NoticeAt has come
 	Deliveries  []DueDelivery
 }

@@ -40,7 +40,7 @@ func (e *Engine) tell(ctx context.Context, tx Tx, s rotation.Secret, n news) err
 }
 
 // send adds deliveries, all of one event or of none: due at once, unless their consumer
-// collects them or wants none.
+// collects them, wants none or is in quarantine.
 func (e *Engine) send(ctx context.Context, tx Tx, catalog *Catalog, all ...*rotation.Delivery) error {
 	if len(all) == 0 {
 		return nil
@@ -52,7 +52,7 @@ func (e *Engine) send(ctx context.Context, tx Tx, catalog *Catalog, all ...*rota
 	off := map[string]bool{}
 	for _, s := range states {
 		terms, _ := catalog.terms(s.Name)
-		off[s.Name] = disabled(s, terms)
+		off[s.Name] = untold(s, terms)
 	}
 	var jobs []river.InsertManyParams
 	for _, d := range all {

@@ -97,6 +97,9 @@ func (p Path) One(doc any) (any, bool) {
 	return found[0], true
 }
 
+// All returns everything that the path leads to.
+func (p Path) All(doc any) []any { return p.expr.Get(doc) }
+
 // Text returns the single, non-empty text or number that the path leads to.
 func (p Path) Text(doc any) (string, bool) {
 	v, _ := p.One(doc)

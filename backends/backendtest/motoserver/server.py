@@ -3,7 +3,8 @@
 It is what moto_server runs, and besides:
 - it listens on any free port and says which, as one line of JSON on stdout;
 - it ends when its standard input does, so that no test leaves one behind;
-- it answers one request at a time, since what is atomic in AWS is not in moto;
+- it answers one request at a time, since what is atomic in AWS is not in moto, but
+  for waiting for messages of SQS;
 - it refuses credentials in the words and form of AWS's JSON services, where moto
   speaks as IAM does, and in the form of its query services, where moto has its own;
 - it keeps a journal of the requests that changed something and repeats them when it
@@ -18,6 +19,7 @@ import os
 import re
 import sys
 import threading
+import time
 
 from werkzeug.serving import make_server
 from werkzeug.test import EnvironBuilder, run_wsgi_app
@@ -29,6 +31,7 @@ from moto.moto_server.werkzeug_app import (
     MotoRequestHandler,
     create_backend_app,
 )
+from moto.sqs.models import SQSBackend
 from moto.sts.models import sts_backends
 
 READS = ("Get", "Describe", "List", "BatchGet", "Encrypt", "Decrypt", "GenerateDataKey", "Verify")
@@ -59,17 +62,24 @@ class Durable:
             "body": body.decode("latin-1"),
             "seed": int.from_bytes(os.getrandom(8), "big"),
         }
-        with self.lock:
-            if self.journal and changes(request):
-                mock_random.seed(request["seed"])
-                status, headers, answer = self.run(environ, body)
-                if int(status.split()[0]) < 400:
-                    self.journal.write(json.dumps(request) + "\n")
-                    self.journal.flush()  # to the kernel: killing the process loses nothing
-            else:
-                status, headers, answer = self.run(environ, body)
-        start_response(status, headers)
-        return [answer]
+        until = time.monotonic() + waits(environ, body)
+        while True:
+            with self.lock:
+                status, headers, answer = self.answer(request, environ, body)
+            if b'"Messages"' in answer or int(status.split()[0]) >= 400 or time.monotonic() >= until:
+                start_response(status, headers)
+                return [answer]
+            time.sleep(0.05)
+
+    def answer(self, request, environ, body):
+        if not self.journal or not changes(request):
+            return self.run(environ, body)
+        mock_random.seed(request["seed"])
+        status, headers, answer = self.run(environ, body)
+        if int(status.split()[0]) < 400 and (not receives(environ) or b'"Messages"' in answer):
+            self.journal.write(json.dumps(request) + "\n")
+            self.journal.flush()  # to the kernel: killing the process loses nothing
+        return status, headers, answer
 
     def run(self, environ, body):
         environ["wsgi.input"] = io.BytesIO(body)
@@ -131,6 +141,25 @@ def changes(request):
     return not operation.startswith(READS)
 
 
+def receives(environ):
+    return environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.ReceiveMessage"
+
+
+def waits(environ, body):
+    """Tells for how many seconds a request waits for messages, which keeps nobody else waiting."""
+    return json.loads(body).get("WaitTimeSeconds", 0) if receives(environ) else 0
+
+
+def receive_at_once():
+    """Makes moto itself not wait for messages: it would while nobody else is answered."""
+    receive = SQSBackend.receive_message
+
+    def receive_now(self, queue_name, count, wait_seconds_timeout, *more):
+        return receive(self, queue_name, count, 0, *more)
+
+    SQSBackend.receive_message = receive_now
+
+
 def end_sessions():
     """Forgets the credentials of every assumed role: AWS revokes, moto cannot."""
     for account in sts_backends.values():
@@ -168,6 +197,7 @@ def main():
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     # Keys and session tokens come from here, and must be the same when repeated.
     os.urandom = mock_random.randbytes
+    receive_at_once()
     app = Durable(DomainDispatcherApplication(create_backend_app), args.journal)
     server = make_server("127.0.0.1", args.port, app, threaded=True, request_handler=MotoRequestHandler)
     if args.journal:

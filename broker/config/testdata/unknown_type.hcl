@@ -10,8 +10,9 @@ seal "awskms" {              # ERROR: There is no seal "awskms". Known are kms, 
   region = "eu-central-1"
 }
 listener "udp" {}            # ERROR: Did you mean "tcp"?
-trigger "webhook" "siem" {   # ERROR: There is no trigger "webhook"
+trigger "webhooks" "siem" {  # ERROR: There is no trigger "webhooks". Did you mean "webhook"?
   action  = "rotate"
   secrets = ["*"]
-  match {}
+  match {                    # ERROR: The match is empty
+  }
 }

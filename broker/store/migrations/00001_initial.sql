@@ -169,6 +169,65 @@ CREATE INDEX retirements_by_rotation ON retirements (rotation_id, version);
 CREATE INDEX retirements_by_secret ON retirements (secret_id, requested_at, id);
 CREATE INDEX retirements_by_request ON retirements (requested_at, id);
 
+CREATE TABLE incidents (           -- emergencies, with what was asked for
+    id          TEXT PRIMARY KEY,
+    tenant      TEXT NOT NULL,     -- empty: its secrets are of several
+    state       TEXT NOT NULL,
+    trigger_name TEXT NOT NULL,    -- the block that declared it; empty: none did
+    hold        BOOLEAN NOT NULL,  -- nothing is pruned that may be evidence
+    record      TEXT NOT NULL,
+    declared_at BIGINT NOT NULL,
+    next_at     BIGINT,
+    revision    BIGINT NOT NULL
+);
+CREATE INDEX incidents_by_time ON incidents (declared_at, id);
+CREATE INDEX incidents_of_trigger ON incidents (trigger_name, declared_at, id) WHERE trigger_name <> '';
+CREATE INDEX incidents_due ON incidents (next_at, id) WHERE next_at IS NOT NULL;
+CREATE INDEX incidents_holding ON incidents (id) WHERE hold = TRUE;
+CREATE TABLE incident_targets (    -- the secrets of each
+    incident_id TEXT NOT NULL REFERENCES incidents (id),
+    secret_id   TEXT NOT NULL REFERENCES secrets (id),
+    versions    TEXT NOT NULL,     -- JSON array: those pinned
+    state       TEXT NOT NULL,
+    rotation_id TEXT NOT NULL,     -- the emergency; empty: there is none
+    error       TEXT NOT NULL,
+    PRIMARY KEY (incident_id, secret_id)
+);
+CREATE INDEX incident_targets_undeclared ON incident_targets (incident_id, secret_id) WHERE state IN ('pending', 'failed');
+CREATE INDEX incident_targets_of_secret ON incident_targets (secret_id, incident_id);
+CREATE INDEX incident_targets_of_rotation ON incident_targets (rotation_id) WHERE rotation_id <> '';
+CREATE TABLE incident_versions (   -- what of them is compromised, and what turns it off
+    incident_id   TEXT NOT NULL REFERENCES incidents (id),
+    secret_id     TEXT NOT NULL,
+    version       BIGINT NOT NULL,
+    retirement_id TEXT NOT NULL REFERENCES retirements (id),
+    PRIMARY KEY (incident_id, secret_id, version)
+);
+CREATE INDEX incident_versions_of_version ON incident_versions (secret_id, version);
+CREATE TABLE incident_skipped (    -- what was meant, too, and is not turned off
+    incident_id TEXT NOT NULL REFERENCES incidents (id),
+    secret_id   TEXT NOT NULL REFERENCES secrets (id),
+    why         TEXT NOT NULL,
+    PRIMARY KEY (incident_id, secret_id)
+);
+CREATE TABLE incident_notes (      -- what people write down
+    incident_id TEXT NOT NULL REFERENCES incidents (id),
+    seq         BIGINT NOT NULL,
+    at          BIGINT NOT NULL,
+    by_whom     TEXT NOT NULL,
+    text        TEXT NOT NULL,
+    PRIMARY KEY (incident_id, seq)
+);
+CREATE TABLE incident_checks (     -- what they have to do themselves
+    incident_id TEXT NOT NULL REFERENCES incidents (id),
+    item        BIGINT NOT NULL,   -- from 1
+    text        TEXT NOT NULL,
+    done_at     BIGINT,
+    done_by     TEXT NOT NULL,
+    remark      TEXT NOT NULL,
+    PRIMARY KEY (incident_id, item)
+);
+
 CREATE TABLE placements (          -- what one vault holds of a secret, and should hold
     id          TEXT PRIMARY KEY,
     tenant      TEXT NOT NULL,
@@ -231,6 +290,7 @@ CREATE INDEX deliveries_unreplaced ON deliveries (created_at, id) WHERE trigger_
 CREATE INDEX deliveries_leased ON deliveries (secret_id, consumer) WHERE lease_until IS NOT NULL;
 CREATE INDEX deliveries_of_generation ON deliveries (secret_id, generation);
 CREATE INDEX deliveries_by_secret ON deliveries (secret_id, created_at, id);
+CREATE INDEX deliveries_of_consumer ON deliveries (consumer, created_at, id);
 CREATE INDEX deliveries_by_creation ON deliveries (created_at, id);
 
 CREATE TABLE delivery_acks (       -- what the instances of a consumer say
@@ -274,6 +334,20 @@ CREATE TABLE consumer_reads (      -- which versions consumers' roles have read,
     last_at   BIGINT NOT NULL,
     PRIMARY KEY (secret_id, consumer, version)
 );
+CREATE TABLE reads (               -- who was given which version, to the minute: what a compromise reaches
+    secret_id TEXT NOT NULL REFERENCES secrets (id),
+    version   BIGINT NOT NULL,
+    who       TEXT NOT NULL,       -- METHOD/SUBJECT; of whom nobody knows: the id of the token
+    role      TEXT NOT NULL,
+    address   BYTEA NOT NULL,      -- 16 bytes, those of IPv4 mapped into IPv6; empty: unknown
+    actor     TEXT NOT NULL,       -- the token, or who, by which it was read last
+    first_at  BIGINT NOT NULL,
+    last_at   BIGINT NOT NULL,
+    PRIMARY KEY (secret_id, version, who, role, address)
+);
+CREATE INDEX reads_of_role ON reads (role, secret_id, version);
+CREATE INDEX reads_of_who ON reads (who, secret_id, version);
+CREATE INDEX reads_of_address ON reads (address);
 
 -- The feed of changes. Its sequence is taken from change_counter inside the transaction: the counter's
 -- row lock is held until commit, so the order of seq is the order of commits and no reader skips a late one.
@@ -326,6 +400,24 @@ CREATE INDEX tokens_by_creation ON tokens (created_at, id);
 CREATE INDEX tokens_of_root ON tokens (kind) WHERE kind = 'root';
 CREATE INDEX tokens_of_parent ON tokens (parent) WHERE parent <> '';
 CREATE INDEX tokens_of_login ON tokens (method, identity, role, expires_at) WHERE method <> '';
+CREATE INDEX tokens_of_role ON tokens (role) WHERE role <> '' AND revoked_at IS NULL;
+
+CREATE TABLE quarantines (         -- of whom is kept out, and of whom was
+    id          TEXT PRIMARY KEY,
+    kind        TEXT NOT NULL,     -- 'consumer' or 'role'
+    name        TEXT NOT NULL,
+    tenant      TEXT NOT NULL,
+    role        TEXT NOT NULL,     -- of a consumer: that is kept out with it
+    incident_id TEXT NOT NULL,     -- empty: of none
+    reason      TEXT NOT NULL,
+    by_whom     TEXT NOT NULL,
+    at          BIGINT NOT NULL,
+    lifted_at   BIGINT,            -- NULL: it goes on
+    lifted_by   TEXT NOT NULL,
+    lifting     TEXT NOT NULL      -- why it was lifted
+);
+CREATE UNIQUE INDEX quarantines_going_on ON quarantines (kind, name, incident_id) WHERE lifted_at IS NULL;
+CREATE INDEX quarantines_of_incident ON quarantines (incident_id) WHERE incident_id <> '';
 
 CREATE TABLE api_keys (            -- issued by the api_key issuer
     id             TEXT PRIMARY KEY,
@@ -341,13 +433,34 @@ CREATE TABLE api_keys (            -- issued by the api_key issuer
 );
 CREATE INDEX api_keys_tag ON api_keys (tag);
 
-CREATE TABLE events (              -- inbound events seen, so that a repeated one is one
+CREATE TABLE events (              -- inbound events, so that a repeated one is one, and what came of each
+    id           TEXT PRIMARY KEY,
     trigger_name TEXT NOT NULL,
-    event_id     TEXT NOT NULL,
+    event_key    TEXT NOT NULL,
+    tenant       TEXT NOT NULL,    -- whose trigger; empty: of all
+    outcome      TEXT NOT NULL,
     received_at  BIGINT NOT NULL,
-    rotation_id  TEXT NOT NULL,
-    PRIMARY KEY (trigger_name, event_id)
+    repeats      BIGINT NOT NULL,  -- how often it came again
+    last_at      BIGINT NOT NULL,
+    record       TEXT NOT NULL,    -- no value
+    UNIQUE (trigger_name, event_key)
 );
+CREATE INDEX events_by_time ON events (received_at, id);
+CREATE INDEX events_of_trigger ON events (trigger_name, received_at, id);
+CREATE INDEX events_held ON events (trigger_name, received_at, id) WHERE outcome = 'held';
+CREATE INDEX events_receiving ON events (received_at) WHERE outcome = 'receiving';
+CREATE TABLE event_acts (          -- on which secrets triggers acted: they do so for a number of them at a time
+    event_id     TEXT NOT NULL,
+    secret_id    TEXT NOT NULL REFERENCES secrets (id),
+    trigger_name TEXT NOT NULL,
+    at           BIGINT NOT NULL,
+    versions     TEXT NOT NULL,    -- JSON array: turned off by it
+    rotation_id  TEXT NOT NULL,
+    incident_id  TEXT NOT NULL,
+    applied      BOOLEAN NOT NULL, -- somebody asked for it: it does not count
+    PRIMARY KEY (event_id, secret_id)
+);
+CREATE INDEX event_acts_lately ON event_acts (trigger_name, at);
 
 CREATE TABLE alerts (              -- what people should be told
     id          TEXT PRIMARY KEY,
@@ -417,13 +530,16 @@ DROP TABLE local_versions;
 DROP TABLE local_secrets;
 DROP TABLE alert_notices;
 DROP TABLE alerts;
+DROP TABLE event_acts;
 DROP TABLE events;
 DROP TABLE api_keys;
+DROP TABLE quarantines;
 DROP TABLE tokens;
 DROP TABLE audit_outbox;
 DROP TABLE audit_counter;
 DROP TABLE changes;
 DROP TABLE change_counter;
+DROP TABLE reads;
 DROP TABLE consumer_reads;
 DROP TABLE signing_keys;
 DROP TABLE consumers;
@@ -431,6 +547,12 @@ DROP TABLE delivery_acks;
 DROP TABLE deliveries;
 DROP TABLE tries;
 DROP TABLE placements;
+DROP TABLE incident_checks;
+DROP TABLE incident_notes;
+DROP TABLE incident_skipped;
+DROP TABLE incident_versions;
+DROP TABLE incident_targets;
+DROP TABLE incidents;
 DROP TABLE retirements;
 DROP TABLE rotation_steps;
 DROP TABLE rotations;

@@ -211,7 +211,7 @@ func (s *site) check(sub *subject, at settled) {
 		}
 	}
 	s.checkTold(sub, at)
-	if sub.name == internalSecret {
+	if sub.internal {
 		s.checkInternal(sub, at, key)
 	} else {
 		s.checkIssuer(sub, key)

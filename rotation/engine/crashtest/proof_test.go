@@ -23,7 +23,7 @@ func (s *site) given(sub *subject, version int, key string, began time.Time) {
 // watch looks at the proofs and, of the internal keys, at one that was seen, while
 // everything goes on.
 func (s *site) watch(sub *subject, dice *rand.Rand) error {
-	if sub.name == internalSecret {
+	if sub.internal {
 		sub.mu.Lock()
 		key := sub.seen[sub.newest-dice.Int64N(4)].key
 		sub.mu.Unlock()
@@ -84,7 +84,7 @@ func (s *site) judge(sub *subject, secret client.Secret) {
 				s.violation("%s: a read gave version %d %s after it was revoked", sub.name, v.Number, at.Sub(off))
 			}
 		}
-		if key := sub.keyOf[v.Number]; key != "" && sub.name != internalSecret {
+		if key := sub.keyOf[v.Number]; key != "" && !sub.internal {
 			s.compare(sub, v.Number, *t, s.keys.holding(key))
 		}
 	}

@@ -230,7 +230,8 @@ type site struct {
 
 // subject is one secret as it was seen from outside.
 type subject struct {
-	name string
+	name     string
+	internal bool // its keys are the broker's own
 
 	mu       sync.Mutex         // guards what follows
 	seen     map[int64]sighting // by generation
@@ -249,8 +250,8 @@ type subject struct {
 	noticed      map[int]bool // versions whose end everybody was told of
 }
 
-func newSubject(name string) *subject {
-	return &subject{name: name, seen: map[int64]sighting{}, sure: map[string]bool{}, dead: map[string]time.Time{},
+func newSubject(name string, internal bool) *subject {
+	return &subject{name: name, internal: internal, seen: map[int64]sighting{}, sure: map[string]bool{}, dead: map[string]time.Time{},
 		keyOf: map[int]string{}, readAt: map[int]time.Time{}, proven: map[int]bool{}, noticed: map[int]bool{}}
 }
 
@@ -281,7 +282,7 @@ func newSite(t *testing.T, name string, seed uint64, sum *summary, vault *vaults
 		a.arrived = func(secret string, h holding) { s.subject[secret].observe(s, h.generation, h.version, h.key, a.name) }
 	}
 	for _, name := range secrets {
-		s.subject[name] = newSubject(name)
+		s.subject[name] = newSubject(name, name == internalSecret)
 		s.published[name] = map[int64]publication{}
 	}
 	s.env = append(os.Environ(), "CRASH_ADMIN="+s.keys.AdminToken)
