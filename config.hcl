@@ -94,6 +94,12 @@ trigger "api" "leak-scanner" {
   secrets = ["demo/*"]
 }
 
+# One person alone turns off at most that many secrets: of more, somebody else approves.
+emergency {
+  approval_above   = 100
+  approval_timeout = "24h"
+}
+
 # Who may do what: `keybroker token create NAME --policy POLICY` makes a token. "*" never
 # matches sys/, where everything lives that is no secret. Whom an identity provider or a
 # CA knows gets a role instead; examples/access has that, tenants and environments:
@@ -135,6 +141,9 @@ policy "operator" {
 
 policy "backup" {
   path "sys/storage" { # keybroker storage snapshot, status
+    capabilities = ["read"]
+  }
+  path "sys/offline-kit" { # keybroker offline kit
     capabilities = ["read"]
   }
 }

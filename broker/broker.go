@@ -61,6 +61,9 @@ type Config struct {
 	Components   Components
 	Signing      Signing
 	ReportSigner ed25519.PrivateKey // signs the reports of incidents
+	// OfflineKit makes the file that contains when the broker is down; see package offline.
+	OfflineKit   func(context.Context) ([]byte, error)
+	Installation string // whose state it is, as offline kits name it
 	// Doubts tells whether a version may have been replaced and revoked in a time that
 	// a restored store has lost: it is given to nobody.
 	Doubts func(ref backends.Ref, version int) bool

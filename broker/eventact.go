@@ -220,7 +220,7 @@ func (b *Broker) declareAll(ctx context.Context, tx *store.Tx, ev *store.Event, 
 	}
 	inc := b.incidentOf(*ev, asked)
 	inc.State = rotation.IncidentOpen
-	_, err := b.Engine.OpenIncident(ctx, tx, &inc, targets)
+	_, err := b.Engine.OpenIncident(ctx, tx, &inc, targets, nil)
 	if errors.Is(err, engine.ErrNothingAlive) {
 		for _, i := range left {
 			ev.Matches[i].Outcome, ev.Matches[i].Error = client.OutcomeRefused, err.Error()
@@ -408,7 +408,7 @@ func (b *Broker) propose(ctx context.Context, tx *store.Tx, ev store.Event) (id 
 	if id == "" {
 		inc := b.incidentOf(ev, askedBy(ev))
 		inc.State, inc.ApproveBy = rotation.IncidentProposed, b.Now().Add(proposedFor)
-		_, err := b.Engine.OpenIncident(ctx, tx, &inc, targets)
+		_, err := b.Engine.OpenIncident(ctx, tx, &inc, targets, nil)
 		return inc.ID, err
 	}
 	inc, err := tx.Incident(ctx, id)

@@ -329,12 +329,17 @@ type opening struct {
 
 // openIncident opens one inside tx in the name of p, with its checklist, and tells people
 // what they must know of it. Where an open one is about the same emergencies already,
-// o.incident becomes that one, and reused is true.
+// which p sees, o.incident becomes that one, and reused is true.
 func (b *Broker) openIncident(ctx context.Context, tx *store.Tx, p authn.Principal, o *opening) (reused bool, err error) {
 	i := &o.incident
 	i.Actor, i.Lineage, i.Role, i.Identity = p.ID, p.Lineage, p.Role, p.Identity
-	if reused, err = b.Engine.OpenIncident(ctx, tx, i, o.targets); err != nil || reused {
+	asked := i.Reason
+	seen := func(have rotation.Incident) bool { return b.incidentSight(p, have).sees }
+	if reused, err = b.Engine.OpenIncident(ctx, tx, i, o.targets, seen); err != nil {
 		return reused, err
+	}
+	if reused {
+		return true, b.declaredToo(ctx, tx, p, *i, asked)
 	}
 	if err := tx.AddSkipped(ctx, i.ID, o.skipped); err != nil {
 		return false, err
@@ -352,4 +357,16 @@ func (b *Broker) openIncident(ctx context.Context, tx *store.Tx, p authn.Princip
 			Text: fmt.Sprintf("%s has declared an emergency of %d secrets, and did not wait for the second person that this takes (%s)", i.Actor, len(o.targets), i.Reason)})
 	}
 	return false, nil
+}
+
+// declaredToo notes that somebody declared what an incident is about once more, unless
+// they say the same.
+func (b *Broker) declaredToo(ctx context.Context, tx *store.Tx, p authn.Principal, i rotation.Incident, reason string) error {
+	notes, err := tx.Notes(ctx, i.ID)
+	text := "declared it, too: " + reason
+	said := func(n store.Note) bool { return n.By == p.ID && n.Text == text }
+	if err != nil || reason == i.Reason || slices.ContainsFunc(notes, said) {
+		return err
+	}
+	return tx.AddNote(ctx, i.ID, store.Note{At: b.Now(), By: p.ID, Text: text})
 }

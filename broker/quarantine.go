@@ -116,9 +116,6 @@ func ownRole(p authn.Principal, role string) bool {
 	})
 }
 
-// empty tells whether nobody is to be kept out.
-func (plan quarantining) empty() bool { return len(plan) == 0 }
-
 // views are those to be kept out, as a dry run shows them.
 func (plan quarantining) views() []client.Quarantine {
 	out := []client.Quarantine{}

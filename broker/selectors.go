@@ -178,7 +178,7 @@ func (b *Broker) selected(ctx context.Context, tx *store.Tx, p authn.Principal, 
 	case pinning:
 		err = visitPicked(ctx, tx, pins, visit)
 	default:
-		err = visitAll(ctx, tx, cmp.Or(p.Tenant, s.Tenant), visit)
+		err = visitAll(ctx, tx, store.SecretFilter{Tenant: cmp.Or(p.Tenant, s.Tenant), Prefix: s.prefix()}, visit)
 	}
 	if err != nil {
 		return out, err
@@ -199,10 +199,10 @@ func visitPicked(ctx context.Context, tx *store.Tx, pins picked, visit func(rota
 	return nil
 }
 
-func visitAll(ctx context.Context, tx *store.Tx, tenant string, visit func(rotation.Secret, string) error) error {
+func visitAll(ctx context.Context, tx *store.Tx, of store.SecretFilter, visit func(rotation.Secret, string) error) error {
 	at := store.Page{Limit: 1000}
 	for {
-		all, next, err := tx.Secrets(ctx, store.SecretFilter{Tenant: tenant}, at)
+		all, next, err := tx.Secrets(ctx, of, at)
 		for _, found := range all {
 			if err == nil {
 				err = visit(found, "")
@@ -213,6 +213,14 @@ func visitAll(ctx context.Context, tx *store.Tx, tenant string, visit func(rotat
 		}
 		at.After = next
 	}
+}
+
+// prefix is what the names of all secrets begin with that a single pattern is about.
+func (s selector) prefix() string {
+	if len(s.Patterns) != 1 || len(s.Names) > 0 {
+		return ""
+	}
+	return s.Patterns[0][:strings.IndexAny(s.Patterns[0]+"*", "*+")]
 }
 
 // pins are the versions that a value, or who has read them, singles out; pinning tells

@@ -27,6 +27,7 @@ var controls = map[string][]Capability{
 	"sys/freeze":      {Read, Update},
 	"sys/issuers":     {Read, Update},
 	"sys/metrics":     {Read},
+	"sys/offline-kit": {Read},
 	"sys/probes":      {Read},
 	"sys/seal":        {Read, Update},
 	"sys/storage":     {Read},

@@ -58,7 +58,7 @@ func (w Walls) Reaches(h Holding) bool { return w.Between(h) == NoWall }
 
 // Controls of what concerns everybody, and of what is told apart by tenant alone.
 var (
-	wholeNode  = []string{"sys/config", "sys/metrics", "sys/seal", "sys/storage"}
+	wholeNode  = []string{"sys/config", "sys/metrics", "sys/offline-kit", "sys/seal", "sys/storage"}
 	ofATenant  = []string{"sys/alerts", "sys/audit", "sys/events", "sys/issuers", "sys/probes"}
 	freezePath = "sys/freeze" // who is bound may know of a freeze, and make or end none
 )

@@ -79,3 +79,18 @@ func TestValidate(t *testing.T) {
 		}
 	}
 }
+
+func TestNameOf(t *testing.T) {
+	for _, c := range []struct{ prefix, id, want string }{
+		{"", "mail/sendgrid", "mail/sendgrid"},
+		{"kb/", "kb/mail/sendgrid", "mail/sendgrid"},
+		{"kb", "kb/mail/sendgrid", "mail/sendgrid"},
+		{"kb/", "kbx/mail", ""},
+		{"kb/", "mail", ""},
+		{"kb/", "kb", ""},
+	} {
+		if got := (awssecrets.Config{PathPrefix: c.prefix}).NameOf(c.id); got != c.want {
+			t.Errorf("%q below %q: %q", c.id, c.prefix, got)
+		}
+	}
+}

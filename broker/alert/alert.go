@@ -48,6 +48,8 @@ const (
 	TriggerExceeded        = "trigger_exceeded"
 	EmergencyProposed      = "emergency_proposed"
 	EmergencyOverride      = "emergency_override"
+	OfflineKitStale        = "offline_kit_stale"
+	OfflineReturnWanted    = "offline_return_wanted"
 )
 
 // Passing tells whether alerts of the kind are about something that happened and is
@@ -69,9 +71,9 @@ const (
 // SeverityOf is that of a kind.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged, TriggerExceeded, EmergencyProposed, EmergencyOverride:
+	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged, TriggerExceeded, EmergencyProposed, EmergencyOverride, OfflineReturnWanted:
 		return Critical
-	case CertificateExpiring, Quarantined, Expiring, Unprovable, MissingAcknowledgement, ValueWanted:
+	case CertificateExpiring, Quarantined, Expiring, Unprovable, MissingAcknowledgement, ValueWanted, OfflineKitStale:
 		return Warning
 	}
 	return Error

@@ -42,6 +42,8 @@ var AlertKinds = []string{
 	"trigger_exceeded",   // events name more secrets than a trigger acts on by itself
 	"emergency_proposed", // an emergency waits for a second person
 	"emergency_override", // one did not wait for it
+	"offline_kit_stale",
+	"offline_return_wanted", // the journal of what was revoked offline was not handed in
 }
 
 // SecretAlertKinds are those that are of one secret: an internal trigger can act on it.

@@ -11,7 +11,7 @@ import (
 )
 
 // ofNoTenant are the kinds of alerts that are about a node, or its operators.
-var ofNoTenant = []string{"seal_down", "audit_sink_down", "audit_disk_low", "audit_log_damaged", "new_root_token", "certificate_expiring"}
+var ofNoTenant = []string{"seal_down", "audit_sink_down", "audit_disk_low", "audit_log_damaged", "new_root_token", "certificate_expiring", "offline_kit_stale", "offline_return_wanted"}
 
 // notifier decodes a way to tell people.
 func (l *loader) notifier(b *hclsyntax.Block) {

@@ -54,6 +54,7 @@ type Config struct {
 	Alerts           []*Alert
 	Telemetry        Telemetry
 	Emergency        Emergency
+	OfflineKit       *OfflineKit // nil: none is kept
 
 	backends map[string]*Backend
 	issuers  map[string]*Issuer
@@ -131,6 +132,7 @@ type Named struct {
 	block      *hclsyntax.Block
 	broken     bool   // its block has a mistake
 	source     []byte // its tokens
+	text       []byte // as it is written
 	references []Reference
 	resolve    func(value func(Reference) (string, bool)) (any, hcl.Diagnostics) // decodes the block anew
 }
@@ -196,6 +198,17 @@ type Emergency struct {
 	// has to approve. 0: of none.
 	ApprovalAbove   int
 	ApprovalTimeout time.Duration // within which that has to be; after it nothing is done
+}
+
+// OfflineKit is the file that contains when the broker is down; see package offline.
+type OfflineKit struct {
+	Path           string        // that the node keeps; empty: it is only given to who asks for it
+	Recipients     []string      // public keys of age of who can open it
+	RecipientsFile string        // holds such keys, one a line
+	Interval       time.Duration // how often it is written at most
+	NoCredentials  bool          // what the issuers log in with is not in it
+	Dir            string        // that paths of the configuration are relative to
+	LookupEnv      func(string) (string, bool)
 }
 
 // Backend is a vault.

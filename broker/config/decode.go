@@ -286,7 +286,12 @@ func (d *decoder) attribute(attr *hclsyntax.Attribute, f field) {
 
 // path makes a path of the configuration one of this process.
 func (d *decoder) path(p string) string {
-	if p == "" || filepath.IsAbs(p) {
+	switch {
+	case p == "":
+		return p
+	case d.opts.Place != nil:
+		return d.opts.Place(p)
+	case filepath.IsAbs(p):
 		return p
 	}
 	return filepath.Join(d.opts.Dir, p)

@@ -66,12 +66,7 @@ func digest(w io.Writer, name string, v reflect.Value) {
 
 // tokensOf gives the source of a block without comments and layout.
 func (l *loader) tokensOf(b *hclsyntax.Block) []byte {
-	source := l.sources[b.TypeRange.Filename]
-	from, to := b.TypeRange.Start.Byte, b.CloseBraceRange.End.Byte
-	if to > len(source) || from > to {
-		return nil
-	}
-	tokens, _ := hclsyntax.LexConfig(source[from:to], b.TypeRange.Filename, hcl.InitialPos)
+	tokens, _ := hclsyntax.LexConfig(l.textOf(b), b.TypeRange.Filename, hcl.InitialPos)
 	var out []byte
 	for _, t := range tokens {
 		if t.Type != hclsyntax.TokenComment && t.Type != hclsyntax.TokenNewline {
@@ -79,4 +74,31 @@ func (l *loader) tokensOf(b *hclsyntax.Block) []byte {
 		}
 	}
 	return out
+}
+
+// Text is the block as it is written, but for its comments.
+func (n Named) Text() string {
+	tokens, _ := hclsyntax.LexConfig(n.text, n.Range.Filename, hcl.InitialPos)
+	var out []byte
+	end := 0
+	for _, t := range tokens {
+		out = append(out, n.text[end:t.Range.Start.Byte]...) // layout
+		switch end = t.Range.End.Byte; {
+		case t.Type != hclsyntax.TokenComment:
+			out = append(out, t.Bytes...)
+		case strings.HasSuffix(string(t.Bytes), "\n"):
+			out = append(out, '\n')
+		}
+	}
+	return string(out)
+}
+
+// textOf gives the source of a block, from its type to its last brace.
+func (l *loader) textOf(b *hclsyntax.Block) []byte {
+	source := l.sources[b.TypeRange.Filename]
+	from, to := b.TypeRange.Start.Byte, b.CloseBraceRange.End.Byte
+	if to > len(source) || from > to {
+		return nil
+	}
+	return source[from:to]
 }

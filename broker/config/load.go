@@ -23,6 +23,9 @@ type Options struct {
 	Dir string
 	// LookupEnv reads the environment; nil: os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
+	// Place says where a file stands that the configuration names, by the path that it
+	// writes; nil: in Dir.
+	Place func(path string) string
 }
 
 func (o Options) lookupEnv() func(string) (string, bool) {
@@ -167,6 +170,7 @@ type document struct {
 	Alerts           []*hclsyntax.Block `hcl:"alert,block"`
 	Telemetry        *hclsyntax.Block   `hcl:"telemetry,block"`
 	Emergency        *hclsyntax.Block   `hcl:"emergency,block"`
+	OfflineKit       *hclsyntax.Block   `hcl:"offline_kit,block"`
 }
 
 // load decodes in the order of references, so that each finds what it names.
@@ -176,6 +180,7 @@ func (l *loader) load(bodies []*hclsyntax.Body) {
 	l.body(whole, whole.SrcRange, layoutOf(&doc))
 	l.node(doc, whole)
 	l.emergency(doc.Emergency)
+	l.offlineKit(doc.OfflineKit)
 	l.tenants = len(doc.Tenants) > 0
 	for _, kind := range []struct {
 		blocks []*hclsyntax.Block

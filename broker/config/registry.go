@@ -187,7 +187,7 @@ func typed[T any](l *loader, kind string, types map[string]T, of func(T) Type, b
 	if len(b.Labels) != 2 && !nameless {
 		return Named{}, none, false
 	}
-	n := Named{Type: header.Type, Name: label.Name, Config: cfg, Range: b.DefRange(), block: b, broken: !good || !ok, source: l.tokensOf(b)}
+	n := Named{Type: header.Type, Name: label.Name, Config: cfg, Range: b.DefRange(), block: b, broken: !good || !ok, source: l.tokensOf(b), text: l.textOf(b)}
 	if !ok {
 		l.mistake(b.LabelRanges[0], fmt.Sprintf("There is no %s %q", kind, header.Type),
 			suggest(header.Type, slices.Sorted(maps.Keys(types))))

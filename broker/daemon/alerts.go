@@ -173,6 +173,7 @@ func (d *Daemon) wrongHere() (found []store.Raise, unsure []string) {
 		add(alert.AuditSinkDown, "", name, "keybroker audit query", "the audit log cannot be written to %s: %s", name, sinksDown[name])
 	}
 	d.auditTrouble(add)
+	d.kitWrong(add)
 	s := d.setup.Load()
 	for _, at := range s.troubled() {
 		if t := s.troubles[at]; !t.unfilled {

@@ -85,6 +85,7 @@ type Daemon struct {
 	health    *health
 	alerts    *alert.Runner
 	queues    *queues // of triggers
+	kit       kitKeeper
 	signing   *signing
 	wire      wire
 	telemetry net.Listener // of the metrics; nil: they have none of their own
@@ -253,7 +254,7 @@ func (d *Daemon) openComponents(ctx context.Context) error {
 	d.onClose(func() error { d.setup.Load().close(); return nil })
 	d.health = newHealth(d.metrics, d.log.Named("health"))
 	d.openAlerts()
-	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Signing: asSigning{d}, ReportSigner: d.reportKey, Doubts: d.aftermath.doubts,
+	d.broker = broker.New(broker.Config{Store: d.db, Engine: d.engine, Audit: d.audit, Authn: d.authn, Keys: d.keys, Pages: d.pages, Node: asNode{d}, Seal: asSealKeeper{d.seals}, Notifiers: asNotifiers{d}, Components: asComponents{d}, Signing: asSigning{d}, ReportSigner: d.reportKey, OfflineKit: d.offlineKit, Installation: d.installation(), Doubts: d.aftermath.doubts,
 		Now: now, Logger: d.log.Named("broker")})
 	d.queues = newQueues(d.broker.Take, d.log.Named("trigger"))
 	d.use(s)
@@ -300,7 +301,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("starting workers: %w", err), d.close())
 	}
 	var background sync.WaitGroup
-	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.signing.run, d.alerts.Run, d.followUnmet, d.followManaged, d.followQueues, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.broker.RunTriggers, d.broker.FollowQuarantines, d.dropRootToken} {
+	for _, f := range []func(context.Context){d.engine.Run, d.health.run, d.pumpAudit, d.keepCheckpoints, d.prune, d.watchHistory, d.seals.run, d.signing.run, d.alerts.Run, d.followUnmet, d.followManaged, d.followQueues, d.watchCertificate, d.serveTelemetry, d.authn.SumRefusals, d.broker.RunTriggers, d.broker.FollowQuarantines, d.dropRootToken, d.keepOfflineKit} {
 		background.Go(func() { f(work) })
 	}
 	stopping := make(chan struct{})

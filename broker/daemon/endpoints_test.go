@@ -764,6 +764,9 @@ func (w *surface) table(x things) map[string]call {
 		"POST /api/v1/incidents/{id}/hold":    {path: incident + "/hold", body: `{"hold":false}`, inert: `{"hold":true}`},
 		"POST /api/v1/incidents/{id}/notes":   {path: incident + "/notes", body: `{"text":"test"}`, inert: "{}", ok: []int{400}},
 
+		"POST /api/v1/offline-returns": {body: "{}", ok: []int{400}},   // without an id
+		"GET /api/v1/offline-kit":      {walled: true, ok: []int{404}}, // the configuration has none
+
 		"GET /api/v1/quarantine":       {walled: true},
 		"POST /api/v1/quarantine":      {body: `{"kind":"consumer","name":"` + onlyConsumer + `","reason":"x"}`, inert: `{"kind":"consumer","name":"` + onlyConsumer + `","reason":"x","dry_run":true}`, tenant: true, walled: true},
 		"POST /api/v1/quarantine/lift": {body: `{"kind":"consumer","name":"` + onlyConsumer + `","reason":"x"}`, ok: []int{404}, walled: true}, // it is in none

@@ -25,7 +25,7 @@ func Escrow(ctx context.Context, cfg *config.Config, recipients []string, w io.W
 	if err != nil {
 		return nil, err
 	}
-	err = offline(ctx, cfg, logger, func(db *store.DB) error {
+	err = onData(ctx, cfg, logger, func(db *store.DB) error {
 		s, err := openExistingSeals(ctx, cfg, db, logger)
 		if err != nil {
 			return err
@@ -70,7 +70,7 @@ func Recover(ctx context.Context, cfg *config.Config, copied, identity io.Reader
 	if err != nil {
 		return out, err
 	}
-	err = offline(ctx, cfg, logger, func(db *store.DB) error {
+	err = onData(ctx, cfg, logger, func(db *store.DB) error {
 		s := newSealing(db, logger)
 		defer s.close()
 		keys, found, err := s.match(ctx, keks)
@@ -195,8 +195,8 @@ func (s *sealing) ownKeyWithout(ctx context.Context, found map[string]*seal.KEK)
 	return id, err
 }
 
-// offline opens the data of a configuration for fn. There must be some.
-func offline(ctx context.Context, cfg *config.Config, logger hclog.Logger, fn func(*store.DB) error) (err error) {
+// onData opens the data of a configuration for fn. There must be some.
+func onData(ctx context.Context, cfg *config.Config, logger hclog.Logger, fn func(*store.DB) error) (err error) {
 	if cfg.Storage.Type != config.PostgreSQL {
 		if _, err := os.Stat(cfg.Storage.Path); err != nil {
 			return fmt.Errorf("%w: there is no database at %s: run this on the host of the data, with its configuration", backends.ErrNotFound, cfg.Storage.Path)

@@ -377,7 +377,7 @@ func TestStuckValuesAreSaidOnce(t *testing.T) {
 // inDatabase runs a statement in the database of a site that does not run.
 func (s *site) inDatabase(query string, args ...any) {
 	s.t.Helper()
-	db, err := sql.Open("sqlite", filepath.Join(s.dir, "data", "keybroker.db"))
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.dir, "data", "keybroker.db")+"?_pragma=busy_timeout(20000)")
 	if err == nil {
 		_, err = db.ExecContext(s.t.Context(), query, args...)
 		err = errors.Join(err, db.Close())

@@ -368,7 +368,7 @@ func TestManySecretsInOneEmergency(t *testing.T) {
 	}
 	for _, contain := range []string{client.ReplaceFirst, client.RevokeFirst} {
 		t.Run(contain, func(t *testing.T) {
-			w := newGreatEmergency(t, chaosSecrets(t, 60))
+			w := newGreatEmergency(t, chaosSecrets(t, 24))
 			w.breakThings()
 			inc, err := w.DeclareIncident(t.Context(), client.IncidentRequest{Reason: "everything leaked", Contain: contain, Selector: client.Selector{Patterns: []string{"great/*"}}})
 			if err != nil {

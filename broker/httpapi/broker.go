@@ -24,6 +24,7 @@ type Broker interface {
 	Drifts
 	Events
 	Incidents
+	Offline
 	Quarantines
 	Reports
 	Seals

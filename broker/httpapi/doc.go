@@ -52,6 +52,7 @@
 //	POST   incidents                    {id, reason, selector, …}   202 incident
 //	GET    incidents/{id}
 //	GET    incidents/{id}/events        server-sent events
+//	POST   offline-returns              {id, installation, reason, versions, …} 202 incident
 //	POST   incidents/{id}/approve       {reason}                    200 incident
 //	POST   incidents/{id}/reject        {reason}                    200 incident
 //	POST   incidents/{id}/close         {reason, hold}              200 incident
@@ -82,6 +83,7 @@
 //	POST   sys/reload                   {dry_run}                   200 what changed
 //	GET    sys/config                                               200 what the node works by
 //	GET    storage                                                  200 what is out of step since a restore
+//	GET    offline-kit                                              200 an encrypted file
 //	GET    storage/snapshot                                         200 the state, as one file
 //	GET    seal                                                     200 the seals and their keys
 //	POST   seal/rotate                  {reason, force}             202 the new key

@@ -24,6 +24,9 @@ type Incidents interface {
 	NoteIncident(ctx context.Context, p authn.Principal, id string, r client.IncidentNoteRequest) (client.Incident, error)
 }
 
+// maxReturned is how large a journal may be that is handed in: some 10,000 versions.
+const maxReturned = 5 << 20
+
 // onIncident is the Access by a capability on the incident that the path names.
 func onIncident(c policy.Capability) Access { return node("incidents/{id}", c).hiding() }
 
@@ -36,6 +39,9 @@ func ofIncidents() []Endpoint {
 		post("incidents", known.also("emergency on the secrets that are meant: others are left out. Of more than the configuration lets one person turn off somebody else has to approve; override skips that, by emergency on sys/incidents/override"),
 			"Declares an emergency of the secrets that are meant, which turns off and replaces what is compromised of them, or tells with dry_run what it would be. Idempotent by its id.",
 			does(http.StatusAccepted, Broker.DeclareIncident)).as(ratelimit.Containing),
+		post("offline-returns", known.also("emergency on the secrets that were revoked: others are left out, as of a declaration"),
+			"Takes the journal of what was revoked while the broker was down: an emergency of exactly those versions. Idempotent by its id.",
+			does(http.StatusAccepted, Broker.ReturnOffline)).as(ratelimit.Containing).upTo(maxReturned),
 		get("incidents/{id}", seeing, "Shows an emergency: its secrets, versions and consumers, what is stuck and why, notes and checklist.", shows("id", Broker.Incident)),
 		get("incidents/{id}/report", seeing, "Gives the signed report of an emergency: as JSON with every record that its claims follow from, or as Markdown.", reportsIncident()),
 		get("incidents/{id}/events", seeing, "Streams an emergency whenever its progress changes, until everything of it is proven dead.", watches(Broker.WatchIncident)),

@@ -134,6 +134,7 @@ func ofNodes() []Endpoint {
 		get("sys/config", node("config", policy.Read).unbound(), "Tells how the last reload ended, and what the configuration lacks.", tells(Broker.Configuration)),
 		get("storage", node("storage", policy.Read).unbound(), "Tells what is out of step since the state was restored.", tells(Broker.Storage)),
 		get("storage/snapshot", node("storage", policy.Read).unbound(), "Gives the whole state as one file, sealed as it is kept.", snapshots()),
+		get("offline-kit", node("offline-kit", policy.Read).unbound(), "Gives the file that contains when the broker is down, encrypted to those that the configuration names.", offlineKits()),
 		get("seal", node("seal", policy.Read).unbound(), "Shows the seals and the keys that they wrap.", tells(Broker.SealStatus)),
 		post("seal/rotate", node("seal", policy.Update).unbound(), "Makes a new key to seal by, and seals everything anew.", does(http.StatusAccepted, Broker.RotateSeal)),
 		post("seal/verify", node("seal", policy.Read).unbound(), "Opens every sealed value, page by page, and tells which do not open.", does(http.StatusOK, Broker.VerifySeal)),

@@ -45,9 +45,10 @@ func (tx *Tx) fieldsWith(ctx context.Context, tenant string, fingerprints []stri
 	in(&f, "f.fingerprint", rounded(fingerprints))
 	found, err := all(ctx, tx, func(r row) (o FieldOf, err error) {
 		return o, r.Scan(&o.SecretID, &o.Version, &o.Fingerprint, &o.Field, &o.Fields)
-	}, `SELECT f.secret_id, f.number, f.fingerprint, f.field,
-			(SELECT COUNT(*) FROM fingerprints a WHERE a.secret_id = f.secret_id AND a.number = f.number)
-		FROM fingerprints f`+f.where()+atMost(f.arg(maxFieldsOf)), f.args...)
+	}, `WITH hit AS MATERIALIZED (SELECT f.secret_id, f.number, f.fingerprint, f.field FROM fingerprints f`+f.where()+atMost(f.arg(maxFieldsOf))+`),
+			whole AS MATERIALIZED (SELECT a.secret_id, a.number, COUNT(*) AS fields FROM (SELECT DISTINCT secret_id, number FROM hit) whose
+				CROSS JOIN fingerprints a WHERE a.secret_id = whose.secret_id AND a.number = whose.number GROUP BY a.secret_id, a.number)
+		SELECT h.secret_id, h.number, h.fingerprint, h.field, w.fields FROM hit h JOIN whole w ON w.secret_id = h.secret_id AND w.number = h.number`, f.args...)
 	if err != nil || len(found) < maxFieldsOf || len(fingerprints) == 1 {
 		return found, err
 	}

@@ -220,15 +220,15 @@ func (tx *Tx) Tally(ctx context.Context, incidentID string) (n rotation.Tally, e
 	return n, err
 }
 
-// IncidentOfRotation returns the id of the newest open incident that a rotation belongs to
-// as a target's emergency, or ErrNotFound.
-func (tx *Tx) IncidentOfRotation(ctx context.Context, rotationID string) (id string, err error) {
-	err = tx.q.queryRow(ctx, `SELECT i.id FROM incident_targets t JOIN incidents i ON i.id = t.incident_id
-		WHERE t.rotation_id = $1 AND t.rotation_id <> '' AND i.state = 'open' ORDER BY i.declared_at DESC, i.id DESC LIMIT 1`, rotationID).Scan(&id)
+// IncidentsOfRotation returns the ids of the open incidents that a rotation belongs to as
+// a target's emergency, the oldest first.
+func (tx *Tx) IncidentsOfRotation(ctx context.Context, rotationID string) ([]string, error) {
+	ids, err := all(ctx, tx, scanString, `SELECT i.id FROM incident_targets t JOIN incidents i ON i.id = t.incident_id
+		WHERE t.rotation_id = $1 AND t.rotation_id <> '' AND i.state = 'open' ORDER BY i.declared_at, i.id`, rotationID)
 	if err != nil {
-		return "", fmt.Errorf("looking for the incident of rotation %s: %w", rotationID, err)
+		return nil, fmt.Errorf("looking for the incidents of rotation %s: %w", rotationID, err)
 	}
-	return id, nil
+	return ids, nil
 }
 
 // IncidentsOfVersion returns the ids of those that a version is compromised in, the oldest

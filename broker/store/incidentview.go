@@ -73,6 +73,24 @@ func scanAlive(r row) (a Alive, err error) {
 	return a, nil
 }
 
+// VersionsOf returns the records of versions, by secret and number.
+func (tx *Tx) VersionsOf(ctx context.Context, of []Alive) ([]rotation.Version, error) {
+	var found []rotation.Version
+	for some := range slices.Chunk(of, aliveBy) {
+		list, args := "", []any{}
+		for _, a := range some {
+			list += fmt.Sprintf(", ($%d, CAST($%d AS INTEGER))", len(args)+1, len(args)+2)
+			args = append(args, a.SecretID, a.Number)
+		}
+		more, err := all(ctx, tx, scanVersion, "SELECT "+versionColumns+versionTables+"WHERE (v.secret_id, v.number) IN (VALUES "+list[2:]+") ORDER BY v.secret_id, v.number", args...)
+		if err != nil {
+			return nil, fmt.Errorf("reading versions that may be alive: %w", err)
+		}
+		found = append(found, more...)
+	}
+	return found, nil
+}
+
 // TargetSecret is a secret that an incident is about.
 type TargetSecret struct {
 	rotation.Secret

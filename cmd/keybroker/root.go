@@ -82,6 +82,7 @@ func (a *app) root() *cobra.Command {
 		a.emergencyCommand(),
 		a.incidentCommand(),
 		a.quarantineCommand(),
+		a.offlineCommand(),
 		a.eventCommand(),
 		a.triggerCommand(),
 		a.freezeCommand(),

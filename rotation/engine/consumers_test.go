@@ -902,3 +902,26 @@ func TestConsumersAreNotToldOfEachTryOfAForcedRotation(t *testing.T) {
 		a.wantTold(t, "rotating v1 g1")
 	})
 }
+
+// A consumer whose endpoint is left alone is tried once more when an emergency has
+// replaced its credential, and at once after that no more than any other.
+func TestAnEmergencyIsToldToWhoIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, a := withApp(calmPlan(), engine.Terms{})
+		a.answer = func(engine.Message) engine.Outcome {
+			return engine.Outcome{Next: time.Second, Down: true, Detail: "connection refused"}
+		}
+		w.rotate(t)
+		w.advance(10 * time.Minute) // by now it is left alone for five minutes at a time
+		a.answer, a.told = nil, nil // it is back
+		w.must(t, func(ctx context.Context, tx engine.Tx, e *engine.Engine) error {
+			_, err := e.Declare(ctx, tx, secretID, engine.Emergency{Asked: someone})
+			return err
+		})
+		w.advance(20 * time.Second)
+		if !slices.Contains(a.told, "rotated v2 g2") {
+			w.tellStory(t)
+			t.Errorf("it was told %q", a.told)
+		}
+	})
+}

@@ -34,9 +34,10 @@ func (incidentJob) Kind() string { return "incident" }
 
 // OpenIncident records an incident inside tx and, unless it is only proposed, declares
 // the emergencies of its targets, or begins to. Where these are few and an open incident
-// is about just what they began, *i becomes that one, and reused is true. ErrNothingAlive
-// if none of few can be alive; ErrConflict if there is an incident of its id.
-func (e *Engine) OpenIncident(ctx context.Context, tx Tx, i *rotation.Incident, targets []rotation.Target) (reused bool, err error) {
+// is about just what they began, and joins (nil: any), *i becomes that one, and reused is
+// true. ErrNothingAlive if none of few can be alive; ErrConflict if there is an incident
+// of its id.
+func (e *Engine) OpenIncident(ctx context.Context, tx Tx, i *rotation.Incident, targets []rotation.Target, joins func(rotation.Incident) bool) (reused bool, err error) {
 	now := e.Now()
 	if i.ID == "" {
 		i.ID = newID()
@@ -54,7 +55,7 @@ func (e *Engine) OpenIncident(ctx context.Context, tx Tx, i *rotation.Incident, 
 		if begun, err = e.declareFew(ctx, tx, *i, targets); err != nil {
 			return false, err
 		}
-		same, err := sameIncident(ctx, tx, begun)
+		same, err := sameIncident(ctx, tx, begun, joins)
 		if err != nil {
 			return false, err
 		}
@@ -100,37 +101,40 @@ func (e *Engine) declareFew(ctx context.Context, tx Tx, i rotation.Incident, tar
 	return begun, nil
 }
 
-// sameIncident returns the open incident that is about everything which was begun, if
-// there is one.
-func sameIncident(ctx context.Context, tx Tx, begun []declaredTarget) (*rotation.Incident, error) {
-	var same string
+// sameIncident returns the oldest open incident that is about everything which was begun,
+// of those that joins, if there is one.
+func sameIncident(ctx context.Context, tx Tx, begun []declaredTarget, joins func(rotation.Incident) bool) (*rotation.Incident, error) {
+	var common []string
 	for n, d := range begun {
 		if d.State != rotation.TargetDeclared {
 			return nil, nil
 		}
-		id, err := tx.IncidentOfRotation(ctx, d.RotationID)
-		if notFound(err) || err == nil && n > 0 && id != same {
-			return nil, nil
-		}
+		of, err := tx.IncidentsOfRotation(ctx, d.RotationID)
 		if err != nil {
 			return nil, err
 		}
-		same = id
+		if n == 0 {
+			common = of
+		}
+		common = slices.DeleteFunc(common, func(id string) bool { return !slices.Contains(of, id) })
 	}
-	if same == "" {
-		return nil, nil
-	}
-	i, err := tx.Incident(ctx, same)
-	if err != nil || i.Over() {
-		return nil, err
-	}
-	for _, d := range begun { // an emergency that was widened since is about more
-		d.IncidentID = same
-		if err := tx.SaveTarget(ctx, d.Target, d.compromised); err != nil {
+	for _, id := range common {
+		i, err := tx.Incident(ctx, id)
+		if err != nil {
 			return nil, err
 		}
+		if i.Over() || joins != nil && !joins(i) {
+			continue
+		}
+		for _, d := range begun { // an emergency that was widened since is about more
+			d.IncidentID = id
+			if err := tx.SaveTarget(ctx, d.Target, d.compromised); err != nil {
+				return nil, err
+			}
+		}
+		return &i, nil
 	}
-	return &i, nil
+	return nil, nil
 }
 
 // declareTarget declares the emergency of one target inside tx. What of its versions is

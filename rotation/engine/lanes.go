@@ -19,6 +19,9 @@ const (
 	laneShut     = 30 * time.Second
 	laneShutMost = 5 * time.Minute
 	laneQueue    = 1000 // that wait in memory; the others wait in their rows
+	// urgeEvery is how often an endpoint that is left alone is tried all the same, since an
+	// emergency has something for it.
+	urgeEvery = 30 * time.Second
 )
 
 // ConsumerDown says that a consumer's endpoint keeps failing, as this process sees it.
@@ -42,6 +45,7 @@ type lane struct {
 
 	failures int // of the endpoint, in a row
 	down     ConsumerDown
+	urged    time.Time // when it was last tried before its time
 }
 
 func (l *lanes) of(consumer string) *lane {
@@ -182,6 +186,15 @@ func (l *lanes) holds(d DueDelivery) bool {
 	defer l.mu.Unlock()
 	n := l.m[d.Consumer]
 	return n != nil && n.has(d.ID)
+}
+
+// urge lets an endpoint that is left alone be tried once more, now.
+func (l *lanes) urge(consumer string, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.m[consumer]; n != nil && now.Before(n.down.Until) && now.Sub(n.urged).Abs() >= urgeEvery {
+		n.urged, n.down.Until = now, now
+	}
 }
 
 // forget drops what is known of a consumer's endpoint.

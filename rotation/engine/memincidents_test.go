@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/keybroker/keybroker/backends"
 	"github.com/keybroker/keybroker/rotation"
 )
 
@@ -89,18 +88,14 @@ func (tx *memTx) Tally(ctx context.Context, incidentID string) (rotation.Tally, 
 	return n, nil
 }
 
-func (tx *memTx) IncidentOfRotation(_ context.Context, rotationID string) (string, error) {
+func (tx *memTx) IncidentsOfRotation(_ context.Context, rotationID string) (ids []string, err error) {
 	tx.pause()
-	var id string
 	for _, t := range every(&tx.own.targets, &tx.s.state.targets, func(t rotation.Target) bool { return t.RotationID == rotationID }) {
 		if i, _ := look(&tx.own.incidents, &tx.s.state.incidents, t.IncidentID); i.State == rotation.IncidentOpen {
-			id = i.ID
+			ids = append(ids, i.ID)
 		}
 	}
-	if id == "" {
-		return "", fmt.Errorf("looking for the incident of rotation %s: %w", rotationID, backends.ErrNotFound)
-	}
-	return id, nil
+	return ids, nil
 }
 
 func (tx *memTx) IncidentsOfVersion(_ context.Context, secretID string, version int) (ids []string, err error) {

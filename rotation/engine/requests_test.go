@@ -37,7 +37,7 @@ func (w *world) request(what string) {
 			w.declared = true
 			if choice/27%2 == 1 {
 				i := rotation.Incident{State: rotation.IncidentOpen, Cause: rotation.IncidentDeclared, Actor: someone.By, Reason: someone.Reason, Contain: em.Contain}
-				reused, err := n.engine.OpenIncident(ctx, tx, &i, []rotation.Target{{SecretID: secretID, Versions: em.Versions}})
+				reused, err := n.engine.OpenIncident(ctx, tx, &i, []rotation.Target{{SecretID: secretID, Versions: em.Versions}}, nil)
 				return fmt.Sprintf("incident %s, reused: %v", w.short("i", i.ID), reused), err
 			}
 			r, err := n.engine.Declare(ctx, tx, secretID, em)

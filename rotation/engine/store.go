@@ -156,10 +156,10 @@ type Tx interface {
 	Undeclared(ctx context.Context, incidentID string, limit int) ([]rotation.Target, error)
 	// Tally counts how far an incident is.
 	Tally(ctx context.Context, incidentID string) (rotation.Tally, error)
-	// IncidentOfRotation returns the id of the newest open incident that a rotation belongs
-	// to as a target's emergency, or ErrNotFound. IncidentsOfVersion are the ids of those
-	// that a version is compromised in, the oldest first.
-	IncidentOfRotation(ctx context.Context, rotationID string) (string, error)
+	// IncidentsOfRotation returns the ids of the open incidents that a rotation belongs to as
+	// a target's emergency, the oldest first; IncidentsOfVersion those that a version is
+	// compromised in.
+	IncidentsOfRotation(ctx context.Context, rotationID string) ([]string, error)
 	IncidentsOfVersion(ctx context.Context, secretID string, version int) ([]string, error)
 
 	// Due returns what is under way, should be looked at by now and is not leased, at most

@@ -59,6 +59,9 @@ func (e *Engine) send(ctx context.Context, tx Tx, catalog *Catalog, all ...*rota
 		if terms, _ := catalog.terms(d.Consumer); !terms.Inbox && !off[d.Consumer] {
 			d.NextAttemptAt = d.CreatedAt
 			jobs = append(jobs, pushNow(DueDelivery{ID: d.ID, Consumer: d.Consumer, SecretID: d.SecretID}))
+			if d.Trigger == rotation.TriggerEmergency && d.Event.MakesCurrent() {
+				e.lanes.urge(d.Consumer, e.Now()) // what it has is dead, or about to be
+			}
 		}
 	}
 	if err := tx.AddDeliveries(ctx, all); err != nil || len(jobs) == 0 {

@@ -7,8 +7,10 @@
 // installation: the data directory and address that processes follow each other
 // on. TestEveryPoint records the points that each scenario passes and then kills
 // at each of them; TestRandomKills lets secrets rotate all the time, under lost
-// answers, outages and operators who interfere, and kills whenever it likes.
+// answers, outages and operators who interfere, and kills whenever it likes; TestKillsDuringAnIncident has many secrets in one
+// emergency meanwhile.
 //
 // The variables: CHAOS_KILLS is the number of random kills, CHAOS_SEED repeats a
-// run's dice, CHAOS_SITES is how many sites there are at once.
+// run's dice, CHAOS_SITES is how many sites there are at once; CHAOS_LEAKED is how many secrets are
+// in an emergency, CHAOS_LEAKED_SECONDS how long there is one after the other.
 package crashtest

@@ -249,6 +249,7 @@ func TestKeysAreAskedForSeldom(t *testing.T) {
 	expect("the first message", receive(first), nil, 1)
 	a.becomes(keys(t, map[string]any{"k1": &first.key.PublicKey, "k2": &second.key.PublicKey}))
 	for range 20 {
+		c.pass(2 * time.Second)
 		expect("a new key within the minute", receive(second), backends.ErrDenied, 1)
 	}
 	c.pass(time.Minute)

@@ -1,0 +1,3 @@
+offline_kit { # ERROR: Nobody could open the offline kit
+  path = "kit.age"
+}
