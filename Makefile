@@ -56,12 +56,13 @@ bench: ## Measure: one line "name value unit" per figure; ONLY=policy for one gr
 # repeats the dice of a run, CHAOS_SITES is how many daemons run side by side. The
 # figures are printed at the end and kept in .build/chaos.txt. CHAOS_LEAKED secrets are in
 # one emergency after the other for CHAOS_LEAKED_SECONDS, under kills, and CHAOS_SECRETS
-# are in one while much of what is around them hangs.
+# are in one while much of what is around them hangs. CHAOS_EVENTS are sent to a node.
 CHAOS_KILLS          ?= 10000
 CHAOS_SITES          ?= 12
 CHAOS_LEAKED         ?= 50
 CHAOS_LEAKED_SECONDS ?= 120
 CHAOS_SECRETS        ?= 1000
+CHAOS_EVENTS         ?= 10000
 
 .PHONY: chaos
 chaos: deps ## Kill the daemon CHAOS_KILLS (10000) times while it rotates, and during emergencies; a thousand secrets in one; the suite of backends in full
@@ -71,6 +72,7 @@ chaos: deps ## Kill the daemon CHAOS_KILLS (10000) times while it rotates, and d
 	CHAOS_LEAKED=$(CHAOS_LEAKED) CHAOS_LEAKED_SECONDS=$(CHAOS_LEAKED_SECONDS) \
 	  go test ./rotation/engine/crashtest -count=1 -timeout 1h -run TestKillsDuringAnIncident -v
 	CHAOS_SECRETS=$(CHAOS_SECRETS) go test ./broker/daemon -count=1 -timeout 1h -run TestManySecretsInOneEmergency -v
+	CHAOS_EVENTS=$(CHAOS_EVENTS) go test ./broker/daemon -count=1 -timeout 1h -run TestEventsCannotBringTheCompanyToAStandstill -v
 	KEYBROKER_LONG=1 go test ./backends/... -count=1 -p 1 -timeout 1h
 	@cat .build/chaos.txt
 

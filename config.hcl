@@ -164,10 +164,21 @@ policy "responder" {
   path "sys/quarantine/*" { # add, lift
     capabilities = ["update"]
   }
+  path "sys/events" { # keybroker event list, show, apply; trigger list
+    capabilities = ["read"]
+  }
   path "sys/audit" { # keybroker audit query
     capabilities = ["read"]
   }
   path "sys/alerts" { # keybroker alert list, ack
     capabilities = ["read", "update"]
+  }
+}
+
+# Beside responder, for the few who may turn off more than approval_above alone, when
+# nobody is there to approve it: keybroker emergency … --override
+policy "responder-lead" {
+  path "sys/incidents/override" {
+    capabilities = ["emergency"]
   }
 }

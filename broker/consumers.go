@@ -181,7 +181,7 @@ func (h hindrances) of(d rotation.Delivery) rotation.Delivery {
 	}
 	if state, is := h.kept[d.Consumer]; is {
 		d.NextAttemptAt = time.Time{}
-		d.Error = fmt.Sprintf("%s is in quarantine since %s: `keybroker quarantine lift consumer %s`", d.Consumer, state.QuarantinedAt.UTC().Format(time.RFC3339), d.Consumer)
+		d.Error = fmt.Sprintf("%s is in quarantine since %s: `keybroker quarantine lift consumer %s --reason TEXT`", d.Consumer, state.QuarantinedAt.UTC().Format(time.RFC3339), d.Consumer)
 	} else if state, is := h.disabled[d.Consumer]; is {
 		d.NextAttemptAt = time.Time{}
 		d.Error = fmt.Sprintf("%s is disabled since %s (%s): `keybroker consumer enable %s`", d.Consumer, state.DisabledAt.UTC().Format(time.RFC3339), state.Why, d.Consumer)

@@ -218,7 +218,7 @@ func (b *Broker) declareAll(ctx context.Context, tx *store.Tx, ev *store.Event, 
 	if len(targets) == 0 {
 		return nil
 	}
-	inc := b.incidentOf(*ev, asked)
+	inc := b.incidentOf(*ev, asked, targets)
 	inc.State = rotation.IncidentOpen
 	_, err := b.Engine.OpenIncident(ctx, tx, &inc, targets, nil)
 	if errors.Is(err, engine.ErrNothingAlive) {
@@ -257,15 +257,27 @@ func (b *Broker) declareAll(ctx context.Context, tx *store.Tx, ev *store.Event, 
 }
 
 // incidentOf is the incident of an event, for those of its secrets that are to follow.
-func (b *Broker) incidentOf(ev store.Event, asked engine.Asked) rotation.Incident {
+func (b *Broker) incidentOf(ev store.Event, asked engine.Asked, targets []rotation.Target) rotation.Incident {
 	selector := client.Selector{Names: ev.Names, Leaked: ev.Values > 0, Tenant: ev.Tenant}
 	text, _ := json.Marshal(selector) // nothing in it can fail
-	inc := rotation.Incident{Tenant: ev.Tenant, Cause: rotation.IncidentEvent, Trigger: ev.Trigger, Reason: asked.Reason, Actor: asked.By, Lineage: asked.Lineage,
+	inc := rotation.Incident{Tenant: tenantOf(targets), Cause: rotation.IncidentEvent, Trigger: ev.Trigger, Reason: asked.Reason, Actor: asked.By, Lineage: asked.Lineage,
 		Role: asked.Role, Identity: asked.Identity, Selector: text, DetectedAt: ev.ReceivedAt, Hold: true}
 	if !ev.At.IsZero() && ev.At.Before(ev.ReceivedAt) {
 		inc.DetectedAt = ev.At
 	}
 	return inc
+}
+
+// tenantOf is the one whose secrets all targets are; empty: they are of several.
+func tenantOf(targets []rotation.Target) string {
+	tenant := ""
+	for i, t := range targets {
+		if i > 0 && t.Ref.Tenant != tenant {
+			return ""
+		}
+		tenant = t.Ref.Tenant
+	}
+	return tenant
 }
 
 // tryDead tries once more the versions that m means, where all of them are known to be
@@ -359,7 +371,7 @@ func (b *Broker) leaveToPeople(ctx context.Context, tx *store.Tx, t Trigger, ev 
 		next = "keybroker event list --outcome held --trigger " + ev.Trigger
 	}
 	if ev.Emergency {
-		if ev.IncidentID, err = b.propose(ctx, tx, *ev); err != nil {
+		if ev.IncidentID, err = b.propose(ctx, tx, *ev, held+1); err != nil {
 			return err
 		}
 		next = "keybroker incident approve " + ev.IncidentID
@@ -384,7 +396,7 @@ const proposedFor = 24 * time.Hour
 
 // propose adds what of an event is held to the incident that its trigger proposes. The
 // versions are pinned as they are now: what replaces them meanwhile is not meant.
-func (b *Broker) propose(ctx context.Context, tx *store.Tx, ev store.Event) (id string, err error) {
+func (b *Broker) propose(ctx context.Context, tx *store.Tx, ev store.Event, events int) (id string, err error) {
 	var targets []rotation.Target
 	for _, m := range ev.Matches {
 		if m.Outcome != client.OutcomeHeld {
@@ -406,7 +418,8 @@ func (b *Broker) propose(ctx context.Context, tx *store.Tx, ev store.Event) (id 
 		return "", err
 	}
 	if id == "" {
-		inc := b.incidentOf(ev, askedBy(ev))
+		inc := b.incidentOf(ev, askedBy(ev), targets)
+		inc.Selector = alsoNamed(client.Selector{Leaked: ev.Values > 0, Tenant: ev.Tenant}, targets)
 		inc.State, inc.ApproveBy = rotation.IncidentProposed, b.Now().Add(proposedFor)
 		_, err := b.Engine.OpenIncident(ctx, tx, &inc, targets, nil)
 		return inc.ID, err
@@ -418,5 +431,27 @@ func (b *Broker) propose(ctx context.Context, tx *store.Tx, ev store.Event) (id 
 	if err := tx.AddTargets(ctx, id, targets); err != nil {
 		return "", err
 	}
+	var selector client.Selector
+	if err := json.Unmarshal(inc.Selector, &selector); err != nil {
+		return "", fmt.Errorf("reading what incident %s is about: %w", id, err)
+	}
+	selector.Leaked = selector.Leaked || ev.Values > 0
+	inc.Selector = alsoNamed(selector, targets)
+	inc.Reason = cut(fmt.Sprintf("what was held of trigger %s: %d events, the last: %s", ev.Trigger, events, ev.Reason))
+	if tenantOf(targets) != inc.Tenant {
+		inc.Tenant = "" // and of none it stays
+	}
 	return id, tx.SaveIncident(ctx, &inc) // so that nobody approves it at the same moment
+}
+
+// alsoNamed is a selector that names targets, too: the first ones, as people write them.
+func alsoNamed(s client.Selector, targets []rotation.Target) json.RawMessage {
+	for _, t := range targets {
+		name := strings.TrimPrefix(qualified(t.Ref), backends.DefaultTenant+":")
+		if len(s.Names) < keptNames && !slices.Contains(s.Names, name) {
+			s.Names = append(s.Names, name)
+		}
+	}
+	text, _ := json.Marshal(s) // nothing in it can fail
+	return text
 }

@@ -68,7 +68,7 @@ func eventFor(ctx context.Context, tx *store.Tx, p authn.Principal, id string) (
 func (b *Broker) viewEvent(ctx context.Context, tx *store.Tx, p authn.Principal, ev store.Event) (client.InboundEvent, error) {
 	out := client.InboundEvent{ID: ev.ID, Trigger: ev.Trigger, EventID: ev.EventID, Tenant: ev.Tenant, ReceivedAt: utc(ev.ReceivedAt), At: utc(ev.At), Address: ev.Address,
 		Actor: ev.Actor, Action: Trigger{Emergency: ev.Emergency}.action(), Outcome: ev.Outcome, Reason: ev.Reason, Source: ev.Source, URL: ev.URL, Names: ev.Names, Labels: ev.Labels,
-		Values: ev.Values, Handles: ev.Handles, Matches: []client.EventMatch{}, Repeats: ev.Repeats, IncidentID: ev.IncidentID, AppliedBy: ev.AppliedBy, AppliedAt: utc(ev.AppliedAt)}
+		Values: ev.Values, Handles: ev.Handles, Matches: []client.EventMatch{}, Repeats: ev.Repeats, IncidentID: ev.IncidentID, AppliedBy: ev.AppliedBy, AppliedAt: utc(ev.AppliedAt), Error: ev.Error, RetryAt: utc(ev.RetryAt)}
 	if ev.Repeats > 0 {
 		out.LastAt = utc(ev.LastAt)
 	}
@@ -184,12 +184,15 @@ func (b *Broker) apply(ctx context.Context, p authn.Principal, ev store.Event, m
 			if err != nil {
 				return err
 			}
+			proposed := now.IncidentID
 			now.AppliedBy, now.AppliedAt = p.ID, b.Now()
 			if err := act(tx, &now); err != nil {
 				return err
 			}
-			now.Outcome = overall(now.Matches)
-			return tx.SaveEvent(ctx, now)
+			if now.Outcome = overall(now.Matches); now.Outcome == client.OutcomeHeld {
+				now.IncidentID = proposed // which decides on the rest
+			}
+			return b.saveDecided(ctx, tx, now)
 		})
 	}
 	if ev.Emergency {

@@ -63,14 +63,18 @@ func (b *Broker) takeAll(ctx context.Context, trigger string, t Trigger, from ne
 	}
 	p := authn.Principal{ID: "trigger/" + trigger, Name: trigger, Tenant: t.Tenant, Method: methodTrigger, Address: from}
 	var all []taken
+	var later error
 	for _, in := range events {
 		one, err := b.take(ctx, p, trigger, t, in.Clean(), "")
-		if err != nil {
+		switch _, over := errors.AsType[*overrun](err); {
+		case over: // it comes again, and the others do not wait for it
+			later = err
+		case err != nil:
 			return nil, err
 		}
 		all = append(all, one)
 	}
-	return all, nil
+	return all, later
 }
 
 // take records one event and has the trigger act on it. Whatever happens in between: an
@@ -91,15 +95,24 @@ func (b *Broker) take(ctx context.Context, p authn.Principal, name string, t Tri
 			return err
 		}
 		var err error
+		if in.ID == "" && key == "" { // what says the same later on is another event
+			if err := tx.ReleaseEventKey(ctx, name, ev.Key, ev.ReceivedAt.Add(-t.Cooldown)); err != nil {
+				return err
+			}
+		}
 		if out.Event, out.repeated, err = tx.AddEvent(ctx, ev); err != nil {
 			return err
 		}
-		if out.repeated && out.Outcome == client.OutcomeRefused && ev.Outcome == client.OutcomeReceiving { // it is tried again
-			out.Event.Matches, out.Event.Outcome = ev.Matches, ev.Outcome
-			return tx.SaveEvent(ctx, out.Event)
+		if out.repeated && triedAgain(out.Event, ev) {
+			return b.takeUp(ctx, tx, t, &out.Event, ev)
 		}
-		if out.repeated || out.Outcome == client.OutcomeReceiving {
+		switch {
+		case out.repeated || out.Outcome == client.OutcomeReceiving:
 			return nil
+		case out.Outcome == client.OutcomeUnresolved:
+			if err := b.tellUnresolved(ctx, tx, t, out.Event); err != nil {
+				return err
+			}
 		}
 		return b.auditEvent(ctx, tx, out.Event)
 	})
@@ -132,6 +145,9 @@ func (b *Broker) recordOf(p authn.Principal, name string, t Trigger, in inbound.
 	switch {
 	case in.Test:
 		ev.Outcome = client.OutcomeTest
+	case in.Missing != nil:
+		ev.Outcome, ev.Missing, ev.Error = client.OutcomeUnresolved, in.Missing.Ask, cut(in.Missing.Why)
+		ev.RetryAt, ev.RetryUntil = ev.ReceivedAt.Add(firstResolve), ev.ReceivedAt.Add(resolvedFor)
 	case len(found.matches) == 0:
 		ev.Outcome = client.OutcomeNothingMatched
 	}

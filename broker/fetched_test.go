@@ -178,24 +178,28 @@ func TestWhatARoleHas(t *testing.T) {
 	}
 	b.noteRead(ctx, authn.Principal{ID: "tok_1", Role: "shop", Address: netip.MustParseAddr("10.0.0.7")}, s, 1, true)
 	sent("shop", 2, at.Add(time.Hour))
-	sent("shop", 3, time.Time{})  // nobody knows of it
+	sent("shop", 3, time.Time{})  // it did not say that it had it
 	sent("queue", 4, time.Time{}) // it was handed out
 	sent("other", 5, at.Add(time.Hour))
+	waits := rotation.Delivery{ID: "waits", SecretID: s.ID, Ref: s.Ref, Consumer: "shop", Event: rotation.EventRotated, Version: 6, Generation: 6, CreatedAt: at}
+	if err := db.Update(ctx, func(tx *store.Tx) error { return tx.AddDelivery(ctx, &waits) }); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		who, address string
 		since        time.Time
 		tenant       string
 		want         []int
 	}{
-		"ever":               {who: "shop", want: []int{1, 2, 4}},
-		"since":              {who: "shop", since: at.Add(10 * time.Minute), want: []int{2, 4}},
-		"in the same minute": {who: "shop", since: at.Add(30 * time.Second), want: []int{1, 2, 4}}, // it may have been read again
+		"ever":               {who: "shop", want: []int{1, 2, 3, 4}},
+		"since":              {who: "shop", since: at.Add(10 * time.Minute), want: []int{2, 3, 4}},
+		"in the same minute": {who: "shop", since: at.Add(30 * time.Second), want: []int{1, 2, 3, 4}}, // it may have been read again
 		"somebody else":      {who: "other", want: []int{5}},
 		"at an address":      {address: "10.0.0.0/8", want: []int{1}},
 		"both":               {who: "shop", address: "10.0.0.7", want: []int{1}},
 		"elsewhere":          {who: "shop", address: "192.0.2.1"},
 		"of another tenant":  {who: "shop", tenant: "globex"},
-		"of its own":         {who: "shop", tenant: "acme", want: []int{1, 2, 4}},
+		"of its own":         {who: "shop", tenant: "acme", want: []int{1, 2, 3, 4}},
 	} {
 		var got map[string][]int
 		if err := db.View(ctx, func(tx *store.Tx) (err error) {
@@ -222,7 +226,7 @@ func TestWhatARoleHas(t *testing.T) {
 		if err := db.View(ctx, func(tx *store.Tx) error {
 			all, err := b.accesses(ctx, tx, s, version, 10)
 			for _, a := range all {
-				texts = append(texts, fmt.Sprintf("%s %s %s %s %s", a.Actor, a.Identity, a.Role, a.Address, a.Consumer))
+				texts = append(texts, fmt.Sprintf("%s %s %s %s %s %t", a.Actor, a.Identity, a.Role, a.Address, a.Consumer, a.Unanswered))
 			}
 			return err
 		}); err != nil {
@@ -230,13 +234,13 @@ func TestWhatARoleHas(t *testing.T) {
 		}
 		return texts
 	}
-	for version, want := range map[int]string{1: "tok_1  shop 10.0.0.7 ", 2: "keybroker  shop  shop", 4: "keybroker  shop  queue"} {
+	for version, want := range map[int]string{1: "tok_1  shop 10.0.0.7  false", 2: "keybroker  shop  shop false", 3: "keybroker  shop  shop true", 4: "keybroker  shop  queue false"} {
 		if got := had(version); len(got) != 1 || got[0] != want {
 			t.Errorf("who had version %d: %q, want %q", version, got, want)
 		}
 	}
-	if got := had(3); got != nil {
-		t.Errorf("what was not received: %q", got)
+	if got := had(6); got != nil {
+		t.Errorf("what was not sent: %q", got)
 	}
 }
 

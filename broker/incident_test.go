@@ -103,6 +103,19 @@ func TestWhatIsStuck(t *testing.T) {
 	}
 }
 
+// TestOwnDeliveriesAreStuck: what was not delivered before the incident replaces nothing.
+func TestOwnDeliveriesAreStuck(t *testing.T) {
+	x := &incidentState{targets: []rotation.Target{{SecretID: "a"}}, secrets: map[string]store.TargetSecret{"a": {Secret: rotation.Secret{ID: "a", Current: 1}}},
+		deliveries: []rotation.Delivery{{SecretID: "a", Consumer: "shop", Event: rotation.EventRotated, Version: 1, State: rotation.DeliveryPending, Error: "refused"}}, kept: func(string) bool { return false }}
+	if got := x.stuckDeliveries(); len(got) > 0 {
+		t.Errorf("of a proposal: %+v", got)
+	}
+	x.targets[0].RotationID, x.secrets["a"] = "r", store.TargetSecret{Secret: rotation.Secret{ID: "a", Current: 1}, BroughtBy: "r"}
+	if got := x.stuckDeliveries(); len(got) != 1 {
+		t.Errorf("of its own replacement: %+v", got)
+	}
+}
+
 // TestEstimates: what is not contained yet will be as soon as others were.
 func TestEstimates(t *testing.T) {
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -19,6 +19,7 @@ import (
 	"github.com/keybroker/keybroker/broker/store"
 	"github.com/keybroker/keybroker/policy"
 	"github.com/keybroker/keybroker/rotation"
+	"github.com/keybroker/keybroker/rotation/issuer"
 )
 
 const (
@@ -138,7 +139,7 @@ func (b *Broker) declaredBefore(ctx context.Context, p authn.Principal, d declar
 
 func same(have rotation.Incident, d declaration) bool {
 	shown, _ := json.Marshal(d.selector.shown()) // texts and numbers cannot fail
-	return have.Reason == d.Reason && string(have.Selector) == string(shown)
+	return have.Reason == d.Reason && string(have.Selector) == string(shown) && have.Contain == d.Contain && have.Overwrite == d.Overwrite && have.LeakedAt.Equal(d.LeakedAt)
 }
 
 // own tells whether p, or a token of the same hand, declared an incident.
@@ -184,7 +185,36 @@ func (b *Broker) nothing(p authn.Principal, d *declaration) (by decided, err err
 	case d.Selector.Value != "":
 		return by, fmt.Errorf("%w: no version of a secret that you reach has this value: it is none of the broker's, turn it off where it was made", backends.ErrNotFound)
 	}
+	if err := b.unknown(p, d.Selector); err != nil {
+		return by, err
+	}
 	return by, fmt.Errorf("%w: no secret that you reach is meant by that, or none of them can be alive", backends.ErrNotFound)
+}
+
+// unknown tells of a name in a selector that nothing of the configuration has, within p's
+// reach. Backends, issuers
+// and roles are the node's: nobody of a tenant is told which there are.
+func (b *Broker) unknown(p authn.Principal, s client.Selector) error {
+	rules := b.rulesOf(p)
+	if s.Consumer != "" {
+		if _, err := b.consumer(p, s.Consumer); err != nil {
+			return err
+		}
+	}
+	token := strings.HasPrefix(s.ReadBy, "tok_") || strings.Contains(s.ReadBy, "/")
+	if p.Tenant != "" {
+		return nil
+	}
+	if s.ReadBy != "" && !token && rules.Roles[s.ReadBy] == nil {
+		return notThere("role", s.ReadBy)
+	}
+	if s.Backend != "" && rules.Backends[s.Backend] == nil {
+		return notThere("backend", s.Backend)
+	}
+	if s.Issuer != "" && !slices.ContainsFunc(b.Components.Issuers(), func(c Component[issuer.Issuer]) bool { return c.Name == s.Issuer }) {
+		return notThere("issuer", s.Issuer)
+	}
+	return nil
 }
 
 // fill makes of what was selected the incident's targets, and its checklist.

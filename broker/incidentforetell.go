@@ -50,7 +50,10 @@ func foretoldTarget(t rotation.Target, m matched) client.IncidentTarget {
 	}
 	if len(out.Versions) == 0 {
 		out.State = string(rotation.TargetNothingAlive)
-		if len(t.Versions) > 0 {
+		switch {
+		case len(t.Versions) > 0 && m.undead:
+			out.State = string(rotation.TargetUnprovable)
+		case len(t.Versions) > 0:
 			out.State = string(rotation.TargetAlreadyDead)
 		}
 	}

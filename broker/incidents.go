@@ -78,22 +78,28 @@ func (b *Broker) Incidents(ctx context.Context, p authn.Principal, q client.Inci
 		return list, err
 	}
 	return list, b.Store.View(ctx, func(tx *store.Tx) error {
-		found, next, err := tx.Incidents(ctx, store.IncidentFilter{Tenant: p.Tenant, State: rotation.IncidentState(q.State), SecretID: of.ID}, at)
-		if err != nil {
-			return err
-		}
-		list.Items, list.Next = list.Items[:0], b.Pages.next(p, action, next)
-		for _, i := range found {
-			if !b.incidentSight(p, i).reaches || denied != nil && !own(p, i) {
-				continue
-			}
-			v, err := b.listed(ctx, tx, i)
+		list.Items = list.Items[:0]
+		at := at
+		for { // until there is one that p sees
+			found, next, err := tx.Incidents(ctx, store.IncidentFilter{Tenant: p.Tenant, State: rotation.IncidentState(q.State), SecretID: of.ID}, at)
 			if err != nil {
 				return err
 			}
-			list.Items = append(list.Items, v)
+			for _, i := range found {
+				if !b.incidentSight(p, i).reaches || denied != nil && !own(p, i) {
+					continue
+				}
+				v, err := b.listed(ctx, tx, i)
+				if err != nil {
+					return err
+				}
+				list.Items = append(list.Items, v)
+			}
+			if at.After = next; len(list.Items) > 0 || next == "" {
+				list.Next = b.Pages.next(p, action, next)
+				return nil
+			}
 		}
-		return nil
 	})
 }
 
@@ -223,12 +229,19 @@ func (b *Broker) ApproveIncident(ctx context.Context, p authn.Principal, id stri
 		}
 		if len(i.Quarantine) > 0 {
 			var names client.QuarantineNames
-			err := json.Unmarshal(i.Quarantine, &names)
-			if err == nil {
-				plan, err = b.planQuarantine(p, names)
+			if err := json.Unmarshal(i.Quarantine, &names); err != nil {
+				return fmt.Errorf("reading whom the incident keeps out: %w", err)
 			}
-			if err != nil {
+			var gone []string
+			var err error
+			if plan, gone, err = b.approvedQuarantine(p, names); err != nil {
 				return fmt.Errorf("keeping out whom the incident names: %w", err)
+			}
+			if len(gone) > 0 {
+				text := "not kept out, since the configuration has it no more: " + strings.Join(gone, ", ")
+				if err := tx.AddNote(ctx, id, store.Note{At: b.Now(), By: "keybroker", Text: text}); err != nil {
+					return err
+				}
 			}
 		}
 		if _, err := b.Engine.ApproveIncident(ctx, tx, id, asked(p, r.Reason)); err != nil {
@@ -286,8 +299,14 @@ func (b *Broker) CloseIncident(ctx context.Context, p authn.Principal, id string
 		if err != nil {
 			return err
 		}
-		if n.Pending+n.Failed > 0 {
-			return fmt.Errorf("%w: the emergencies of %d secrets of it are not declared yet, and would not be any more: see `keybroker incident show %s`", backends.ErrConflict, n.Pending+n.Failed, id)
+		if n.Pending > 0 {
+			return fmt.Errorf("%w: the emergencies of %d secrets of it are not declared yet, and would not be any more: see `keybroker incident show %s`", backends.ErrConflict, n.Pending, id)
+		}
+		if n.Failed > 0 {
+			text := fmt.Sprintf("closed although the emergencies of %d of its secrets could not be declared, which is not tried any more", n.Failed)
+			if err := tx.AddNote(ctx, id, store.Note{At: b.Now(), By: p.ID, Text: text}); err != nil {
+				return err
+			}
 		}
 		_, err = b.Engine.CloseIncident(ctx, tx, id, hold, asked(p, r.Reason))
 		return err

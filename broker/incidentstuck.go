@@ -119,7 +119,7 @@ func stuckRotation(r rotation.Rotation, ref backends.Ref, now time.Time) (client
 func (x *incidentState) stuckDeliveries() []client.IncidentStuck {
 	visible := map[string]bool{}
 	for _, t := range x.targets {
-		visible[t.SecretID] = true
+		visible[t.SecretID] = x.replaces(t)
 	}
 	var out []client.IncidentStuck
 	var last string

@@ -68,7 +68,7 @@ func (x *incidentState) read(ctx context.Context, tx *store.Tx) (err error) {
 		return err
 	}
 	for _, c := range compromised {
-		x.tally.Count(c.Retirement)
+		x.tally.Count(c.Retirement, x.inc.Began())
 		x.versions[c.SecretID] = append(x.versions[c.SecretID], c)
 	}
 	if x.replaced, err = tx.ReplacedTargets(ctx, id); err != nil {
@@ -109,7 +109,7 @@ func viewIncident(i rotation.Incident, n rotation.Tally, now time.Time) client.I
 		LeakedAt: utc(i.LeakedAt), DetectedAt: utc(i.DetectedAt), DeclaredAt: utc(i.DeclaredAt), ApprovedAt: utc(i.ApprovedAt), ApproveBy: utc(i.ApproveBy),
 		ContainedAt: utc(i.ContainedAt), ProvenAt: utc(i.ProvenAt), ClosedAt: utc(i.ClosedAt),
 		Progress: client.IncidentProgress{Secrets: n.Secrets, Pending: n.Pending, Failed: n.Failed, Versions: n.Versions, Acknowledged: n.Acknowledged,
-			Contained: n.Contained, Proven: n.Proven, Unprovable: n.Unprovable, FirstContainedAt: utc(n.FirstContainedAt), LastContainedAt: utc(n.LastContainedAt)}}
+			Contained: n.Contained, Proven: n.Proven, Unprovable: n.Unprovable, AlreadyDead: n.AlreadyDead, FirstContainedAt: utc(n.FirstContainedAt), LastContainedAt: utc(n.LastContainedAt)}}
 	if len(i.Selector) > 0 {
 		_ = json.Unmarshal(i.Selector, &out.Selector) // it was made of one
 	}
@@ -148,6 +148,10 @@ func (x *incidentState) target(t rotation.Target) client.IncidentTarget {
 		r := c.Retirement
 		v := client.IncidentVersion{Version: c.Version, RetirementID: r.ID, State: string(r.State), Issuer: x.issuerOf(c),
 			RequestedAt: utc(r.RequestedAt), ProvenAt: utc(r.ProvenAt), WaitingFor: r.WaitingFor, Error: r.Why()}
+		if r.ProvenBefore(x.inc.Began()) {
+			out.Versions = append(out.Versions, client.IncidentVersion{Version: c.Version, RetirementID: r.ID, State: client.TargetAlreadyDead, Issuer: v.Issuer})
+			continue
+		}
 		if r.Dead() {
 			v.ContainedAt = utc(r.DeadSince())
 		}

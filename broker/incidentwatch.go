@@ -20,8 +20,8 @@ const (
 )
 
 // WatchIncident sends the present state of an incident, again whenever it changed, but
-// for long lists, and client.EventEnd once everything of it is proven dead, or it is
-// closed or rejected. It ends as WatchRotation does.
+// for long lists, and client.EventEnd once it is settled: everything of it is proven
+// dead or can never be, or it is closed or rejected. It ends as WatchRotation does.
 func (b *Broker) WatchIncident(ctx context.Context, p authn.Principal, id string) (<-chan client.Event, error) {
 	var took latencies // from before the incident: they stay what they are
 	read := func(ctx context.Context, tx *store.Tx, who authn.Principal, id string) ([]client.Event, bool, error) {
@@ -39,7 +39,7 @@ func (b *Broker) WatchIncident(ctx context.Context, p authn.Principal, id string
 			return nil, false, err
 		}
 		v := brief(x.view(b.Now()))
-		return []client.Event{{Type: client.EventIncident, Incident: &v}}, i.Over() || i.State == rotation.IncidentOpen && x.tally.AllProven(), nil
+		return []client.Event{{Type: client.EventIncident, Incident: &v}}, i.Over() || i.State == rotation.IncidentOpen && v.Progress.Settled(), nil
 	}
 	return b.watch(ctx, p, "incident", id, watchIncidentEvery, read, func() (stillMay, error) {
 		may := func(ctx context.Context, tx *store.Tx, who authn.Principal, _ bool) (bool, error) {

@@ -103,11 +103,15 @@ func (b *Broker) count(rules *compiled, s rotation.Secret, denied bool) {
 }
 
 // RunTriggers has triggers act on what the broker sees for itself, goes on with events
-// that were left unfinished, and sums up what was not audited, until ctx ends.
+// that were left unfinished, fetches what events lack, settles those that people have
+// decided on, and sums up what was not audited, until ctx ends.
 func (b *Broker) RunTriggers(ctx context.Context) {
 	tick := time.NewTicker(senseEvery)
 	defer tick.Stop()
 	defer func() { b.sumUp(context.WithoutCancel(ctx)) }()
+	var resolving sync.WaitGroup
+	defer resolving.Wait()
+	resolving.Go(func() { b.resolveEvents(ctx) })
 	var finished, summed time.Time
 	for {
 		select {
@@ -118,6 +122,7 @@ func (b *Broker) RunTriggers(ctx context.Context) {
 		case <-tick.C:
 			now := b.Now()
 			b.warnIf(ctx, b.senseAlerts(ctx))
+			b.warnIf(ctx, b.settleEvents(ctx))
 			if now.Sub(finished).Abs() >= finishEvery {
 				finished = now
 				b.warnIf(ctx, b.finishEvents(ctx))
@@ -180,16 +185,20 @@ func (b *Broker) senseAlerts(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
+				if !rules[name].Emergency { // what is rotated is the current one
+					ev.Version = 0
+				}
 				news[name] = append(news[name], ev)
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	for _, name := range listening {
 		for some := range slices.Chunk(news[name], mostEvents) {
-			if err == nil {
-				err = b.Take(ctx, name, netip.Addr{}, some)
-			}
+			err = errors.Join(err, b.Take(ctx, name, netip.Addr{}, some)) // one that has to wait stops no other
 		}
 	}
 	return err
@@ -206,7 +215,7 @@ func eventOfAlert(ctx context.Context, tx *store.Tx, a store.Alert) (inbound.Eve
 	case alert.Unconfirmed, alert.Resurrected, alert.Unprovable, alert.RevokeByHand:
 		var t rotation.Retirement
 		t, err = tx.Retirement(ctx, a.Subject)
-		secretID = t.SecretID
+		secretID, ev.Version = t.SecretID, t.Version
 	case alert.MissingAcknowledgement, alert.ValueWanted, alert.DeadCurrent:
 		var r rotation.Rotation
 		r, err = tx.Rotation(ctx, a.Subject)

@@ -17,7 +17,7 @@ const (
 	minCandidate = 8
 	// maxCandidates bounds what one text is taken for, maxCandidate how long each of these
 	// is, and maxTogether all of them, in bytes: each is hashed for each tenant.
-	maxCandidates = 256
+	maxCandidates = 4096
 	maxCandidate  = 64 << 10
 	maxTogether   = 1 << 20
 	// maxWrapped is how deep a value may be wrapped: a line of an environment file in base64

@@ -66,6 +66,13 @@ func TestCandidatesOfALeak(t *testing.T) {
 			t.Errorf("%s: %q is not among %q", name, tt.want, got)
 		}
 	}
+	var long strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&long, "SETTING_%d=value-number-%d\n", i, i)
+	}
+	if got := candidates(long.String() + "LAST_KEY=" + key + "\n"); !slices.Contains(got, key) {
+		t.Errorf("the last of 300 settings is none of %d candidates", len(got))
+	}
 	if got := candidates("  short  "); got != nil {
 		t.Errorf("of what is too short: %q", got)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/keybroker/keybroker/broker/authn"
 	"github.com/keybroker/keybroker/broker/client"
@@ -63,9 +64,9 @@ func (b *Broker) lookUpIn(ctx context.Context, tx *store.Tx, tenant string, text
 	if err != nil || len(fields) == 0 {
 		return nil, err
 	}
-	names := map[string]bool{}
+	names := map[string]string{}
 	for _, n := range naming {
-		names[b.Engine.Fingerprint(tenant, "field "+n)] = true
+		names[b.Engine.Fingerprint(tenant, "field "+n)] = n
 	}
 	slices.SortFunc(fields, func(x, y store.FieldOf) int {
 		return cmp.Or(cmp.Compare(x.SecretID, y.SecretID), cmp.Compare(x.Version, y.Version), cmp.Compare(x.Field, y.Field))
@@ -80,11 +81,35 @@ func (b *Broker) lookUpIn(ctx context.Context, tx *store.Tx, tenant string, text
 		h := hit{secretID: first.SecretID, version: first.Version, whole: n == first.Fields, nameOnly: n != first.Fields}
 		for _, f := range fields[:n] {
 			h.texts = append(h.texts, of[f.Fingerprint])
-			h.nameOnly = h.nameOnly && (names[f.Field] || shared[f.Fingerprint] > maxSharing)
+			h.nameOnly = h.nameOnly && (names[f.Field] != "" && !opens(of[f.Fingerprint]) || shared[f.Fingerprint] > maxSharing)
 		}
 		found, fields = append(found, h), fields[n:]
 	}
 	return found, nil
+}
+
+// longSegment is how long a part of a URL is, in bytes, that is taken for a credential: a
+// webhook's token rather than a name.
+const longSegment = 16
+
+// opens tells whether a text that says where something is holds a credential as well: a
+// URL with a password, parameters, or a token in its path.
+func opens(text string) bool {
+	_, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return false
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	host, path, _ := strings.Cut(rest, "/")
+	if at := strings.LastIndex(host, "@"); at >= 0 && strings.Contains(host[:at], ":") || strings.Contains(query, "=") {
+		return true
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		if len(part) >= longSegment && strings.ContainsAny(part, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+			return true
+		}
+	}
+	return false
 }
 
 // sharing counts the secrets that have each text, which are in order.

@@ -26,7 +26,7 @@ const (
 	// its record by name alone.
 	mostMatches = 1000
 	// mostForms is how many texts are looked up of the values of one event.
-	mostForms = 5000
+	mostForms = 20_000
 	// shortestHandle is how long a part of a handle is, in bytes, that is looked up by itself.
 	shortestHandle = 16
 )
@@ -106,8 +106,12 @@ func (m *matching) values(ctx context.Context, in inbound.Event) error {
 // texts looks up which versions have texts in their fields. The name of a user or a host
 // gives nothing away.
 func (m *matching) texts(ctx context.Context, forms []string, by string) error {
-	slices.Sort(forms)
-	forms = slices.Compact(forms)
+	seen := map[string]bool{}
+	forms = slices.DeleteFunc(forms, func(text string) bool { // the likelier ones stay first
+		again := seen[text]
+		seen[text] = true
+		return again
+	})
 	hits, err := m.b.lookUp(ctx, m.tx, m.t.Tenant, forms[:min(len(forms), mostForms)])
 	for _, h := range hits {
 		if err != nil {
@@ -126,19 +130,18 @@ func (m *matching) texts(ctx context.Context, forms []string, by string) error {
 func (m *matching) handles(ctx context.Context, in inbound.Event) error {
 	var parts []string
 	for _, h := range in.Handles {
-		v, err := m.tx.VersionByHandle(ctx, "", h)
-		switch {
-		case errors.Is(err, backends.ErrNotFound):
-			for _, text := range h {
-				if len(text) >= shortestHandle {
-					parts = append(parts, text)
-				}
-			}
-		case err != nil:
+		all, err := m.tx.VersionsByHandle(ctx, m.t.Tenant, h)
+		if err != nil {
 			return err
-		case m.t.Tenant == "" || m.t.Tenant == v.Ref.Tenant:
+		}
+		for _, v := range all {
 			if err := m.version(ctx, v.SecretID, v.Number, byHandle); err != nil {
 				return err
+			}
+		}
+		for _, text := range h {
+			if len(all) == 0 && len(text) >= shortestHandle {
+				parts = append(parts, text)
 			}
 		}
 	}
@@ -171,7 +174,7 @@ func (m *matching) names(ctx context.Context, in inbound.Event) error {
 			return err
 		}
 		for _, s := range all {
-			m.add(s, 0, byName)
+			m.add(s, in.Version, byName)
 		}
 	}
 	return nil

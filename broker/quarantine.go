@@ -72,6 +72,28 @@ func (b *Broker) planQuarantine(p authn.Principal, names client.QuarantineNames)
 	return plan, nil
 }
 
+// approvedQuarantine is planQuarantine by who approves an incident: what is not configured
+// any more since it was declared is gone, and stands in the way of no containment.
+func (b *Broker) approvedQuarantine(p authn.Principal, names client.QuarantineNames) (plan quarantining, gone []string, err error) {
+	one := func(what string, names client.QuarantineNames) {
+		k, wrong := b.planQuarantine(p, names)
+		switch {
+		case errors.Is(wrong, backends.ErrNotFound):
+			gone = append(gone, what)
+		case wrong != nil:
+			err = wrong
+		}
+		plan = append(plan, k...)
+	}
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names.Consumers))) {
+		one("consumer "+name, client.QuarantineNames{Consumers: []string{name}, Force: names.Force})
+	}
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names.Roles))) {
+		one("role "+name, client.QuarantineNames{Roles: []string{name}, Force: names.Force})
+	}
+	return plan, gone, err
+}
+
 // toKeepOut finds a consumer or role of the configuration that p reaches.
 func (b *Broker) toKeepOut(p authn.Principal, kind rotation.Kept, name string) (k kept, err error) {
 	k.Kind, k.Name = kind, name

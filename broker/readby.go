@@ -18,8 +18,9 @@ import (
 // readBy returns the versions, by the ids of their secrets, that were given to who: a role,
 // an identity (METHOD/SUBJECT) or a token, by its id; or to an address or network; or to
 // who there. Since leaves out what was read last before that, as far as it is known to the
-// minute. What was delivered to the consumers of a role was given to it: where to, nobody
-// keeps. ErrInvalid if the address is none.
+// minute. What the consumers of a role were sent was given to it, whether or not they
+// answered: an attempt is recorded before it is made. Where to, nobody keeps. ErrInvalid
+// if the address is none.
 func (b *Broker) readBy(ctx context.Context, tx *store.Tx, p authn.Principal, who, address string, since time.Time) (map[string][]int, error) {
 	by := store.ReadFilter{Tenant: p.Tenant, Who: who}
 	if !since.IsZero() {
@@ -41,7 +42,7 @@ func (b *Broker) readBy(ctx context.Context, tx *store.Tx, p authn.Principal, wh
 			continue
 		}
 		err := tx.ToldTo(ctx, name, func(t store.Told) {
-			if k.has(t) && (t.At.IsZero() || !t.At.Before(since)) && !slices.Contains(versions[t.SecretID], t.Version) {
+			if (t.At.IsZero() || !t.At.Before(since)) && !slices.Contains(versions[t.SecretID], t.Version) {
 				versions[t.SecretID] = append(versions[t.SecretID], t.Version)
 			}
 		})
@@ -51,10 +52,6 @@ func (b *Broker) readBy(ctx context.Context, tx *store.Tx, p authn.Principal, wh
 	}
 	return versions, nil
 }
-
-// has tells whether a consumer has what it was sent: it said so, or it collects its
-// messages, which are handed out before it does.
-func (k Consumer) has(t store.Told) bool { return k.Inbox || !t.At.IsZero() }
 
 // parseNetwork reads an address, or a network such as 10.0.0.0/8.
 func parseNetwork(text string) (netip.Prefix, error) {
@@ -96,13 +93,10 @@ func (b *Broker) accesses(ctx context.Context, tx *store.Tx, s rotation.Secret, 
 	configured := b.rulesOf(authn.Principal{}).Consumers
 	for _, t := range told {
 		k := configured[t.Consumer]
-		if !k.has(t) {
-			continue
-		}
 		a := of
 		a.Consumer, a.Role, a.Actor, a.FirstAt, a.LastAt = t.Consumer, k.Role, "keybroker", utc(t.At), utc(t.At)
 		if t.At.IsZero() {
-			a.FirstAt, a.LastAt = utc(t.SentAt), utc(t.SentAt)
+			a.FirstAt, a.LastAt, a.Unanswered = utc(t.SentAt), utc(t.SentAt), !k.Inbox
 		}
 		out = append(out, a)
 	}

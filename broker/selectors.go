@@ -94,6 +94,8 @@ type matched struct {
 	secret rotation.Secret
 	pinned []int // empty: every version that may be alive
 	alive  []store.Alive
+	// undead: of what is pinned nothing may be alive, and not all of it is proven dead.
+	undead bool
 	named  bool // by its own name
 	may    bool // the caller may turn it off
 }
@@ -269,6 +271,32 @@ func (b *Broker) mayTurnOff(ctx context.Context, tx *store.Tx, p authn.Principal
 	return b.allows(p, s.Ref.Name, s, policy.Emergency), known.sees, nil
 }
 
+// judge looks up how what is pinned died, where none of it is alive. ErrNotFound if
+// somebody said a version that there is not.
+func (m *matched) judge(ctx context.Context, tx *store.Tx, said bool) error {
+	if !said && len(m.meant()) > 0 {
+		return nil
+	}
+	for _, n := range m.pinned {
+		if slices.ContainsFunc(m.alive, func(a store.Alive) bool { return a.Number == n }) {
+			continue
+		}
+		if said {
+			if _, err := tx.Version(ctx, m.secret.ID, n); errors.Is(err, backends.ErrNotFound) {
+				return fmt.Errorf("%w: there is no version %d of %s", backends.ErrNotFound, n, m.secret.Ref)
+			} else if err != nil {
+				return err
+			}
+		}
+		t, err := tx.RetirementOf(ctx, m.secret.ID, n)
+		if err != nil && !errors.Is(err, backends.ErrNotFound) {
+			return err
+		}
+		m.undead = m.undead || err != nil || t.State != rotation.ProvenDead && !t.NeverMade
+	}
+	return nil
+}
+
 // living looks up what of the matched secrets may be alive, and leaves out where nothing
 // is that was not named or singled out.
 func living(ctx context.Context, tx *store.Tx, s selector, out *selection) error {
@@ -290,6 +318,9 @@ func living(ctx context.Context, tx *store.Tx, s selector, out *selection) error
 		from := func(a store.Alive) bool { return a.Issuer == s.Issuer }
 		if s.Issuer != "" && !slices.ContainsFunc(m.alive, from) || len(m.alive) == 0 && !m.named && len(m.pinned) == 0 {
 			continue
+		}
+		if err := m.judge(ctx, tx, len(s.Versions) > 0); err != nil {
+			return err
 		}
 		left = append(left, m)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -139,5 +140,36 @@ func (t Trigger) reasonOf(name string, in inbound.Event) string {
 	if t.Reason != "" && in.Reason != "" {
 		return t.Reason + ": " + in.Reason
 	}
-	return cmp.Or(in.Reason, t.Reason, "an event of trigger "+name)
+	return cmp.Or(in.Reason, t.Reason, saidBy(in), "an event of trigger "+name)
+}
+
+// saidBy tells what an event that gives no reason carries. What of it matches is not said:
+// not everybody who sees the event may know.
+func saidBy(in inbound.Event) string {
+	var parts []string
+	count := func(n int, one, many string) {
+		switch {
+		case n == 1:
+			parts = append(parts, one)
+		case n > 1:
+			parts = append(parts, fmt.Sprintf(many, n))
+		}
+	}
+	count(len(in.Values), "a leaked value", "%d leaked values")
+	count(len(in.Handles), "the handle of a credential", "the handles of %d credentials")
+	names := namesIn(in)
+	some := strings.Join(names[:min(len(names), 3)], ", ")
+	if more := len(in.Secrets) - 3; more > 0 {
+		some += fmt.Sprintf(" and %d more", more)
+	}
+	if some != "" {
+		parts = append(parts, some)
+	}
+	if len(in.Labels) > 0 {
+		parts = append(parts, "secrets of certain labels")
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return "reported: " + strings.Join(parts, "; ")
 }

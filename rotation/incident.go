@@ -78,9 +78,11 @@ type TargetState string
 
 // The states.
 const (
-	TargetPending      TargetState = "pending"
-	TargetDeclared     TargetState = "declared"
-	TargetAlreadyDead  TargetState = "already_dead"  // proven before the incident; tried again all the same
+	TargetPending     TargetState = "pending"
+	TargetDeclared    TargetState = "declared"
+	TargetAlreadyDead TargetState = "already_dead" // proven before the incident; tried again all the same
+	// TargetUnprovable: it was revoked before the incident, and nobody can tell whether it works.
+	TargetUnprovable   TargetState = "unprovable"
 	TargetNothingAlive TargetState = "nothing_alive" // no version of it may work
 	TargetFailed       TargetState = "failed"        // the emergency could not be declared; it is tried again
 )
@@ -104,16 +106,21 @@ type Compromised struct {
 	Retirement Retirement
 }
 
-// Tally counts how far the versions of an incident are.
+// Tally counts how far the versions of an incident are. Those that were proven dead before
+// it began are AlreadyDead and nothing else: that is no doing of the incident.
 type Tally struct {
 	Secrets, Pending, Failed                              int // targets
 	Versions, Acknowledged, Contained, Proven, Unprovable int
+	AlreadyDead                                           int
 	FirstContainedAt, LastContainedAt, LastProvenAt       time.Time
-	Settled                                               int // versions of which nothing more is going to be shown
 }
 
-// Count adds one version.
-func (n *Tally) Count(t Retirement) {
+// Count adds one version of an incident that began at a time.
+func (n *Tally) Count(t Retirement, began time.Time) {
+	if t.ProvenBefore(began) {
+		n.AlreadyDead++
+		return
+	}
 	n.Versions++
 	dead := t.Dead()
 	if dead || !t.AcknowledgedAt.IsZero() {
@@ -132,15 +139,18 @@ func (n *Tally) Count(t Retirement) {
 	case t.State == ProvenDead || t.NeverMade:
 		n.Proven++
 		n.LastProvenAt = latest(n.LastProvenAt, latest(t.ProvenAt, t.NothingAt))
-	case t.State == Unprovable:
+	case t.State == Unprovable || t.Unasked():
 		n.Unprovable++
-	}
-	if t.Settled() || t.State == Unprovable {
-		n.Settled++
 	}
 }
 
-// AllContained tells whether nothing of the incident is known to work.
+// Unasked tells whether nobody asked for a proof, and none will come: all that is known
+// of the version is that its issuer said yes.
+func (t *Retirement) Unasked() bool {
+	return t.Confirm.None && !t.AcknowledgedAt.IsZero() && !t.Dead() && t.State != Resurrected
+}
+
+// AllContained tells whether everything of the incident was rejected, and nothing accepted since.
 func (n *Tally) AllContained() bool {
 	return n.Pending == 0 && n.Failed == 0 && n.Contained == n.Versions
 }
@@ -159,6 +169,18 @@ func (t *Retirement) Dead() bool {
 		return true
 	}
 	return !t.ContainedAt.IsZero() && !t.LastAcceptedAt.After(t.ContainedAt)
+}
+
+// ProvenBefore tells whether the version was proven dead, or found never to have been made,
+// before a time, and was not accepted since.
+func (t *Retirement) ProvenBefore(at time.Time) bool {
+	switch {
+	case t.NeverMade:
+		return t.NothingAt.Before(at)
+	case t.State == ProvenDead:
+		return t.ProvenAt.Before(at)
+	}
+	return false
 }
 
 // DeadSince is when it was first rejected, or found never to have been made.
@@ -202,6 +224,8 @@ func (i *Incident) Approve(by, lineage string, now time.Time) error {
 	switch {
 	case i.State != IncidentProposed:
 		return fmt.Errorf("%w: incident %s waits for no approval, it is %s", backends.ErrConflict, i.ID, i.State)
+	case !i.ApproveBy.IsZero() && now.After(i.ApproveBy):
+		return fmt.Errorf("%w: incident %s was to be approved by %s; declare it again", backends.ErrConflict, i.ID, stamp(i.ApproveBy))
 	case by == i.Actor:
 		return fmt.Errorf("%w: %s declared incident %s, and somebody else has to approve it", backends.ErrDenied, by, i.ID)
 	case kin(lineage, i.Lineage):

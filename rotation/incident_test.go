@@ -30,12 +30,17 @@ func TestTally(t *testing.T) {
 		"unprovable":            {rotation.Retirement{State: rotation.Unprovable, AcknowledgedAt: after(1)}, 1, 0, 0},
 	} {
 		var n rotation.Tally
-		n.Count(tt.t)
+		n.Count(tt.t, after(1))
 		if n.Versions != 1 || n.Acknowledged != tt.acked || n.Contained != tt.contained || n.Proven != tt.prove {
 			t.Errorf("%s: %+v", name, n)
 		}
 		if n.AllContained() != (tt.contained == 1) || n.AllProven() != (tt.prove == 1) {
 			t.Errorf("%s: contained %v, proven %v", name, n.AllContained(), n.AllProven())
+		}
+		before := rotation.Tally{}
+		before.Count(tt.t, after(60))
+		if dead := tt.prove == 1; (before == rotation.Tally{AlreadyDead: 1}) != dead || !dead && before != n {
+			t.Errorf("%s, before the incident: %+v", name, before)
 		}
 		n.Pending = 1
 		if n.AllContained() || n.AllProven() {
@@ -53,7 +58,7 @@ func TestLookedAt(t *testing.T) {
 	look := func(now time.Time, all ...rotation.Retirement) {
 		var n rotation.Tally
 		for _, r := range all {
-			n.Count(r)
+			n.Count(r, i.Began())
 		}
 		i.Looked(n, now)
 	}

@@ -28,6 +28,9 @@ func Replace(path string, write func(io.Writer) error) error { return put(path, 
 func put(path string, place func(from, to string) error, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".new-*") // of mode 0600
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		err = failed.Err // its other name says nothing to whoever gave the path
+	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

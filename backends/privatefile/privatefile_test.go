@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -33,6 +34,15 @@ func wantOnly(t *testing.T, dir, name, content string) {
 	}
 	if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != content {
 		t.Errorf("it holds %q, want %q (%v)", got, content, err)
+	}
+}
+
+// TestWhatFailsIsNamedAsItWasGiven: nobody knows the name that it had meanwhile.
+func TestWhatFailsIsNamedAsItWasGiven(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "nowhere", "key")
+	err := privatefile.Replace(path, text("x"))
+	if !errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), ".new-") || !strings.Contains(err.Error(), path) {
+		t.Error(err)
 	}
 }
 

@@ -46,6 +46,7 @@ const (
 	CertificateExpiring    = "certificate_expiring"
 	Quarantined            = "quarantined"
 	TriggerExceeded        = "trigger_exceeded"
+	EventUnresolved        = "event_unresolved"
 	EmergencyProposed      = "emergency_proposed"
 	EmergencyOverride      = "emergency_override"
 	OfflineKitStale        = "offline_kit_stale"
@@ -55,7 +56,7 @@ const (
 // Passing tells whether alerts of the kind are about something that happened and is
 // not over by itself: they end when somebody acknowledges them.
 func Passing(kind string) bool {
-	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable || kind == Reissued || kind == TriggerExceeded || kind == EmergencyOverride
+	return kind == NewRootToken || kind == BreakGlass || kind == AuditLogDamaged || kind == Unprovable || kind == Reissued || kind == TriggerExceeded || kind == EventUnresolved || kind == EmergencyOverride
 }
 
 // Severity is how soon somebody should look.
@@ -71,7 +72,7 @@ const (
 // SeverityOf is that of a kind.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged, TriggerExceeded, EmergencyProposed, EmergencyOverride, OfflineReturnWanted:
+	case Unconfirmed, Resurrected, DeadCurrent, NewRootToken, BreakGlass, AuditSinkDown, AuditLogDamaged, TriggerExceeded, EventUnresolved, EmergencyProposed, EmergencyOverride, OfflineReturnWanted:
 		return Critical
 	case CertificateExpiring, Quarantined, Expiring, Unprovable, MissingAcknowledgement, ValueWanted, OfflineKitStale:
 		return Warning

@@ -339,7 +339,7 @@ func TestDiff(t *testing.T) {
 
 func TestKinds(t *testing.T) {
 	known := []string{alert.Unconfirmed, alert.Resurrected, alert.Unprovable, alert.StuckDelivery, alert.ConsumerDisabled, alert.MissingAcknowledgement, alert.Drift, alert.RotationFailed,
-		alert.DeadCurrent, alert.Expiring, alert.IssuerDown, alert.ValueWanted, alert.RevokeByHand, alert.Reissued, alert.BackendDown, alert.StaleCredential, alert.SealDown, alert.AuditSinkDown, alert.AuditDiskLow, alert.AuditLogDamaged, alert.NewRootToken, alert.BreakGlass, alert.CertificateExpiring, alert.Quarantined, alert.TriggerExceeded, alert.EmergencyProposed, alert.EmergencyOverride, alert.OfflineKitStale, alert.OfflineReturnWanted}
+		alert.DeadCurrent, alert.Expiring, alert.IssuerDown, alert.ValueWanted, alert.RevokeByHand, alert.Reissued, alert.BackendDown, alert.StaleCredential, alert.SealDown, alert.AuditSinkDown, alert.AuditDiskLow, alert.AuditLogDamaged, alert.NewRootToken, alert.BreakGlass, alert.CertificateExpiring, alert.Quarantined, alert.TriggerExceeded, alert.EventUnresolved, alert.EmergencyProposed, alert.EmergencyOverride, alert.OfflineKitStale, alert.OfflineReturnWanted}
 	if !slices.Equal(known, client.AlertKinds) {
 		t.Errorf("the configuration knows %q, alerts are raised of %q", client.AlertKinds, known)
 	}

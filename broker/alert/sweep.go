@@ -92,7 +92,7 @@ func (r *Runner) Sweep(ctx context.Context) error {
 		case node != "":
 			return !slices.Contains(f.unsure, kind)
 		}
-		return kind != NewRootToken && kind != BreakGlass && kind != Reissued && kind != TriggerExceeded && kind != EmergencyOverride
+		return kind != NewRootToken && kind != BreakGlass && kind != Reissued && kind != TriggerExceeded && kind != EventUnresolved && kind != EmergencyOverride
 	})
 	see := false
 	for _, a := range f.open {
@@ -274,7 +274,7 @@ func quarantines(ctx context.Context, tx *store.Tx, f *finding) error {
 	found, err := tx.Quarantines(ctx) // the oldest of a name first
 	found = slices.CompactFunc(found, func(a, b rotation.Quarantine) bool { return a.Kind == b.Kind && a.Name == b.Name })
 	for _, q := range found {
-		next := "keybroker quarantine lift " + string(q.Kind) + " " + q.Name
+		next := "keybroker quarantine lift " + string(q.Kind) + " " + q.Name + " --reason TEXT"
 		f.add(store.Raise{Kind: Quarantined, Tenant: q.Tenant, Subject: string(q.Kind) + " " + q.Name, Next: next, Text: fmt.Sprintf("the %s %s is %s%s", q.Kind, q.Name, q, because(q.Reason))})
 	}
 	return err

@@ -188,7 +188,7 @@ func TestAQuarantineIsTold(t *testing.T) {
 		})
 		want(alert.Quarantined)
 		for _, a := range alerts(t, db) {
-			if a.Open() && (a.Tenant != "acme" || a.Subject != "consumer web" || a.Next != "keybroker quarantine lift consumer web" || !strings.HasSuffix(a.Text, "(it leaks)")) {
+			if a.Open() && (a.Tenant != "acme" || a.Subject != "consumer web" || a.Next != "keybroker quarantine lift consumer web --reason TEXT" || !strings.HasSuffix(a.Text, "(it leaks)")) {
 				t.Errorf("%+v", a)
 			}
 		}

@@ -40,6 +40,7 @@ var AlertKinds = []string{
 	"certificate_expiring",
 	"quarantined",        // a consumer or a role is kept out until somebody lifts that
 	"trigger_exceeded",   // events name more secrets than a trigger acts on by itself
+	"event_unresolved",   // what a genuine report is about cannot be fetched
 	"emergency_proposed", // an emergency waits for a second person
 	"emergency_override", // one did not wait for it
 	"offline_kit_stale",

@@ -13,12 +13,13 @@ const (
 	OutcomeRepeated       = "repeated"        // what it says was dealt with a moment ago
 	OutcomeNothingMatched = "nothing_matched" // no secret that its trigger may act on
 	OutcomeHeld           = "held"            // the trigger had acted on as many secrets as it may: people decide
+	OutcomeUnresolved     = "unresolved"      // what it is about cannot be fetched now, which is tried again
 	OutcomeTest           = "test"            // its sender tries the way
 	OutcomeRefused        = "refused"         // nothing could be begun
 )
 
 // EventOutcomes lists them.
-var EventOutcomes = []string{OutcomeReceiving, OutcomeActed, OutcomeRepeated, OutcomeNothingMatched, OutcomeHeld, OutcomeTest, OutcomeRefused}
+var EventOutcomes = []string{OutcomeReceiving, OutcomeActed, OutcomeRepeated, OutcomeNothingMatched, OutcomeHeld, OutcomeUnresolved, OutcomeTest, OutcomeRefused}
 
 // InboundEvent is an event that a trigger has accepted. What it carried of values is
 // nowhere: they were compared, and forgotten.
@@ -46,6 +47,8 @@ type InboundEvent struct {
 	IncidentID string            `json:"incident_id,omitempty"`
 	AppliedBy  string            `json:"applied_by,omitempty"` // who had what was held acted on
 	AppliedAt  time.Time         `json:"applied_at,omitzero"`
+	Error      string            `json:"error,omitempty"`   // why what it is about cannot be fetched
+	RetryAt    time.Time         `json:"retry_at,omitzero"` // when that is tried again
 }
 
 // EventMatch is one secret that an event is about.

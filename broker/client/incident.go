@@ -116,6 +116,8 @@ type IncidentProgress struct {
 	Contained    int `json:"contained"`    // were rejected, or are known to work no more
 	Proven       int `json:"proven"`
 	Unprovable   int `json:"unprovable"` // nobody will be able to tell; not counted as contained unless they were rejected
+	// AlreadyDead were proven dead before the incident, and are in none of the other counts.
+	AlreadyDead int `json:"already_dead,omitempty"`
 	// ToTell counts pairs of a secret and a consumer that is to be told of its replacement;
 	// Told are those that have received it.
 	ToTell int `json:"to_tell"`
@@ -150,6 +152,7 @@ const (
 	TargetPending      = "pending"
 	TargetDeclared     = "declared"
 	TargetAlreadyDead  = "already_dead"  // proven before; tried again all the same
+	TargetUnprovable   = "unprovable"    // revoked before, and nobody can tell whether it works
 	TargetNothingAlive = "nothing_alive" // no version of it may work
 	TargetFailed       = "failed"        // could not be declared; it is tried again
 )
@@ -173,7 +176,7 @@ type IncidentTarget struct {
 type IncidentVersion struct {
 	Version      int       `json:"version"`
 	RetirementID string    `json:"retirement_id,omitempty"`
-	State        string    `json:"state"` // of the retirement
+	State        string    `json:"state"` // of the retirement; TargetAlreadyDead, without times: it was proven dead before the incident
 	Issuer       string    `json:"issuer,omitempty"`
 	RequestedAt  time.Time `json:"requested_at,omitzero"`
 	ContainedAt  time.Time `json:"contained_at,omitzero"`
@@ -312,4 +315,6 @@ type Access struct {
 	Consumer string    `json:"consumer,omitempty"` // it was sent to it
 	FirstAt  time.Time `json:"first_at"`
 	LastAt   time.Time `json:"last_at"`
+	// Unanswered: it was sent, and the consumer has not said that it arrived.
+	Unanswered bool `json:"unanswered,omitempty"`
 }

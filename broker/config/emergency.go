@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -9,6 +10,7 @@ import (
 const (
 	defaultApprovalAbove   = 100
 	defaultApprovalTimeout = day
+	soonApprovalTimeout    = time.Minute
 	maxApprovalTimeout     = 30 * day
 )
 
@@ -30,6 +32,8 @@ func (l *loader) emergency(b *hclsyntax.Block) {
 	}
 	if spec.ApprovalTimeout <= 0 || spec.ApprovalTimeout > maxApprovalTimeout {
 		l.mistake(at(b, "approval_timeout"), "An emergency waits between a moment and 30 days for its approval", `Write for instance approval_timeout = "24h".`)
+	} else if spec.ApprovalTimeout < soonApprovalTimeout {
+		l.warn(at(b, "approval_timeout"), fmt.Sprintf("An emergency is refused after %s without approval, before anybody has read of it", spec.ApprovalTimeout), `Write for instance approval_timeout = "24h".`)
 	}
 	l.cfg.Emergency = Emergency{ApprovalAbove: spec.ApprovalAbove, ApprovalTimeout: spec.ApprovalTimeout}
 }

@@ -32,6 +32,9 @@ func (l *loader) unused(doc document, whole hcl.Range) {
 		}
 	}
 	for i, b := range doc.Triggers {
+		if t := l.cfg.Triggers[i]; len(t.Secrets) == 0 && len(t.Match.Paths) == 0 { // else these are said to match nothing
+			l.unusedTenant(b, t.Tenant)
+		}
 		for n, path := range l.cfg.Triggers[i].Secrets {
 			l.unusedPath(element(b, "secrets", n), path, l.cfg.Triggers[i].Tenant)
 		}
@@ -219,6 +222,14 @@ func (l *loader) unusedMatch(b *hclsyntax.Block, m policy.Match, tenant string) 
 		}
 	}
 	l.warn(at(b, "labels"), "The labels match no secret of the configuration", "A secret must have all of them.")
+}
+
+// unusedTenant warns of a trigger whose tenant has no secret.
+func (l *loader) unusedTenant(b *hclsyntax.Block, tenant string) {
+	has := func(s *Secret) bool { return s.Ref.Tenant == tenant }
+	if tenant != "" && len(l.cfg.Secrets) > 0 && !slices.ContainsFunc(l.cfg.Secrets, has) {
+		l.warn(at(b, "tenant"), fmt.Sprintf("The tenant %q has no secret, so that events match nothing", tenant), "Name the tenant of the secrets, or leave it out for all.")
+	}
 }
 
 // unusedPath warns of a path that no secret has; with a tenant, none of that tenant.

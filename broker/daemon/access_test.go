@@ -288,8 +288,8 @@ func TestVaultsDoNotKeepTenantsApart(t *testing.T) {
 	}
 }
 
-// TestOperatorsCanPause reads the policies that the repository comes with.
-func TestOperatorsCanPause(t *testing.T) {
+// TestShippedPolicies reads the policies that the repository comes with.
+func TestShippedPolicies(t *testing.T) {
 	cfg, diags := config.Load("../../config.hcl", daemon.Registry(), config.Options{Offline: true})
 	if err := diags.Err(); err != nil {
 		t.Fatal(err)
@@ -297,6 +297,10 @@ func TestOperatorsCanPause(t *testing.T) {
 	for _, p := range cfg.Policies {
 		acl := policy.Compile([]policy.Policy{p}, policy.Identity{})
 		operator := p.Name == "operator"
+		responder, lead := p.Name == "responder", p.Name == "responder-lead" // who is on call, and who may be alone
+		if acl.Decide("sys/events", policy.Read, policy.Facts{}).Allowed != responder || acl.Decide("sys/incidents/override", policy.Emergency, policy.Facts{}).Allowed != lead {
+			t.Errorf("the policy %s", p.Name)
+		}
 		if acl.Decide("demo/api-key", policy.Update, policy.Facts{}).Allowed != operator || acl.Decide("sys/tokens", policy.Update, policy.Facts{}).Allowed {
 			t.Errorf("the policy %s", p.Name)
 		}

@@ -407,3 +407,21 @@ func TestAnEventThatWasLeftUnfinishedIsGoneOnWith(t *testing.T) {
 		t.Errorf("the emergency is %s, version 1 %s; the event is %+v", rot.State, retirements[1].State, ev)
 	}
 }
+
+// TestTheSameReportLaterOnIsAnotherEvent: what has no id is known by what it says, and a
+// secret can leak twice.
+func TestTheSameReportLaterOnIsAnotherEvent(t *testing.T) {
+	t.Parallel()
+	_, n := startHooked(t, hooked(0, 5, "1s"))
+	n.done(t, "app/key")
+	first := n.reported(t, "leaks", leak("", []string{"app/key"}))
+	if first.Outcome != client.OutcomeActed || first.Reason != "found on a paste site" {
+		t.Fatalf("the first is %+v", first)
+	}
+	n.follow(t, first.Matches[0].RotationID)
+	eventually(t, "the cooldown to be over", func() bool { return must(n.Trigger(t.Context(), "leaks"))(t).ActedLately == 0 })
+	again := n.reported(t, "leaks", leak("", []string{"app/key"}))
+	if again.ID == first.ID || again.Outcome != client.OutcomeActed || again.Matches[0].RotationID == first.Matches[0].RotationID {
+		t.Errorf("the second is %+v", again)
+	}
+}

@@ -174,6 +174,10 @@ func TestAnIncidentIsOfWhatItsDeclarerMayTurnOff(t *testing.T) {
 		t.Errorf("%s", targetsOf(own))
 	}
 	globex := b.holding(client.CreateTokenRequest{Tenant: "globex", Policies: []string{"everything"}})
+	must(b.n.DeclareIncident(ctx, client.IncidentRequest{Reason: "newer, of somebody else", Selector: client.Selector{Names: []string{"globex:pay/card"}}}))(t)
+	if first := must(staging.Incidents(ctx, client.IncidentQuery{Page: client.Page{Limit: 1}}))(t); len(first.Items) != 1 || first.Items[0].ID != own.ID {
+		t.Errorf("the newest that it sees is behind others: %+v", first)
+	}
 	for name, who := range map[string]struct {
 		c    *client.Client
 		sees []string

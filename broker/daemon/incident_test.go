@@ -64,6 +64,7 @@ func TestSelectors(t *testing.T) {
 		{client.Selector{}, "400"},
 		{client.Selector{All: true, Names: []string{"pay/bank"}}, "400"},
 		{client.Selector{Names: []string{"pay/bank"}, Versions: []int{1}}, "acme:pay/bank[1]"},
+		{client.Selector{Names: []string{"pay/bank"}, Versions: []int{1, 7}}, "404"}, // there is no 7
 		{client.Selector{Patterns: []string{"pay/*"}, Versions: []int{1}}, "400"},
 		{client.Selector{Names: []string{"pay/bank"}, Since: time.Now()}, "400"},
 	} {
@@ -77,6 +78,11 @@ func TestSelectors(t *testing.T) {
 		}
 		if err == nil && (!i.DryRun || i.ID != "" || i.State != map[bool]string{true: client.IncidentProposed, false: client.IncidentOpen}[len(i.Targets) > 2]) {
 			t.Errorf("%+v: %+v", tt.selector, i)
+		}
+	}
+	for want, s := range map[string]client.Selector{`no consumer "shap"`: {Consumer: "shap"}, `no role "shap"`: {ReadBy: "shap"}, `no backend "shap"`: {Backend: "shap"}, `no issuer "shap"`: {Issuer: "shap"}} {
+		if _, err := b.n.DeclareIncident(ctx, client.IncidentRequest{Reason: "test", DryRun: true, Selector: s}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
 		}
 	}
 	i := must(b.n.DeclareIncident(ctx, client.IncidentRequest{Reason: "test", DryRun: true, Selector: names("pay/none", "acme:pay/card")}))(t)
@@ -126,10 +132,16 @@ func TestAnIncidentFromItsDeclarationToItsEnd(t *testing.T) {
 	if again := must(n.DeclareIncident(ctx, r))(t); again.ID != i.ID || i.ID != r.ID {
 		t.Errorf("the same request is another incident: %s, %s", i.ID, again.ID)
 	}
-	other := r
-	other.Selector = client.Selector{Names: []string{"mail/smtp"}}
-	if _, err := n.DeclareIncident(ctx, other); client.Status(err) != http.StatusConflict {
-		t.Errorf("another request of the same id: %v", err)
+	for what, edit := range map[string]func(*client.IncidentRequest){
+		"other secrets":     func(r *client.IncidentRequest) { r.Selector = client.Selector{Names: []string{"mail/smtp"}} },
+		"other containment": func(r *client.IncidentRequest) { r.Contain = client.ReplaceFirst },
+		"another leak":      func(r *client.IncidentRequest) { r.LeakedAt = leaked.Add(-time.Hour) },
+	} {
+		other := r
+		edit(&other)
+		if _, err := n.DeclareIncident(ctx, other); client.Status(err) != http.StatusConflict {
+			t.Errorf("%s under the same id: %v", what, err)
+		}
 	}
 	if i.State != client.IncidentOpen || i.Tenant != "acme" || !i.Hold || !i.LeakedAt.Equal(leaked.UTC().Truncate(time.Microsecond)) || i.Cause != "declared" || targetsOf(i) != "acme:pay/bank acme:pay/card" {
 		t.Errorf("%+v", i)
@@ -253,8 +265,12 @@ func TestWhatIsDeadIsOnlyTriedAgain(t *testing.T) {
 	if len(i.Targets) != 1 || i.Targets[0].State != client.TargetAlreadyDead || !slices.Equal(i.Targets[0].Pinned, []int{1}) || !i.Selector.Leaked || i.Selector.Value != "" {
 		t.Fatalf("%+v", i)
 	}
-	if last := b.n.watchIncident(t, i.ID); !last.Progress.AllProven() {
+	last := b.n.watchIncident(t, i.ID)
+	if p := last.Progress; !p.AllProven() || p.AlreadyDead != 1 || p.Versions != 0 || !p.FirstContainedAt.IsZero() {
 		t.Errorf("%+v", last)
+	}
+	if v := last.Targets[0].Versions[0]; v.State != client.TargetAlreadyDead || !v.ContainedAt.IsZero() || !v.ProvenAt.IsZero() || v.RetirementID == "" {
+		t.Errorf("it is credited with %+v", v)
 	}
 	eventually(t, "another try", func() bool {
 		r := must(b.n.Retirement(ctx, i.Targets[0].Versions[0].RetirementID))(t)
@@ -333,6 +349,27 @@ func TestAnIncidentKeepsPeopleOut(t *testing.T) {
 	i = must(b.n.Incident(ctx, i.ID))(t)
 	if i.Progress.Replaced != 3 || i.Progress.ToTell != 0 || len(i.Consumers) != 1 || !i.Consumers[0].Quarantined || len(i.Stuck) != 0 {
 		t.Errorf("%+v %+v %+v", i.Progress, i.Consumers, i.Stuck)
+	}
+}
+
+// Who was to be kept out and is not configured any more stands in the way of no approval.
+func TestApprovalOutlivesTheConfiguration(t *testing.T) {
+	t.Parallel()
+	b := newBrigade(t, 1)
+	ctx := t.Context()
+	guest := "\nrole \"guest\" {\n  policies = [\"shop\"]\n}\n"
+	b.hcl += guest
+	b.n.reload(t)
+	i := must(b.who("everything").DeclareIncident(ctx, client.IncidentRequest{Reason: "the guest was it", Selector: client.Selector{Tenant: "acme"},
+		Quarantine: client.QuarantineNames{Roles: []string{"guest"}, Consumers: []string{"shop"}}}))(t)
+	b.hcl = strings.Replace(b.hcl, guest, "", 1)
+	b.n.reload(t)
+	i = must(b.who("everything").ApproveIncident(ctx, i.ID, client.IncidentActRequest{}))(t)
+	if i.State != client.IncidentOpen || len(i.Quarantine) != 1 || i.Quarantine[0].Name != "shop" {
+		t.Errorf("%+v", i)
+	}
+	if len(i.Notes) != 1 || !strings.Contains(i.Notes[0].Text, "role guest") {
+		t.Errorf("nobody is told: %+v", i.Notes)
 	}
 }
 

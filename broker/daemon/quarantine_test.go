@@ -257,7 +257,7 @@ func TestAConsumerIsKeptOut(t *testing.T) {
 		{"a test", second(n.TestConsumer(ctx, "app", client.ConsumerRequest{}))},
 		{"enabling it", second(n.EnableConsumer(ctx, "app", client.ConsumerRequest{}))},
 	} {
-		refused(t, what.name, what.err, http.StatusConflict, "keybroker quarantine lift consumer app")
+		refused(t, what.name, what.err, http.StatusConflict, "keybroker quarantine lift consumer app --reason TEXT")
 	}
 	if c := n.consumer(t, "app"); c.State != client.ConsumerKeptOut || c.Since.IsZero() {
 		t.Errorf("the consumer is %s: %s", c.State, c.Detail)
@@ -267,7 +267,7 @@ func TestAConsumerIsKeptOut(t *testing.T) {
 	}
 	eventually(t, "people are told", p.was("raised quarantined"))
 	open := n.alerts(t, client.AlertQuery{Kind: "quarantined"})
-	if len(open) != 1 || open[0].Subject != "consumer app" || open[0].Tenant != "default" || open[0].Severity != client.Warning || open[0].Next != "keybroker quarantine lift consumer app" {
+	if len(open) != 1 || open[0].Subject != "consumer app" || open[0].Tenant != "default" || open[0].Severity != client.Warning || open[0].Next != "keybroker quarantine lift consumer app --reason TEXT" {
 		t.Errorf("open: %+v", open)
 	}
 	if missing := n.alerts(t, client.AlertQuery{Kind: "missing_acknowledgement"}); len(missing) != 0 {

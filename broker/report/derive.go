@@ -32,6 +32,7 @@ type deriving struct {
 // total counts over all versions.
 type total struct {
 	versions, contained, proven, open int
+	before                            int      // were proven dead before the incident, and are in none of the others
 	evidence                          []string // the retirements
 	// from when until when anything was exposed, and when the first was contained and the
 	// last was proven.
@@ -181,11 +182,11 @@ func (d *deriving) version(s *Secret, v *Version) {
 		c.Kind, c.At, c.Text = kind, at, text
 		d.say(c, evidence...)
 	}
-	d.total.versions++
 	put(KindCompromised, v.CreatedAt, said("a version that is compromised was made", issuerOf(v)), record)
 	d.reads(name, v)
 	t := v.Retirement
 	if t == nil {
+		d.total.versions++
 		d.total.open++
 		put(KindOpen, time.Time{}, "nothing turns it off yet", record)
 		d.exposed(claim, v, standing{}, record)
@@ -194,6 +195,18 @@ func (d *deriving) version(s *Secret, v *Version) {
 	retirement := "retirement:" + t.ID
 	d.total.evidence = append(d.total.evidence, retirement)
 	d.left += t.LeftOut
+	now := d.judge(t)
+	if d.before(now) {
+		d.total.before++
+		kind, when, text := KindProven, now.proven, "it had been proven dead before the incident, which only has it tried once more"
+		if now.never {
+			kind, when, text = KindContained, now.contained, "nothing was ever made: its issuer had nothing under its tag before the incident"
+		}
+		put(kind, when, text, append([]string{retirement}, now.proof...)...)
+		d.exposed(claim, v, now, retirement)
+		return
+	}
+	d.total.versions++
 	put(KindRequested, t.RequestedAt, said("its revocation was requested", t.Reason), retirement, d.did(t.ID, "retirement.request"))
 	if !t.AcknowledgedAt.IsZero() && !t.NeverMade {
 		put(KindAcknowledged, t.AcknowledgedAt, "its issuer said that it is revoked", retirement, d.did(t.ID, "retirement.revoke", "retirement.turned_off"))
@@ -208,7 +221,16 @@ func (d *deriving) version(s *Secret, v *Version) {
 	} else if t.Scope != nil && t.Scope.DerivedSessions == "not ended" {
 		put(KindOpen, time.Time{}, "sessions that were derived from it were not ended: they may live on", retirement)
 	}
-	d.fate(claim, v)
+	d.fate(claim, v, now)
+}
+
+// before tells whether a version was proven dead before the incident began.
+func (d *deriving) before(now standing) bool {
+	since := now.proven
+	if now.never {
+		since = now.contained
+	}
+	return !since.IsZero() && since.Before(latest(d.Incident.DeclaredAt, d.Incident.ApprovedAt))
 }
 
 func issuerOf(v *Version) string {
@@ -219,10 +241,9 @@ func issuerOf(v *Version) string {
 }
 
 // fate is about whether a version is dead.
-func (d *deriving) fate(claim Claim, v *Version) {
+func (d *deriving) fate(claim Claim, v *Version, now standing) {
 	t := v.Retirement
 	retirement := "retirement:" + t.ID
-	now := d.judge(t)
 	put := func(kind string, at time.Time, text string, evidence ...string) {
 		c := claim
 		c.Kind, c.At, c.Text = kind, at, text
@@ -315,8 +336,12 @@ func (d *deriving) exposed(claim Claim, v *Version, now standing, evidence strin
 		return
 	default:
 		claim.Text = fmt.Sprintf("it was exposed from when %s until it was contained: %s", since, lasted(from, until))
-		d.total.until = latest(d.total.until, until)
 	}
+	if d.before(now) {
+		d.say(claim, fmt.Sprintf("version:%s/%d", claim.Secret, v.Version), evidence, "incident")
+		return
+	}
+	d.total.until = latest(d.total.until, now.contained)
 	if d.total.from.IsZero() || from.Before(d.total.from) {
 		d.total.from = from
 	}
@@ -351,11 +376,14 @@ func latest(a, b time.Time) time.Time {
 // summed is about all versions together.
 func (d *deriving) summed() {
 	n := d.total
-	if n.versions == 0 {
-		return
-	}
 	put := func(kind string, from, until time.Time, format string, args ...any) {
 		d.say(Claim{Kind: kind, At: from, Until: until, Text: fmt.Sprintf(format, args...)}, append([]string{"incident"}, n.evidence...)...)
+	}
+	if n.before > 0 {
+		put(KindTotal, time.Time{}, time.Time{}, "%s had been proven dead before the incident", several(n.before, "version"))
+	}
+	if n.versions == 0 {
+		return
 	}
 	after := func(at time.Time) string {
 		if at.Before(d.Incident.DeclaredAt) { // of what was dead already

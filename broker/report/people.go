@@ -26,6 +26,9 @@ func (d *deriving) reads(name string, v *Version) {
 		if r.Role != "" {
 			text += ", role " + r.Role
 		}
+		if r.Unanswered {
+			text += ", which has not said that it arrived"
+		}
 		if r.Address != "" {
 			text += ", at " + r.Address
 		}

@@ -63,7 +63,8 @@ func records(t *testing.T) report.Report {
 			{Name: "app/key", Tenant: "default", State: client.TargetDeclared, Current: 2, Consumers: []string{"web", "late", "bad"},
 				Versions: []report.Version{
 					{Version: 1, Compromised: true, Issuer: "api", CreatedAt: at(-1000), PublishedAt: at(-990), Retirement: proven(),
-						Reads: []client.Access{{Version: 1, Role: "app", Actor: "tok9", Address: "10.1.1.1", FirstAt: at(-900), LastAt: at(30)}}},
+						Reads: []client.Access{{Version: 1, Role: "app", Actor: "tok9", Address: "10.1.1.1", FirstAt: at(-900), LastAt: at(30)},
+							{Version: 1, Role: "app", Actor: "keybroker", Consumer: "late", FirstAt: at(-980), LastAt: at(-980), Unanswered: true}}},
 					{Version: 2, PublishedAt: at(75), CreatedAt: at(70)}},
 				Rotation: &client.Rotation{ID: "rot1", ToVersion: 2, Steps: []client.Step{{Step: "mint", Outcome: "ok"}, {Step: "publish", Outcome: "ok", EndedAt: at(75)}}},
 				Deliveries: []client.Delivery{{ID: "del1", Consumer: "web", Version: 2, State: client.DeliveryApplied, ReceivedAt: at(76), AppliedAt: at(78)},
@@ -132,6 +133,33 @@ func claims(r report.Report, kind string) (out []string) {
 	return out
 }
 
+// What was dead before the incident is no doing of it: it is in no sum.
+func TestWhatWasDeadBefore(t *testing.T) {
+	r := records(t)
+	r.Secrets = r.Secrets[:1]
+	r.Incident.DeclaredAt = at(300)
+	r, err := report.Make(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := claims(r, report.KindTotal); len(got) != 1 || !strings.Contains(got[0], "1 version had been proven dead before the incident") {
+		t.Errorf("in sum: %q", got)
+	}
+	if got := claims(r, report.KindProven); len(got) != 1 || !strings.Contains(got[0], "before the incident") || strings.Count(got[0], "try:ret1/") != 6 {
+		t.Errorf("the proof: %q", got)
+	}
+	if got := slices.Concat(claims(r, report.KindContained), claims(r, report.KindRequested)); len(got) > 0 {
+		t.Errorf("the incident is credited with %q", got)
+	}
+	if got := claims(r, report.KindExposure); len(got) != 1 || !strings.Contains(got[0], "1m51s") {
+		t.Errorf("exposed: %q", got)
+	}
+	r.Incident.ApprovedAt, r.Incident.DeclaredAt = at(300), at(60)
+	if r, err = report.Make(r); err != nil || !strings.Contains(claims(r, report.KindTotal)[0], "before the incident") {
+		t.Errorf("approved afterwards: %q (%v)", claims(r, report.KindTotal), err)
+	}
+}
+
 func TestTheReportSaysWhatTheRecordsShow(t *testing.T) {
 	r := records(t)
 	for kind, want := range map[string][]string{
@@ -139,7 +167,8 @@ func TestTheReportSaysWhatTheRecordsShow(t *testing.T) {
 		report.KindExposure: {"exposure app/key version 1 at 2026-03-01 03:00:00.000Z: it was exposed from when it leaked until it was contained: 1m51s [version:app/key/1 retirement:ret1 incident]",
 			"exposure acme:db version 3 at 2026-03-01 03:00:00.000Z: it was exposed since it leaked, and is still: 10m0s so far [version:acme:db/3 retirement:ret2 incident]"},
 		report.KindReplaced: {"replaced app/key version 2 at 2026-03-01 03:01:15.000Z: version 2 is current, which is not compromised [secret:app/key version:app/key/2 rotation:rot1 step:rot1/2]"},
-		report.KindRead:     {"read app/key version 1 at 2026-03-01 02:45:00.000Z: it was handed out, role app, at 10.1.1.1: before and after it leaked [read:app/key/1/1 incident]"},
+		report.KindRead:     {"read app/key version 1 at 2026-03-01 02:45:00.000Z: it was handed out, role app, at 10.1.1.1: before and after it leaked [read:app/key/1/1 incident]",
+			"read app/key version 1 at 2026-03-01 02:43:40.000Z: it was sent to consumer late, role app, which has not said that it arrived: before it leaked [read:app/key/1/2 incident]"},
 	} {
 		if got := claims(r, kind); !slices.Equal(got, want) {
 			t.Errorf("%s:\n%s\nwant:\n%s", kind, strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -386,6 +415,14 @@ func TestAFileWithMoreThanWhatIsSigned(t *testing.T) {
 		if _, err := report.Verify(text, nil); err == nil {
 			t.Errorf("%s: it verifies", name)
 		}
+	}
+}
+
+func TestAReportThatIsCutShort(t *testing.T) {
+	s := sign(t, records(t))
+	_, err := report.Verify(s.JSON[:len(s.JSON)/2], nil)
+	if !errors.Is(err, backends.ErrInvalid) || strings.Count(err.Error(), "unexpected end of JSON input") != 1 {
+		t.Error(err)
 	}
 }
 

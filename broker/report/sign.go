@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -127,7 +126,11 @@ func Verify(text []byte, key ed25519.PublicKey) (Verified, error) {
 	}
 	var doc Document
 	var compact bytes.Buffer
-	if err := errors.Join(json.Compact(&compact, text), json.Unmarshal(text, &doc)); err != nil {
+	err := json.Unmarshal(text, &doc)
+	if err == nil {
+		err = json.Compact(&compact, text)
+	}
+	if err != nil {
 		return Verified{}, invalid("this is no report: %v", err)
 	}
 	signer, value, err := doc.Signature.open(key)

@@ -85,6 +85,15 @@ func (tx *Tx) raise(ctx context.Context, r Raise, again string) error {
 	return nil
 }
 
+// EndAlert says that what an alert was raised for is over, whatever its tenant.
+func (tx *Tx) EndAlert(ctx context.Context, kind, subject string) error {
+	err := tx.execOnly(ctx, "UPDATE alerts SET resolved_at = $1, revision = revision + 1 WHERE kind = $2 AND subject = $3 AND resolved_at IS NULL", micros(tx.now()), kind, subject)
+	if err != nil {
+		return fmt.Errorf("ending the alert %s: %w", kind, err)
+	}
+	return nil
+}
+
 // Alert returns an alert by its id.
 func (tx *Tx) Alert(ctx context.Context, id string) (Alert, error) {
 	a, err := scanAlert(tx.q.queryRow(ctx, "SELECT "+alertColumns+" FROM alerts WHERE id = $1"+tx.lock("alerts"), id))

@@ -45,7 +45,7 @@ type Told struct {
 	SecretID string
 	Version  int
 	Consumer string
-	At       time.Time // when it was received; zero: it was sent, or handed out, and nobody said so
+	At       time.Time // when it was received; zero: it may have been sent, or handed out, and nobody said so
 	SentAt   time.Time // at the earliest
 }
 
@@ -55,10 +55,14 @@ func scanTold(r row) (t Told, err error) {
 	return t, r.Scan(&t.SecretID, &t.Version, &t.Consumer, instant{&t.At}, instant{&t.SentAt})
 }
 
+// wasSent is the condition that an attempt at a delivery d was begun, which is recorded
+// before it is made. One that was replayed counts anew, and was tried before.
+const wasSent = "(d.attempts > 0 OR d.received_at IS NOT NULL OR d.since > d.created_at)"
+
 // ToldOf returns to which consumers a version was sent as the current one, the latest
 // first.
 func (tx *Tx) ToldOf(ctx context.Context, secretID string, version int) ([]Told, error) {
-	told, err := all(ctx, tx, scanTold, toldColumns+`WHERE d.secret_id = $1 AND d.version = $2 AND (d.attempts > 0 OR d.received_at IS NOT NULL) AND `+
+	told, err := all(ctx, tx, scanTold, toldColumns+`WHERE d.secret_id = $1 AND d.version = $2 AND `+wasSent+" AND "+
 		makesCurrent+" ORDER BY d.created_at DESC, d.id DESC", secretID, version)
 	if err != nil {
 		return nil, fmt.Errorf("reading who was sent version %d of %s: %w", version, secretID, err)
@@ -69,5 +73,5 @@ func (tx *Tx) ToldOf(ctx context.Context, secretID string, version int) ([]Told,
 // ToldTo hands on which versions were sent to a consumer as current ones.
 func (tx *Tx) ToldTo(ctx context.Context, consumer string, take func(Told)) error {
 	return each(ctx, tx, "what a consumer was sent", scanTold, take, toldColumns+`WHERE d.consumer = $1 AND d.secret_id IS NOT NULL
-		AND (d.attempts > 0 OR d.received_at IS NOT NULL) AND `+makesCurrent, consumer)
+		AND `+wasSent+" AND "+makesCurrent, consumer)
 }

@@ -39,6 +39,13 @@ type Event struct {
 	Method   string `json:"method,omitempty"`
 	Identity string `json:"identity,omitempty"`
 	Address  string `json:"address,omitempty"`
+	// Of one that is unresolved: what its receiver has to ask for, how it went, and when it
+	// is asked again, or not any more.
+	Missing    map[string]string `json:"missing,omitempty"`
+	Error      string            `json:"error,omitempty"`
+	Tries      int               `json:"tries,omitempty"`
+	RetryAt    time.Time         `json:"retry_at,omitzero"`
+	RetryUntil time.Time         `json:"retry_until,omitzero"`
 
 	Repeats int       `json:"-"`
 	LastAt  time.Time `json:"-"`
@@ -77,9 +84,9 @@ func scanEvent(r row) (ev Event, err error) {
 // AddEvent records ev, unless its trigger has had one of its key: then that one is
 // counted once more and returned, and repeated is true.
 func (tx *Tx) AddEvent(ctx context.Context, ev Event) (kept Event, repeated bool, err error) {
-	err = tx.insert(ctx, `INSERT INTO events (id, trigger_name, event_key, tenant, outcome, received_at, repeats, last_at, record)
-		VALUES ($1, $2, $3, $4, $5, $6, 0, $6, $7) ON CONFLICT DO NOTHING`,
-		ev.ID, ev.Trigger, ev.Key, ev.Tenant, ev.Outcome, micros(ev.ReceivedAt), asJSON{ev})
+	err = tx.insert(ctx, `INSERT INTO events (id, trigger_name, event_key, tenant, outcome, received_at, repeats, last_at, incident_id, record)
+		VALUES ($1, $2, $3, $4, $5, $6, 0, $6, $7, $8) ON CONFLICT DO NOTHING`,
+		ev.ID, ev.Trigger, ev.Key, ev.Tenant, ev.Outcome, micros(ev.ReceivedAt), ev.IncidentID, asJSON{ev})
 	if err == nil {
 		return ev, false, nil
 	}
@@ -93,6 +100,15 @@ func (tx *Tx) AddEvent(ctx context.Context, ev Event) (kept Event, repeated bool
 		return Event{}, false, fmt.Errorf("recording an event of trigger %s: %w", ev.Trigger, err)
 	}
 	return kept, true, nil
+}
+
+// ReleaseEventKey lets another event have the key of one that was received before a time.
+func (tx *Tx) ReleaseEventKey(ctx context.Context, trigger, key string, before time.Time) error {
+	err := tx.execOnly(ctx, "UPDATE events SET event_key = id WHERE trigger_name = $1 AND event_key = $2 AND received_at <= $3", trigger, key, micros(before))
+	if err != nil {
+		return fmt.Errorf("releasing the key of an event of trigger %s: %w", trigger, err)
+	}
+	return nil
 }
 
 // EventOf returns the event of that key which the trigger has had, or ErrNotFound.
@@ -115,7 +131,7 @@ func (tx *Tx) Event(ctx context.Context, id string) (Event, error) {
 
 // SaveEvent writes what came of an event. Whoever does so has Serialized by its trigger.
 func (tx *Tx) SaveEvent(ctx context.Context, ev Event) error {
-	if err := tx.execOnly(ctx, "UPDATE events SET outcome = $1, record = $2 WHERE id = $3", ev.Outcome, asJSON{ev}, ev.ID); err != nil {
+	if err := tx.execOnly(ctx, "UPDATE events SET outcome = $1, incident_id = $2, record = $3 WHERE id = $4", ev.Outcome, ev.IncidentID, asJSON{ev}, ev.ID); err != nil {
 		return fmt.Errorf("saving event %s: %w", ev.ID, err)
 	}
 	return nil
@@ -166,6 +182,30 @@ func (tx *Tx) UnfinishedEvents(ctx context.Context, before time.Time, limit int)
 	items, err := all(ctx, tx, scanEvent, "SELECT "+eventColumns+" FROM events WHERE outcome = 'receiving' AND received_at < $1 ORDER BY received_at"+atMost("$2"), micros(before), limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading unfinished events: %w", err)
+	}
+	return items, nil
+}
+
+// UnresolvedEvents returns the events of a trigger (empty: of all) of which values are
+// missing, at most limit.
+func (tx *Tx) UnresolvedEvents(ctx context.Context, trigger string, limit int) ([]Event, error) {
+	var f filter
+	f.and("outcome = 'unresolved'") // in so many words, for the index of those
+	f.equal("trigger_name", trigger)
+	items, err := all(ctx, tx, scanEvent, "SELECT "+eventColumns+" FROM events"+f.where()+" ORDER BY received_at"+atMost(f.arg(limit)), f.args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading unresolved events: %w", err)
+	}
+	return items, nil
+}
+
+// DecidedEvents returns events that are held although people have decided on the incident
+// that was proposed for them, at most limit.
+func (tx *Tx) DecidedEvents(ctx context.Context, limit int) ([]Event, error) {
+	items, err := all(ctx, tx, scanEvent, "SELECT e.record, e.repeats, e.last_at FROM events e JOIN incidents i ON i.id = e.incident_id"+
+		" WHERE e.outcome = 'held' AND i.state <> 'proposed'"+atMost("$1"), limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading held events that were decided on: %w", err)
 	}
 	return items, nil
 }
@@ -234,7 +274,7 @@ func (tx *Tx) ThinEvents(ctx context.Context, newest int) error {
 		SELECT name FROM t WHERE name IS NOT NULL`)
 	for _, trigger := range triggers {
 		if err == nil {
-			err = tx.execOnly(ctx, `DELETE FROM events WHERE trigger_name = $1 AND outcome NOT IN ('acted', 'held', 'receiving') AND received_at < (
+			err = tx.execOnly(ctx, `DELETE FROM events WHERE trigger_name = $1 AND outcome NOT IN ('acted', 'held', 'receiving', 'unresolved') AND received_at < (
 				SELECT received_at FROM events WHERE trigger_name = $1 ORDER BY received_at DESC, id DESC LIMIT 1 OFFSET CAST($2 AS BIGINT))`, trigger, newest)
 		}
 	}

@@ -90,8 +90,8 @@ func (tx *Tx) addTargets(ctx context.Context, id string, targets []rotation.Targ
 func (tx *Tx) SaveIncident(ctx context.Context, i *rotation.Incident) error {
 	record := *i
 	record.Revision++
-	err := tx.swap(ctx, &i.Revision, `UPDATE incidents SET state = $1, hold = $2, record = $3, next_at = $4, revision = revision + 1
-		WHERE id = $5 AND revision = $6`, i.State, i.Hold, asJSON{record}, nullMicros(i.NextAt), i.ID, i.Revision)
+	err := tx.swap(ctx, &i.Revision, `UPDATE incidents SET state = $1, hold = $2, record = $3, next_at = $4, tenant = $5, revision = revision + 1
+		WHERE id = $6 AND revision = $7`, i.State, i.Hold, asJSON{record}, nullMicros(i.NextAt), i.Tenant, i.ID, i.Revision)
 	if err != nil {
 		return fmt.Errorf("saving incident %s: %w", i.ID, err)
 	}
@@ -213,9 +213,13 @@ func (tx *Tx) Tally(ctx context.Context, incidentID string) (n rotation.Tally, e
 	if err != nil {
 		return n, fmt.Errorf("counting the secrets of incident %s: %w", incidentID, err)
 	}
+	i, err := tx.Incident(ctx, incidentID)
+	if err != nil {
+		return n, err
+	}
 	compromised, err := tx.CompromisedOf(ctx, incidentID)
 	for _, c := range compromised {
-		n.Count(c.Retirement)
+		n.Count(c.Retirement, i.Began())
 	}
 	return n, err
 }

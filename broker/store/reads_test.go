@@ -127,7 +127,8 @@ func TestWhatConsumersWereSent(t *testing.T) {
 		for i, edit := range []func(*rotation.Delivery){
 			func(d *rotation.Delivery) { d.Attempts, d.ReceivedAt = 1, now.Add(time.Minute) },
 			func(d *rotation.Delivery) { d.Attempts = 3 },
-			func(*rotation.Delivery) {}, // it waits
+			func(*rotation.Delivery) {},                                 // it waits
+			func(d *rotation.Delivery) { d.Since = now.Add(time.Hour) }, // it is replayed
 			func(d *rotation.Delivery) { d.Attempts, d.Event, d.ReceivedAt = 1, rotation.EventRetired, now },
 			func(d *rotation.Delivery) {
 				d.Attempts, d.SecretID, d.Event, d.ReceivedAt = 1, "", rotation.EventTest, now
@@ -143,6 +144,9 @@ func TestWhatConsumersWereSent(t *testing.T) {
 					return err
 				}
 				d.Attempts, d.ReceivedAt = wanted.Attempts, wanted.ReceivedAt
+				if !wanted.Since.IsZero() {
+					d.Since = wanted.Since
+				}
 				return tx.SaveDelivery(ctx, &d)
 			})
 		}
@@ -150,7 +154,8 @@ func TestWhatConsumersWereSent(t *testing.T) {
 		view(t, db, func(tx *store.Tx) error { return tx.ToldTo(ctx, "web", func(t store.Told) { to = append(to, t) }) })
 		slices.SortFunc(to, func(x, y store.Told) int { return x.Version - y.Version })
 		first := store.Told{SecretID: s.ID, Version: 1, Consumer: "web", At: now.Add(time.Minute).UTC(), SentAt: now.UTC()}
-		same(t, "to the consumer", to, []store.Told{first, {SecretID: s.ID, Version: 2, Consumer: "web", SentAt: now.Add(time.Second).UTC()}})
+		same(t, "to the consumer", to, []store.Told{first, {SecretID: s.ID, Version: 2, Consumer: "web", SentAt: now.Add(time.Second).UTC()},
+			{SecretID: s.ID, Version: 4, Consumer: "web", SentAt: now.Add(3 * time.Second).UTC()}})
 		same(t, "of a version", read(t, db, func(tx *store.Tx) ([]store.Told, error) { return tx.ToldOf(ctx, s.ID, 1) }), []store.Told{first})
 	})
 }

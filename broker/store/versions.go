@@ -90,6 +90,18 @@ func (tx *Tx) VersionByHandle(ctx context.Context, issuer string, handle map[str
 	return v, nil
 }
 
+// VersionsByHandle returns the versions of a tenant (empty: of all) that any issuer calls
+// by this handle.
+func (tx *Tx) VersionsByHandle(ctx context.Context, tenant string, handle map[string]string) ([]rotation.Version, error) {
+	versions, err := all(ctx, tx, scanVersion, "SELECT "+versionColumns+versionTables+`
+		WHERE substr(v.handle, 1, 100) = substr(CAST($1 AS TEXT), 1, 100) AND v.handle <> 'null' AND v.handle = $1 AND ($2 = '' OR s.tenant = $2)
+		ORDER BY v.secret_id, v.number`, asJSON{handle}, tenant)
+	if err != nil {
+		return nil, fmt.Errorf("looking for what has a handle: %w", err)
+	}
+	return versions, nil
+}
+
 // SkipVersions lets the versions of a secret that are to come be numbered beyond number.
 func (tx *Tx) SkipVersions(ctx context.Context, secretID string, number int) error {
 	if err := tx.execOnly(ctx, "UPDATE secrets SET last_version = $1 WHERE id = $2 AND last_version < $1", number, secretID); err != nil {

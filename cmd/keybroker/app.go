@@ -190,8 +190,6 @@ func (a *app) hint(err error) string {
 		return "is the token one of the server at " + a.address() + "?"
 	case isProblem && p.Hint != "":
 		return p.Hint
-	case client.Status(err) == http.StatusForbidden:
-		return "the policies of this token do not allow it"
 	case isProblem && p.RetryAfter > 0:
 		return fmt.Sprintf("try again in %s", p.RetryAfter)
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -21,8 +21,8 @@ func (a *app) consumerListCommand() *cobra.Command {
 		Long: "List the consumers of the configuration, and whether they can be told.\n\n" +
 			"STATE is told, failing (what it is to be told does not arrive, and is tried again),\n" +
 			"disabled (it answered that it wants no more: keybroker consumer enable NAME) or\n" +
-			"quarantined (it is kept out: keybroker quarantine lift consumer NAME). WAITING is how\n" +
-			"many deliveries it has not got yet.",
+			"quarantined (it is kept out: keybroker quarantine lift consumer NAME --reason TEXT).\n" +
+			"WAITING is how many deliveries it has not got yet.",
 		Args: takes(),
 		RunE: a.call(func(ctx context.Context, c *client.Client, _ []string) error {
 			list, err := c.Consumers(ctx)
@@ -95,7 +95,7 @@ func tells(d client.Delivery) string {
 func resolvesConsumer(one client.Consumer) string {
 	switch one.State {
 	case client.ConsumerKeptOut:
-		return "keybroker quarantine lift consumer " + one.Name
+		return "keybroker quarantine lift consumer " + one.Name + " --reason TEXT"
 	case client.ConsumerDisabled:
 		return "keybroker consumer enable " + one.Name
 	case client.ConsumerFailing:

@@ -54,10 +54,11 @@ func (a *app) emergencyCommand() *cobra.Command {
 			if err := e.read(a, args); err != nil {
 				return err
 			}
-			if e.plain() {
-				return e.ofOne(ctx, a, c, args[0])
+			err := e.declare(ctx, a, c)
+			if client.Status(err) == http.StatusBadRequest { // an address that is none, a time that is yet to come, …
+				return &usageError{err}
 			}
-			return e.ofMany(ctx, a, c)
+			return err
 		}),
 	}
 	e.flags(cmd.Flags())
@@ -104,6 +105,13 @@ func (e *emergency) read(a *app, names []string) (err error) {
 	}
 	r.Selector, err = e.selection.read(a, names)
 	return err
+}
+
+func (e *emergency) declare(ctx context.Context, a *app, c *client.Client) error {
+	if e.plain() {
+		return e.ofOne(ctx, a, c, e.selection.Names[0])
+	}
+	return e.ofMany(ctx, a, c)
 }
 
 // plain tells whether it is about one secret, by its name, and about nothing that only an

@@ -14,9 +14,9 @@ func drawForecast(t *table, i client.Incident) {
 		drawSkipped(t, i.Skipped)
 		return
 	}
-	t.row("would be revoked, proven dead and replaced: " + extentOf(i))
+	t.row(fateOf(i))
 	if i.State == client.IncidentProposed {
-		t.row("NOTHING would be done before somebody else approves it; --override does not wait, and raises an alert")
+		t.row("NOTHING would be done before somebody else approves it. Who has emergency on sys/incidents/override need not wait: --override, which raises an alert")
 	}
 	t.section("SECRET", "VERSIONS", "ISSUER", "CONSUMERS", "NOTE")
 	for one := range upTo(t, i.Targets) {
@@ -47,16 +47,22 @@ func drawForecast(t *table, i client.Incident) {
 	}
 }
 
-// extentOf counts what would be hit.
-func extentOf(i client.Incident) string {
-	versions := 0
+// fateOf says what would become of what is selected.
+func fateOf(i client.Incident) string {
+	secrets, versions := 0, 0
 	for _, t := range i.Targets {
-		versions += len(t.Versions)
+		if t.State == client.TargetPending {
+			secrets, versions = secrets+1, versions+len(t.Versions)
+		}
 	}
-	if versions == 0 {
-		return several(len(i.Targets), "secret")
+	const fate = "would be revoked, proven dead and replaced: "
+	switch {
+	case secrets == 0:
+		return "NOTHING would be revoked: see NOTE"
+	case versions == 0:
+		return fate + several(secrets, "secret")
 	}
-	return several(versions, "version") + " of " + several(len(i.Targets), "secret")
+	return fate + several(versions, "version") + " of " + several(secrets, "secret")
 }
 
 // versionsOf are the versions of a target that count as compromised.
@@ -91,7 +97,9 @@ func noteOf(t client.IncidentTarget) string {
 	case t.Error != "":
 		return t.Error
 	case t.State == client.TargetAlreadyDead:
-		return "proven dead already; tried once more"
+		return "proven dead already; would be tried once more"
+	case t.State == client.TargetUnprovable:
+		return "revoked before, as its issuer said; NOBODY CAN TELL whether it works: see to it by hand"
 	case t.State == client.TargetNothingAlive:
 		return "no version of it may work"
 	}
@@ -102,7 +110,7 @@ func noteOf(t client.IncidentTarget) string {
 func (a *app) announceIncident(i client.Incident) {
 	if i.State == client.IncidentProposed {
 		a.note("incident %s: NOTHING IS DONE YET: %s", i.ID, printable(approvalNeeded(i)))
-		a.note("if nobody is there who could: the same command with --override, which raises an alert")
+		a.note("if nobody is there who could: the same command with --override, by who has emergency on sys/incidents/override; that raises an alert")
 	} else {
 		a.note("incident %s: %s: revoked and proven dead, whatever else happens; replacements are made beside it", i.ID, extent(i.Progress))
 	}

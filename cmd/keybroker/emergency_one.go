@@ -34,25 +34,34 @@ func (e *emergency) ofOne(ctx context.Context, a *app, c *client.Client, name st
 	if following.Err() == nil && r.FromVersion > 0 {
 		a.tellWhoIsWithout(ctx, c, r)
 	}
-	return a.endOfOne(ctx, c, r, err, following.Err() != nil)
+	return a.endOfOne(following, c, r, err)
 }
 
-// endOfOne tells by the exit code how far the incident of an emergency is that did not end
-// with the proof: the error of a rotation alone does not.
-func (a *app) endOfOne(ctx context.Context, c *client.Client, r client.Rotation, err error, gone bool) error {
-	if _, unseen := errors.AsType[*unfollowed](err); err == nil || unseen && !gone || r.IncidentID == "" {
+// endOfOne follows the incident of an emergency to its end where the rotation has ended
+// before, and tells by the exit code how far it is: the rotation alone does not.
+func (a *app) endOfOne(ctx context.Context, c *client.Client, r client.Rotation, err error) error {
+	gone := ctx.Err() != nil
+	if _, unseen := errors.AsType[*unfollowed](err); unseen && !gone || r.IncidentID == "" {
 		return err
 	}
 	i, asked := a.lastLook(ctx, c, r.IncidentID)
-	if asked != nil {
+	switch {
+	case err == nil && asked == nil && standingOf(i) == exitDone:
+		return nil
+	case err == nil && asked == nil:
+		return a.watchIncident(ctx, c, i.ID, untilProven) // its issuer said yes, and that is no proof; or more was turned off than this
+	case asked != nil:
 		a.note("how far it is could not be asked (%s); it counts as open", printable(asked.Error()))
 		i.State, i.Progress.Pending = client.IncidentOpen, 1
 	}
 	if standingOf(i) == exitDone {
 		return err // the keys are dead, and something else went wrong
 	}
-	if !gone {
+	if !gone && err != nil {
 		a.complain(err)
+	}
+	if asked == nil && i.Progress.Settled() {
+		return a.endOfWatch(i, untilProven, false)
 	}
 	a.note("incident %s is %s; pick it up with: keybroker incident watch %s", r.IncidentID, inAWord(i), r.IncidentID)
 	return leaving(i)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keybroker/keybroker/broker/client"
 )
@@ -12,6 +13,7 @@ import (
 // selection are the flags that say which secrets are meant.
 type selection struct {
 	client.Selector
+	singly
 	labels []string
 	leaked string // the file that the value stands in, or "-"
 	since  string
@@ -21,14 +23,14 @@ func (s *selection) flags(cmd *cobra.Command, a *app) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.Patterns, "match", nil, "secrets whose names match this `PATTERN`, as of policies (payments/*); can be repeated: one must match")
 	f.StringArrayVar(&s.labels, "label", nil, "secrets with this label, `NAME=VALUE`; can be repeated: all must be there")
-	f.StringVar(&s.leaked, "leaked-value", "", "the versions that have the value in this `FILE`; -: in stdin, or typed unseen on a terminal")
-	f.StringVar(&s.Tenant, "tenant", "", "secrets of this tenant")
-	f.StringVar(&s.Backend, "backend", "", "secrets that this backend holds, also as a mirror")
-	f.StringVar(&s.Issuer, "issuer", "", "secrets of which this issuer made a version that may be alive")
-	f.StringVar(&s.Consumer, "consumer", "", "secrets that this consumer is told of")
-	f.StringVar(&s.ReadBy, "read-by", "", "the versions that this role, or identity (METHOD/SUBJECT), was given")
-	f.StringVar(&s.Address, "address", "", "the versions that were given to this address or `NETWORK` (192.0.2.0/24)")
-	f.StringVar(&s.since, "since", "", "with --read-by, --address: since this `TIME`; default: ever")
+	s.add(f, &s.leaked, "leaked-value", "the versions that have the value in this `FILE`; -: in stdin, or typed unseen on a terminal")
+	s.add(f, &s.Tenant, "tenant", "secrets of this tenant")
+	s.add(f, &s.Backend, "backend", "secrets that this backend holds, also as a mirror")
+	s.add(f, &s.Issuer, "issuer", "secrets of which this issuer made a version that may be alive")
+	s.add(f, &s.Consumer, "consumer", "secrets that this consumer is told of")
+	s.add(f, &s.ReadBy, "read-by", "the versions that this `ROLE` was given, or this identity (METHOD/SUBJECT) or token (tok_…), as `secret identify` prints them")
+	s.add(f, &s.Address, "address", "the versions that were given to this address or `NETWORK` (192.0.2.0/24)")
+	s.add(f, &s.since, "since", "with --read-by, --address: since this `TIME`; default: ever")
 	f.BoolVar(&s.All, "all", false, "every secret")
 	f.IntSliceVar(&s.Versions, "version", nil, "compromised version of the one secret that is named; can be repeated; default: every one that may be alive")
 	_ = cmd.RegisterFlagCompletionFunc("consumer", a.completeConsumerFlag)
@@ -42,6 +44,9 @@ func (s *selection) flags(cmd *cobra.Command, a *app) {
 // read is what the flags and names select.
 func (s *selection) read(a *app, names []string) (_ client.Selector, err error) {
 	s.Names = names
+	if err := s.check(); err != nil {
+		return client.Selector{}, err
+	}
 	if s.Labels, err = labelsOf(s.labels); err != nil {
 		return client.Selector{}, err
 	}
@@ -83,6 +88,47 @@ func (s *selection) none() bool { return s.kinds() == 0 }
 
 // oneName tells whether one secret is selected, by its name alone.
 func (s *selection) oneName() bool { return len(s.Names) == 1 && s.kinds() == 1 }
+
+// singly are the flags of a selection that are given at most once: of two, the last would
+// win without a word, and what the first means would stay alive.
+type singly struct{ twice string } // the flag that was given again; empty: none
+
+// add declares one, which goes into value.
+func (s *singly) add(f *pflag.FlagSet, value *string, name, usage string) {
+	f.Var(&once{value: value, name: name, twice: &s.twice}, name, usage)
+}
+
+func (s *singly) check() error {
+	if s.twice == "" {
+		return nil
+	}
+	return usagef("--%s is given twice, and takes one: run the command once for each", s.twice)
+}
+
+// once is the value of such a flag. That it is given again is told by check alone: an error
+// of Set would be printed with the value, which may be a secret in the wrong place.
+type once struct {
+	value, twice *string
+	name         string
+	given        bool
+}
+
+func (o *once) String() string {
+	if o.value == nil { // pflag asks a zero one
+		return ""
+	}
+	return *o.value
+}
+
+func (o *once) Set(text string) error {
+	if o.given {
+		*o.twice = o.name
+	}
+	*o.value, o.given = text, true
+	return nil
+}
+
+func (*once) Type() string { return "string" }
 
 func labelsOf(given []string) (map[string]string, error) {
 	if len(given) == 0 {

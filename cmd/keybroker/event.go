@@ -115,6 +115,8 @@ func drawEvent(t *table, ev client.InboundEvent) {
 	t.pair("Incident", ev.IncidentID)
 	t.pair("Applied by", ev.AppliedBy)
 	t.moment("Applied", ev.AppliedAt)
+	t.pair("Missing", ev.Error)
+	t.moment("Fetched again", ev.RetryAt)
 	t.pair("Next", nextOf(ev))
 	if len(ev.Matches) == 0 {
 		return

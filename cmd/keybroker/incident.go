@@ -15,8 +15,7 @@ func (a *app) incidentCommand() *cobra.Command {
 	return group("incident", "Follow emergencies, and keep the record of them",
 		a.incidentListCommand(), a.incidentShowCommand(), a.incidentWatchCommand(),
 		a.incidentNoteCommand(), a.incidentCheckCommand(), a.incidentReportCommand(), a.incidentVerifyCommand(),
-		a.incidentApproveCommand(), a.incidentRejectCommand(), a.incidentCloseCommand(), a.incidentHoldCommand(),
-		a.incidentReportCommand(), a.incidentVerifyCommand())
+		a.incidentApproveCommand(), a.incidentRejectCommand(), a.incidentCloseCommand(), a.incidentHoldCommand())
 }
 
 // latest names the incident that was declared last, of those that the caller sees. It is
@@ -28,14 +27,17 @@ func findIncident(ctx context.Context, c *client.Client, arg string) (string, er
 	if arg != latest {
 		return arg, nil
 	}
-	list, err := c.Incidents(ctx, client.IncidentQuery{Page: client.Page{Limit: 1}})
+	// A page may have none of the caller's own, although a later one has.
+	found, err := collect(client.All(func(after string) (client.List[client.Incident], error) {
+		return c.Incidents(ctx, client.IncidentQuery{Page: client.Page{Limit: 1, After: after}})
+	}), 1)
 	switch {
 	case err != nil:
 		return "", err
-	case len(list.Items) == 0:
+	case len(found) == 0:
 		return "", errors.New("there is no incident that you may see")
 	}
-	return list.Items[0].ID, nil
+	return found[0].ID, nil
 }
 
 // onOne makes the RunE of a command whose first argument is an incident.

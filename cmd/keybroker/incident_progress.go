@@ -168,7 +168,7 @@ func incidentFacts(i client.Incident) []fact {
 	if at := later(p.LastContainedAt, i.DeclaredAt); p.Versions > 0 && p.AllContained() {
 		facts = append(facts, fact{key: "contained" + at.String(), at: at, label: "contained", detail: "everything: " + extent(p), tone: good})
 	}
-	if at := later(i.ProvenAt, i.DeclaredAt); !i.ProvenAt.IsZero() {
+	if at := later(i.ProvenAt, i.DeclaredAt); p.Versions > 0 && !i.ProvenAt.IsZero() {
 		facts = append(facts, fact{key: "proven" + at.String(), at: at, label: "proven dead", detail: "everything: " + extent(p), tone: good})
 	}
 	if at := i.ClosedAt; !at.IsZero() {
@@ -184,8 +184,8 @@ func targetFacts(t client.IncidentTarget, declared time.Time) []fact {
 	var facts []fact
 	for _, v := range t.Versions {
 		what := fmt.Sprintf("%s version %d", name, v.Version)
-		if v.ProvenAt.Before(declared) && !v.ProvenAt.IsZero() {
-			facts = append(facts, fact{key: "dead" + what, at: declared, label: "dead already", detail: what + ", proven " + stamp(v.ProvenAt) + "; it is tried once more", tone: good})
+		if v.State == client.TargetAlreadyDead {
+			facts = append(facts, fact{key: "dead" + what, at: declared, label: "dead already", detail: what + ", proven before; it is tried once more", tone: good})
 		}
 		for _, f := range []fact{
 			{at: v.RequestedAt, label: "revoking", detail: what},

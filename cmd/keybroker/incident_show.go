@@ -74,6 +74,12 @@ func drawIncident(t *table, i client.Incident) {
 	if p.Unprovable > 0 {
 		t.pair("Unprovable", several(p.Unprovable, "version"))
 	}
+	if p.AlreadyDead > 0 {
+		t.pair("Dead already", several(p.AlreadyDead, "version")+", proven before it was declared")
+	}
+	if p.AlreadyDead > 0 {
+		t.pair("Dead before", several(p.AlreadyDead, "version")+", which were proven dead before the incident and are tried once more")
+	}
 	drawStuck(t, i.Stuck)
 	drawTargets(t, i.Targets)
 	drawSkipped(t, i.Skipped)
@@ -179,7 +185,7 @@ func drawQuarantines(t *table, all []client.Quarantine) {
 	}
 	t.section("QUARANTINE", "NAME", "SINCE", "BY", "LIFT WITH")
 	for _, q := range all {
-		t.row(q.Kind, q.Name, q.At, q.By, "keybroker quarantine lift "+q.Kind+" "+q.Name)
+		t.row(q.Kind, q.Name, q.At, q.By, "keybroker quarantine lift "+q.Kind+" "+q.Name+" --reason TEXT")
 	}
 }
 

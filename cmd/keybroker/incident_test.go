@@ -7,8 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -133,40 +131,6 @@ func TestInterruptedWatching(t *testing.T) {
 	interrupt() // however it has ended
 }
 
-// TestSelectorsOfEmergencies: what the command line says is what the server is asked.
-func TestSelectorsOfEmergencies(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "leaked.env")
-	if err := os.WriteFile(file, []byte("KEY="+canary+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for args, want := range map[string]string{
-		"a b":                               `{"names":["a","b"]}`,
-		"a --match pay/* --match db/*":      `{"names":["a"],"patterns":["pay/*","db/*"]}`,
-		"--label risk=high --label team=x":  `{"labels":{"risk":"high","team":"x"}}`,
-		"--tenant t --backend b --issuer i": `{"tenant":"t","backend":"b","issuer":"i"}`,
-		"--consumer shop --read-by shop --since 2026-01-31T12:00:00Z": `{"consumer":"shop","read_by":"shop","since":"2026-01-31T12:00:00Z"}`,
-		"--address 192.0.2.0/24": `{"address":"192.0.2.0/24"}`,
-		"--all":                  `{"all":true}`,
-		"--leaked-value " + file: `{"value":"KEY=` + canary + `\n"}`,
-		"a --version 3":          `{"names":["a"],"versions":[3]}`,
-	} {
-		a := newApp(streams{strings.NewReader(""), io.Discard, io.Discard})
-		var got selection
-		cmd := &cobra.Command{Run: func(_ *cobra.Command, names []string) {
-			selector, err := got.read(a, names)
-			b, jsonErr := json.Marshal(selector)
-			if err != nil || jsonErr != nil || string(b) != want {
-				t.Errorf("%s: %v, %v", args, err, jsonErr)
-			}
-		}}
-		got.flags(cmd, a)
-		cmd.SetArgs(strings.Fields(args))
-		if err := cmd.Execute(); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 // TestWhatLeakedIsNeverShown: not as an argument, in an error, or in what is printed.
 func TestWhatLeakedIsNeverShown(t *testing.T) {
 	s := watched(t, leak(0, 0), leak(3, 3))
@@ -182,33 +146,53 @@ func TestWhatLeakedIsNeverShown(t *testing.T) {
 	}
 }
 
-func emergencyOf(t *testing.T, s *server, args ...string) result {
-	t.Helper()
-	return s.keybroker(append([]string{"emergency", "--reason", "leak"}, args...)...)
+func closed(i client.Incident) client.Incident {
+	i.State = client.IncidentClosed
+	return i
 }
 
-func TestMistakesOfEmergencies(t *testing.T) {
-	s := serve(t, map[string]any{})
-	for args, want := range map[string]string{
-		"":                           "which secrets?",
-		"--version 2 --match a/*":    "--version is of one secret",
-		"a b --version 2":            "--version is of one secret",
-		"a --version 0":              "versions begin at 1",
-		"a --since 2h":               "--since goes with --read-by or --address",
-		"--read-by x --since soon":   "--since is \"soon\"",
-		"a --leaked-at yesterday":    "--leaked-at is \"yesterday\"",
-		"--label high":               "write NAME=VALUE",
-		"--label a=1 --label a=2":    "given twice",
-		"a --timeout 5s":             "--timeout is how long to --wait",
-		"a --dry-run --wait":         "nothing to --wait for",
-		"a --leaked-value /dev/null": "it is empty",
-	} {
-		if r := emergencyOf(t, s, strings.Fields(args)...); r.code != 2 || !strings.Contains(r.err, want) {
-			t.Errorf("%s: %+v", args, r)
+// TestLatestIsTheLatestThatOneSees: the first page may have none of them.
+func TestLatestIsTheLatestThatOneSees(t *testing.T) {
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any = client.List[client.Incident]{Next: "x"}
+		switch {
+		case r.URL.Path == "/api/v1/incidents/i1":
+			answer = leak(3, 3)
+		case r.URL.Query().Get("after") == "x":
+			answer = client.List[client.Incident]{Items: []client.Incident{leak(3, 3)}}
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer h.Close()
+	s := &server{t: t, url: h.URL}
+	if r := s.keybroker("incident", "show", "latest"); r.code != 0 || !strings.Contains(r.out, "i1") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestCommandsHaveOneName each: none is hung up twice.
+func TestCommandsHaveOneName(t *testing.T) {
+	var look func(*cobra.Command)
+	look = func(c *cobra.Command) {
+		seen := map[string]bool{}
+		for _, sub := range c.Commands() {
+			if seen[sub.Name()] {
+				t.Errorf("%s is there twice", sub.CommandPath())
+			}
+			seen[sub.Name()] = true
+			look(sub)
 		}
 	}
-	if s.count() != 0 {
-		t.Error("the server was asked")
+	look(newApp(streams{strings.NewReader(""), io.Discard, io.Discard}).root())
+}
+
+// TestWatchingWhatThereIsNot: nothing was begun that could go on.
+func TestWatchingWhatThereIsNot(t *testing.T) {
+	s := serve(t, map[string]any{"GET /api/v1/incidents/i9/events": http.StatusNotFound})
+	if r := s.keybroker("incident", "watch", "i9"); r.code != 1 || strings.Contains(r.err, "goes on") || strings.Contains(r.err, "incident show") {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -308,35 +292,6 @@ func TestProgressWaitsForTheSecondPerson(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
-	}
-}
-
-// TestADeclarationWithoutAnAnswerIsRepeated, as the same incident.
-func TestADeclarationWithoutAnAnswerIsRepeated(t *testing.T) {
-	var ids []string
-	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var asked client.IncidentRequest
-		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
-			t.Error(err)
-		}
-		if ids = append(ids, asked.ID); len(ids) == 1 {
-			panic(http.ErrAbortHandler) // the answer is lost
-		}
-		if err := json.NewEncoder(w).Encode(leak(0, 0)); err != nil {
-			t.Error(err)
-		}
-	}))
-	defer h.Close()
-	s := &server{t: t, url: h.URL}
-	if r := s.keybroker("emergency", "a", "b", "--reason", "leak"); r.code != 0 || !strings.Contains(r.err, "follow it with: keybroker incident watch i1") {
-		t.Errorf("%+v", r)
-	}
-	if len(ids) != 2 || ids[0] == "" || ids[0] != ids[1] {
-		t.Errorf("declared as %q", ids)
-	}
-	refused := serve(t, map[string]any{declareIncident: 403})
-	if r := refused.keybroker("emergency", "a", "b", "--reason", "leak"); r.code != 1 || refused.count() != 1 {
-		t.Errorf("%+v, asked %d times", r, refused.count())
 	}
 }
 

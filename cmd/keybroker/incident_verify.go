@@ -41,7 +41,8 @@ func (a *app) incidentVerifyCommand() *cobra.Command {
 			"/.well-known/keybroker/report-key of the broker gives, kept from before. Without --key\n" +
 			"the server is asked. With --journal, the data_dir of the node or a copy of it, its lines\n" +
 			"are looked for in that log, too, which is verified as `keybroker audit verify` does.\n\n" +
-			"Exit code 0: it is valid; 1: it is not; 2: it could not be verified.",
+			"Exit code 0: it is valid; 1: it is not, or is no whole report; 2: it could not be verified,\n" +
+			"since the file cannot be read, or there is no key.",
 		Example: "  keybroker incident verify report.json --key report.key\n" +
 			"  keybroker incident verify report.md --json report.json --journal /mnt/evidence/data",
 		Args: takes("FILE"),

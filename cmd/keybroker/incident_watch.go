@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"strings"
 	"time"
 
@@ -68,6 +69,9 @@ func (a *app) watchIncident(ctx context.Context, c *client.Client, id, until str
 	p.until = until
 	err := p.follow(ctx, func(ctx context.Context) iter.Seq2[client.Event, error] { return c.WatchIncident(ctx, id) })
 	gone := ctx.Err() != nil // ^C, or no more time
+	if client.Status(err) == http.StatusNotFound {
+		return err // nothing goes on
+	}
 	if _, unseen := errors.AsType[*unfollowed](err); unseen && !gone {
 		return &hintError{fmt.Errorf("incident %s cannot be followed: %w", id, err), "what was begun goes on; see: keybroker incident show " + id}
 	}
@@ -101,6 +105,10 @@ func (a *app) endOfWatch(i client.Incident, until string, leftIt bool) error {
 		return fmt.Errorf("incident %s was rejected%s: nothing was done", i.ID, byWhom(i))
 	}
 	a.tellOpenEnds(i)
+	if i.State == client.IncidentOpen && i.Progress.AllProven() && i.Progress.Versions == 0 {
+		a.note("incident %s: no version that was meant may work: there was nothing to turn off; its record: keybroker incident show %s", i.ID, i.ID)
+		return nil
+	}
 	switch done := i.Progress.AllProven() || until == untilContained && i.Progress.AllContained(); {
 	case done && i.State != client.IncidentProposed:
 		a.note("incident %s: %s %s; its record: keybroker incident show %s", i.ID, extent(i.Progress), provenWords(i.Progress), i.ID)
@@ -159,7 +167,7 @@ func (a *app) tellOpenEnds(i client.Incident) {
 		a.note("%s to be done by people: keybroker incident check %s", several(open, "thing"), i.ID)
 	}
 	if n := i.Progress.Unprovable; n > 0 {
-		a.note("%s: nobody will be able to tell whether it is dead: keybroker retirement list --state unprovable", several(n, "version"))
+		a.note("%s: nobody will be able to tell whether it is dead, at most its issuer said so: keybroker incident show %s", several(n, "version"), i.ID)
 	}
 }
 

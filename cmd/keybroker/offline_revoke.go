@@ -19,6 +19,7 @@ import (
 type offlineRevoke struct {
 	file        kitFile
 	choice      offline.Choice
+	single      singly
 	labels      []string
 	credentials []string
 	journal     string
@@ -55,10 +56,10 @@ func (a *app) offlineRevokeCommand() *cobra.Command {
 	r.file.flags(cmd)
 	f.StringArrayVar(&c.Patterns, "match", nil, "secrets whose names match this `PATTERN` (payments/*); can be repeated: one must match")
 	f.StringArrayVar(&r.labels, "label", nil, "secrets with this label, `NAME=VALUE`; can be repeated: all must be there")
-	f.StringVar(&c.Tenant, "tenant", "", "secrets of this tenant")
-	f.StringVar(&c.Backend, "backend", "", "secrets that this backend holds, also as a mirror")
-	f.StringVar(&c.Issuer, "issuer", "", "secrets of which this issuer made a version that may be alive")
-	f.StringVar(&c.Consumer, "consumer", "", "secrets that this consumer is told of")
+	r.single.add(f, &c.Tenant, "tenant", "secrets of this tenant")
+	r.single.add(f, &c.Backend, "backend", "secrets that this backend holds, also as a mirror")
+	r.single.add(f, &c.Issuer, "issuer", "secrets of which this issuer made a version that may be alive")
+	r.single.add(f, &c.Consumer, "consumer", "secrets that this consumer is told of")
 	f.BoolVar(&c.All, "all", false, "every secret")
 	f.IntSliceVar(&c.Versions, "version", nil, "version of the one secret that is named; can be repeated; default: every one that may be alive")
 	f.StringArrayVar(&r.credentials, "credential", nil, "`ISSUER=FILE` with a block of the configuration to be used for that issuer; can be repeated")
@@ -71,6 +72,9 @@ func (a *app) offlineRevokeCommand() *cobra.Command {
 
 func (r *offlineRevoke) read(names []string) (err error) {
 	c := &r.choice
+	if err := r.single.check(); err != nil {
+		return err
+	}
 	if c.Labels, err = labelsOf(r.labels); err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (a *app) quarantineAddCommand() *cobra.Command {
 		Args:              takes("consumer|role", "NAME"),
 		ValidArgsFunction: a.completeQuarantine,
 		RunE: a.call(func(ctx context.Context, c *client.Client, args []string) error {
-			return a.quarantine(ctx, i, of, args, "Keep it out?", "in quarantine; end that with: keybroker quarantine lift "+strings.Join(args, " "), c.Quarantine)
+			return a.quarantine(ctx, i, of, args, "Keep it out?", "in quarantine; end that with: keybroker quarantine lift "+strings.Join(args, " ")+" --reason TEXT", c.Quarantine)
 		}),
 	}
 	i.flags(cmd)

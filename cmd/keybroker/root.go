@@ -150,11 +150,11 @@ func (a *app) does(act func(ctx context.Context, args []string) error) func(*cob
 }
 
 // usageError is a mistake in the command line that only the command itself sees.
-type usageError struct{ text string }
+type usageError struct{ error }
 
-func (e *usageError) Error() string { return e.text }
+func (e *usageError) Unwrap() error { return e.error }
 
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
 // oneOf checks a flag with few values.
 func oneOf(flag, given string, known ...string) error {

@@ -128,6 +128,8 @@ func drawMatch(t *table, m client.IdentifiedVersion) {
 // holder is who has had a version.
 func holder(r client.Access) string {
 	switch {
+	case r.Consumer != "" && r.Unanswered:
+		return "consumer " + r.Consumer + " (sent, not answered)"
 	case r.Consumer != "":
 		return "consumer " + r.Consumer
 	case r.Identity != "":

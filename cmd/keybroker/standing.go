@@ -12,8 +12,9 @@ const (
 
 // exitCodes is for the help of what follows an incident.
 const exitCodes = "Exit codes: 0 everything is proven dead; 3 contained, not proven yet; 4 open: something is\n" +
-	"not contained, or a second person has to approve; 1 failed; 2 usage. 3 and 4 are of what\n" +
-	"was left before the proof, by ^C or --timeout, or cannot be proven."
+	"not contained, or nobody can tell (proof = \"none\"), or a second person has to approve;\n" +
+	"1 failed; 2 usage. 3 and 4 are of what was left before the proof, by ^C or --timeout, or\n" +
+	"cannot be proven."
 
 // standing ends a command that has left an incident before its proof, with an exit code that
 // tells how far it is. What there is to say was said.

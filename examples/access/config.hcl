@@ -220,6 +220,21 @@ policy "responder" {
   path "*" {
     capabilities = ["list", "emergency", "revoke"]
   }
+  path "sys/incidents" {
+    capabilities = ["list"]
+  }
+  path "sys/incidents/*" {
+    capabilities = ["read", "update", "approve"]
+  }
+  path "sys/quarantine" {
+    capabilities = ["list"]
+  }
+  path "sys/quarantine/*" {
+    capabilities = ["update"]
+  }
+  path "sys/events" {
+    capabilities = ["read"]
+  }
   path "sys/freeze" {
     capabilities = ["read", "update"]
   }

@@ -78,3 +78,11 @@ func (s *Shares) Leave(of, key string, now time.Time) (next []string) {
 	}
 	return next
 }
+
+// Forget gives up the turns of a step everywhere but in one share, and returns whose they are.
+func (s *Shares) Forget(key, except string, now time.Time) (next []string) {
+	for _, job := range s.s.forget(key, except, now) {
+		next = append(next, idOf(job))
+	}
+	return next
+}

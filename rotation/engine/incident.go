@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keybroker/keybroker/backends"
@@ -21,8 +22,9 @@ const (
 	AtOnce = 10
 	// inTheNext is how many follow in one transaction.
 	inTheNext = 25
-	// failedEvery is how often a target that could not be declared is tried again.
-	failedEvery = 5 * time.Second
+	// A target that could not be declared is tried again more and more rarely.
+	failedFirst = 5 * time.Second
+	failedLast  = 5 * time.Minute
 )
 
 type incidentJob struct {
@@ -138,28 +140,33 @@ func sameIncident(ctx context.Context, tx Tx, begun []declaredTarget, joins func
 }
 
 // declareTarget declares the emergency of one target inside tx. What of its versions is
-// dead already is only tried again.
+// dead already is only tried again, and what never was is left out.
 func (e *Engine) declareTarget(ctx context.Context, tx Tx, i rotation.Incident, t rotation.Target) (declaredTarget, error) {
 	asked := Asked{By: i.Actor, Lineage: i.Lineage, Reason: i.Reason, Role: i.Role, Identity: i.Identity}
 	d := declaredTarget{Target: t}
-	d.Error = ""
+	d.Error, d.State = "", rotation.TargetNothingAlive
 	var alive []int
 	for _, n := range t.Versions {
-		r, err := tx.RetirementOf(ctx, t.SecretID, n)
+		r, why, err := e.pinned(ctx, tx, t.SecretID, n, asked)
 		switch {
-		case notFound(err), err == nil && r.MayLive():
-			alive = append(alive, n)
 		case err != nil:
 			return d, err
-		default:
-			if r, err = e.tryAgain(ctx, tx, r, asked); err != nil {
-				return d, err
+		case why != "":
+			d.Error = strings.TrimPrefix(d.Error+"; "+why, "; ")
+			continue
+		case r == nil || r.MayLive():
+			alive = append(alive, n)
+			continue
+		case r.State == rotation.ProvenDead || r.NeverMade:
+			if d.State == rotation.TargetNothingAlive {
+				d.State = rotation.TargetAlreadyDead
 			}
-			d.compromised = append(d.compromised, rotation.Compromised{SecretID: t.SecretID, Version: n, Retirement: r})
+		default:
+			d.State = rotation.TargetUnprovable
 		}
+		d.compromised = append(d.compromised, rotation.Compromised{SecretID: t.SecretID, Version: n, Retirement: *r})
 	}
 	if len(t.Versions) > 0 && len(alive) == 0 {
-		d.State = rotation.TargetAlreadyDead
 		return d, nil
 	}
 	r, err := e.Declare(ctx, tx, t.SecretID, Emergency{Asked: asked, Versions: alive, Contain: i.Contain, Overwrite: i.Overwrite})
@@ -172,6 +179,9 @@ func (e *Engine) declareTarget(ctx context.Context, tx Tx, i rotation.Incident, 
 	}
 	d.State, d.RotationID = rotation.TargetDeclared, r.ID
 	for _, n := range r.Compromised {
+		if len(t.Versions) > 0 && !slices.Contains(alive, n) {
+			continue // of another incident
+		}
 		turned, err := tx.RetirementOf(ctx, t.SecretID, n)
 		if err != nil {
 			return d, err
@@ -179,6 +189,26 @@ func (e *Engine) declareTarget(ctx context.Context, tx Tx, i rotation.Incident, 
 		d.compromised = append(d.compromised, rotation.Compromised{SecretID: t.SecretID, Version: n, Retirement: turned})
 	}
 	return d, nil
+}
+
+// pinned looks a version up that is to be turned off: with its retirement, if it has one,
+// which is tried again if it is over; or why there is nothing to turn off.
+func (e *Engine) pinned(ctx context.Context, tx Tx, secretID string, number int, asked Asked) (*rotation.Retirement, string, error) {
+	r, err := tx.RetirementOf(ctx, secretID, number)
+	if err == nil && !r.MayLive() {
+		r, err = e.tryAgain(ctx, tx, r, asked)
+	}
+	if err == nil || !notFound(err) {
+		return &r, "", err
+	}
+	v, err := tx.Version(ctx, secretID, number)
+	switch {
+	case notFound(err):
+		return nil, fmt.Sprintf("there is no version %d", number), nil
+	case err == nil && v.Stage == rotation.StageRetired && !(v.Foreign() && v.Sealed != nil):
+		return nil, fmt.Sprintf("version %d was never made", number), nil
+	}
+	return nil, "", err
 }
 
 // tryAgain has a version that is dead already tried once more, where that can be done.
@@ -278,9 +308,21 @@ func (e *Engine) stepIncident(ctx context.Context, id string) (stepResult, error
 		if err := e.declareLeft(ctx, i, left); err != nil {
 			return stepResult{}, err
 		}
-		return stepResult{until: e.Now().Add(failedEvery), job: incidentJob{id}, urgent: true}, nil
+		return e.later(ctx, i)
 	}
 	return e.note(ctx, i, n)
+}
+
+// later lets an incident some of whose targets could not be declared be looked at again.
+func (e *Engine) later(ctx context.Context, i rotation.Incident) (stepResult, error) {
+	now := e.Now()
+	again := min(max(now.Sub(i.Began())/4, failedFirst), failedLast)
+	i.NextAt = now.Add(again)
+	until := stepResult{until: i.NextAt, job: incidentJob{i.ID}, urgent: true}
+	if again < sweepEvery {
+		return until, nil
+	}
+	return until, e.Store.Update(ctx, func(tx Tx) error { return tx.SaveIncident(ctx, &i) })
 }
 
 // pending tells whether any of what is left has not been tried yet: those come first.
@@ -313,6 +355,9 @@ func (e *Engine) declareLeft(ctx context.Context, i rotation.Incident, left []ro
 		}
 		if ctx.Err() != nil {
 			return err
+		}
+		if t.State == rotation.TargetFailed && t.Error == err.Error() {
+			continue // it was said
 		}
 		e.Logger.Warn("an emergency could not be declared and will be tried again", "incident", i.ID, "secret", t.Ref, "error", err)
 		t.State, t.Error = rotation.TargetFailed, err.Error()

@@ -77,13 +77,17 @@ func (tx *memTx) versionsOfIncidents(yes func(compromisedKey) bool) []compromise
 
 func (tx *memTx) Tally(ctx context.Context, incidentID string) (rotation.Tally, error) {
 	n := rotation.Tally{Secrets: len(tx.targets(incidentID)), Pending: len(tx.targets(incidentID, rotation.TargetPending)), Failed: len(tx.targets(incidentID, rotation.TargetFailed))}
+	i, err := tx.Incident(ctx, incidentID)
+	if err != nil {
+		return n, err
+	}
 	for _, k := range tx.versionsOfIncidents(func(k compromisedKey) bool { return k.incident == incidentID }) {
 		id, _ := look(&tx.own.compromised, &tx.s.state.compromised, k)
 		t, err := tx.Retirement(ctx, id)
 		if err != nil {
 			return n, err
 		}
-		n.Count(t)
+		n.Count(t, i.Began())
 	}
 	return n, nil
 }

@@ -141,7 +141,7 @@ func whyUntold(s rotation.ConsumerState, terms Terms) error {
 }
 
 func quarantined(s rotation.ConsumerState) string {
-	return fmt.Sprintf("consumer %q is in quarantine since %s: `keybroker quarantine lift consumer %s`", s.Name, s.QuarantinedAt.UTC().Format(time.RFC3339), s.Name)
+	return fmt.Sprintf("consumer %q is in quarantine since %s: `keybroker quarantine lift consumer %s --reason TEXT`", s.Name, s.QuarantinedAt.UTC().Format(time.RFC3339), s.Name)
 }
 
 // waitedFor leaves out those consumers that are in quarantine: nobody waits for them.

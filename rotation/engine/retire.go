@@ -81,6 +81,7 @@ func (e *Engine) stepRetirement(ctx context.Context, id string) (stepResult, err
 		ctx = First(ctx)
 	}
 	if act.Effect == rotation.NoEffect {
+		e.giveUpTurns(ctx, retirementJob{id}, "")
 		return e.restRetirement(ctx, x, act)
 	}
 	took, err := e.inTurn(ctx, shareOfRetiring(x, act.Effect), retirementJob{id}, func() error { return e.turnOff(ctx, x, act.Effect) })

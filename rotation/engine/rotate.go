@@ -153,6 +153,7 @@ func (e *Engine) stepRotation(ctx context.Context, id string) (stepResult, error
 		x.facts.NoProbe = v != nil && (v.Probe == "" || e.unseen(*v)) // the definition may have changed since
 		act := x.r.Next(x.facts, e.owner, e.Now())
 		if act.Effect == rotation.NoEffect {
+			e.giveUpTurns(ctx, rotationJob{id}, "")
 			return e.restRotation(ctx, x, act)
 		}
 		took, err := e.inTurn(ctx, shareOfMaking(x, act.Effect), rotationJob{id}, func() error { return e.perform(ctx, x, act.Effect) })

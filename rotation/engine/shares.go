@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -79,13 +80,16 @@ func (a *shares) enter(of, key string, job river.JobArgs, now time.Time) bool {
 	}
 	_, called := s.called[key]
 	switch {
-	case s.queued[key]:
-		return false
 	case called:
 		delete(s.called, key)
-	case len(s.waiting) > 0 || s.room(now) < 1:
-		s.waiting, s.queued[key] = append(s.waiting, turn{key, job}), true
+	case s.room(now) < 1:
+		if !s.queued[key] {
+			s.waiting, s.queued[key] = append(s.waiting, turn{key, job}), true
+		}
 		return false
+	case s.queued[key]: // there is room, and nobody was left to call it: the sweep did
+		s.waiting = slices.DeleteFunc(s.waiting, func(t turn) bool { return t.key == key })
+		delete(s.queued, key)
 	}
 	s.busy[key] = now
 	return true
@@ -97,6 +101,28 @@ func (a *shares) leave(of, key string, now time.Time) (next []river.JobArgs) {
 	defer a.mu.Unlock()
 	s := a.m[of]
 	delete(s.busy, key)
+	return a.goOn(of, s, now)
+}
+
+// forget gives up the turns of a step that is not due any more, or is one of another
+// share, and returns the jobs whose turn it is instead.
+func (a *shares) forget(key, except string, now time.Time) (next []river.JobArgs) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for of, s := range a.m {
+		if _, called := s.called[key]; of == except || !called && !s.queued[key] {
+			continue
+		}
+		delete(s.called, key)
+		s.waiting = slices.DeleteFunc(s.waiting, func(t turn) bool { return t.key == key })
+		delete(s.queued, key)
+		next = append(next, a.goOn(of, s, now)...)
+	}
+	return next
+}
+
+// goOn calls as many as there is room for.
+func (a *shares) goOn(of string, s *share, now time.Time) (next []river.JobArgs) {
 	for room := s.room(now); room > 0 && len(s.waiting) > 0; room-- {
 		t := s.waiting[0]
 		s.waiting = s.waiting[1:]
@@ -113,6 +139,7 @@ func (a *shares) leave(of, key string, now time.Time) (next []river.JobArgs) {
 // inTurn does one step of a job within the share of what it asks, or, where that is used
 // up, lets the job wait for its turn: false.
 func (e *Engine) inTurn(ctx context.Context, of string, job river.JobArgs, do func() error) (took bool, err error) {
+	e.giveUpTurns(ctx, job, of)
 	if of == "" {
 		return true, do()
 	}
@@ -126,6 +153,13 @@ func (e *Engine) inTurn(ctx context.Context, of string, job river.JobArgs, do fu
 		}
 	}()
 	return true, do()
+}
+
+// giveUpTurns gives up those that a job has elsewhere than in one share.
+func (e *Engine) giveUpTurns(ctx context.Context, job river.JobArgs, except string) {
+	if next := e.shares.forget(job.Kind()+idOf(job), except, e.Now()); len(next) > 0 {
+		e.call(ctx, next)
+	}
 }
 
 // call wakes those whose turn it is.

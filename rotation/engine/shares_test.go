@@ -86,3 +86,45 @@ func TestAnIssuerThatHangsHasASmallerShare(t *testing.T) {
 		t.Errorf("it answers again, and %d wait", len(waiting))
 	}
 }
+
+// Who waits is not forgotten where none of those that were called comes: another node has
+// done their work. The sweep, which wakes who waits, gets the others going again.
+func TestNobodyWaitsForThoseWhoNeverCome(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := engine.NewShares()
+	waiting := entering(s, "a", 0, 2*engine.ShareWidth+2, now)
+	for i := range engine.ShareWidth {
+		s.Leave("a", fmt.Sprint(i), now)
+	}
+	left := waiting[engine.ShareWidth:] // the others were called, and have nothing to do
+	if s.Enter("a", left[1], now) {
+		t.Error("somebody takes the turn of who was called just now")
+	}
+	later := now.Add(6 * time.Second)
+	if !s.Enter("a", left[1], later) {
+		t.Fatal("nothing is done any more at an issuer that nobody asks")
+	}
+	if next := s.Leave("a", left[1], later); !slices.Equal(next, left[:1]) {
+		t.Errorf("the turn comes to %v, want %v", next, left[:1])
+	}
+}
+
+// Who is called and has nothing to do any more gives the turn to the next, at once.
+func TestATurnThatIsGivenUp(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := engine.NewShares()
+	waiting := entering(s, "a", 0, engine.ShareWidth+3, now)
+	s.Leave("a", "0", now) // calls the first
+	if next := s.Forget(waiting[0], "a", now); len(next) != 0 {
+		t.Errorf("who keeps its turn gives it to %v", next)
+	}
+	if next := s.Forget(waiting[1], "", now); len(next) != 0 {
+		t.Errorf("who only waited gives a turn to %v", next)
+	}
+	if next := s.Forget(waiting[0], "emergency a", now); !slices.Equal(next, waiting[2:]) {
+		t.Errorf("the turn comes to %v, want %v", next, waiting[2:])
+	}
+	if !s.Enter("a", waiting[2], now) {
+		t.Error("who was called instead does not get it")
+	}
+}

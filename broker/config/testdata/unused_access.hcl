@@ -73,3 +73,8 @@ trigger "api" "acme" {
   action  = "rotate"
   secrets = ["a/*"]                  # WARNING: The path "a/*" matches no secret of the tenant "acme"
 }
+trigger "internal" "nobodys" {
+  tenant = "acme"                    # WARNING: The tenant "acme" has no secret
+  action = "rotate"
+  on     = ["drift"]
+}

@@ -442,6 +442,7 @@ CREATE TABLE events (              -- inbound events, so that a repeated one is 
     received_at  BIGINT NOT NULL,
     repeats      BIGINT NOT NULL,  -- how often it came again
     last_at      BIGINT NOT NULL,
+    incident_id  TEXT NOT NULL,    -- empty: none
     record       TEXT NOT NULL,    -- no value
     UNIQUE (trigger_name, event_key)
 );
@@ -449,6 +450,7 @@ CREATE INDEX events_by_time ON events (received_at, id);
 CREATE INDEX events_of_trigger ON events (trigger_name, received_at, id);
 CREATE INDEX events_held ON events (trigger_name, received_at, id) WHERE outcome = 'held';
 CREATE INDEX events_receiving ON events (received_at) WHERE outcome = 'receiving';
+CREATE INDEX events_unresolved ON events (received_at) WHERE outcome = 'unresolved';
 CREATE TABLE event_acts (          -- on which secrets triggers acted: they do so for a number of them at a time
     event_id     TEXT NOT NULL,
     secret_id    TEXT NOT NULL REFERENCES secrets (id),

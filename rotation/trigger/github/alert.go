@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -111,8 +112,33 @@ func (r *Receiver) about(ctx context.Context, e *inbound.Event, m message) error
 		return nil // it names nothing
 	}
 	value, err := r.value(ctx, repository, a.Number)
+	if err != nil { // what is known is that something is out: GitHub does not say so again
+		e.Missing = &inbound.Missing{Ask: map[string]string{askRepository: repository, askAlert: strconv.FormatInt(a.Number, 10)}, Why: err.Error()}
+		return nil
+	}
 	e.Values = []backends.SecretString{value}
-	return err
+	return nil
+}
+
+// What names an alert whose credential is missing.
+const (
+	askRepository = "repository"
+	askAlert      = "alert"
+)
+
+// Resolve implements inbound.Resolver.
+func (r *Receiver) Resolve(ctx context.Context, ask map[string]string) ([]backends.SecretString, error) {
+	number, err := strconv.ParseInt(ask[askAlert], 10, 64)
+	if err != nil || !fullName.MatchString(ask[askRepository]) {
+		return nil, fmt.Errorf("%w: an alert of GitHub has a repository and a number", backends.ErrInvalid)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	value, err := r.value(ctx, ask[askRepository], number)
+	if err != nil {
+		return nil, err
+	}
+	return []backends.SecretString{value}, nil
 }
 
 func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare).UTC() }

@@ -254,8 +254,8 @@ func TestForgedAlertsAreRefused(t *testing.T) {
 	}
 }
 
-// TestValueCannotBeFetched: the message is refused so that it can be sent again, nobody but
-// GitHub gets the token, and no error shows what an answer holds.
+// TestValueCannotBeFetched: the event says what it lacks, nobody but GitHub gets the token,
+// and nothing shows what an answer holds.
 func TestValueCannotBeFetched(t *testing.T) {
 	elsewhere := serve(t, giving(t, "alert_of_the_api.json"))
 	leadTo := func(code int, to string) http.HandlerFunc {
@@ -278,10 +278,8 @@ func TestValueCannotBeFetched(t *testing.T) {
 		"it leads round in circle": {leadTo(http.StatusTemporaryRedirect, "/api/v3"+alertPath), 2},
 	} {
 		a := serve(t, c.answer)
-		_, _, err := hook(t, a.URL+"/api/v3").Receive(t.Context(), sent("secret_scanning_alert", body), body)
-		if !errors.Is(err, backends.ErrUnavailable) || strings.Contains(err.Error(), canary) || strings.Contains(err.Error(), apiToken) {
-			t.Errorf("%s: %v", name, err)
-		}
+		r := hook(t, a.URL+"/api/v3")
+		lacking(t, name, r, body)
 		if asked := a.requests(); len(asked) != c.tries || !strings.HasPrefix(asked[0], "GET /api/v3"+alertPath) {
 			t.Errorf("%s: GitHub was asked %q", name, asked)
 		}
@@ -291,14 +289,40 @@ func TestValueCannotBeFetched(t *testing.T) {
 	}
 	gone := serve(t, nil)
 	gone.Close()
-	if _, _, err := hook(t, gone.URL).Receive(t.Context(), sent("secret_scanning_alert", body), body); !errors.Is(err, backends.ErrUnavailable) {
-		t.Errorf("GitHub is away: %v", err)
+	lacking(t, "GitHub is away", hook(t, gone.URL), body)
+	for _, at := range []string{elsewhere.URL, "http://localhost:8080", "https://10.1.2.3/api/v3", "https://[fd00::1]"} {
+		if _, err := github.New(github.Config{WebhookSecret: secret, Token: apiToken, APIURL: at}, time.Now); !errors.Is(err, backends.ErrInvalid) || !strings.Contains(err.Error(), "allow_private_network") {
+			t.Errorf("%s without allow_private_network: %v", at, err)
+		}
 	}
-	private := open(t, github.Config{WebhookSecret: secret, Token: apiToken, APIURL: elsewhere.URL}, time.Now)
-	_, _, err := private.Receive(t.Context(), sent("secret_scanning_alert", body), body)
-	if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrDenied) || len(elsewhere.requests()) != 0 {
-		t.Errorf("a private network: %v", err)
+	// It is asked for again, by what the event says that it lacks.
+	a := serve(t, giving(t, "alert_of_the_api.json"))
+	r := hook(t, a.URL+"/api/v3")
+	a.becomes(status(http.StatusNotFound))
+	ask := lacking(t, "not yet", r, body)
+	if _, err := r.Resolve(t.Context(), ask); !errors.Is(err, backends.ErrUnavailable) {
+		t.Errorf("not yet: %v", err)
 	}
+	a.becomes(giving(t, "alert_of_the_api.json"))
+	if values, err := r.Resolve(t.Context(), ask); err != nil || len(values) != 1 || values[0] == "" {
+		t.Errorf("asked again: %d values, %v", len(values), err)
+	}
+	if _, err := r.Resolve(t.Context(), map[string]string{"repository": "../x", "alert": "1"}); !errors.Is(err, backends.ErrInvalid) {
+		t.Errorf("asked for nonsense: %v", err)
+	}
+}
+
+// lacking wants an alert's event to lack the credential, and returns what to ask for.
+func lacking(t *testing.T, name string, r *github.Receiver, body []byte) map[string]string {
+	t.Helper()
+	events, _, err := r.Receive(t.Context(), sent("secret_scanning_alert", body), body)
+	if err != nil || len(events) != 1 || events[0].Missing == nil || len(events[0].Values) > 0 {
+		t.Fatalf("%s: %d events, %v", name, len(events), err)
+	}
+	if why := events[0].Missing.Why; why == "" || strings.Contains(why, canary) || strings.Contains(why, apiToken) {
+		t.Errorf("%s: it says %q", name, why)
+	}
+	return events[0].Missing.Ask
 }
 
 // TestRenamedRepository: GitHub's API leads to where a repository is now.

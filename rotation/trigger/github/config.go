@@ -34,7 +34,9 @@ type Config struct {
 	// default: https://api.github.com.
 	APIURL string `hcl:"api_url,optional"`
 	// KeysURL is where the keys of the partner feed are; default: below APIURL.
-	KeysURL             string `hcl:"keys_url,optional"`
+	KeysURL string `hcl:"keys_url,optional"`
+	// AllowPrivateNetwork lets the API be in a private network, as that of GitHub Enterprise
+	// Server often is.
 	AllowPrivateNetwork bool   `hcl:"allow_private_network,optional"`
 	CAFile              string `hcl:"ca_file,optional"`
 }
@@ -61,8 +63,12 @@ func (c *Config) Validate(offline bool) error {
 		if given.text == "" {
 			continue
 		}
-		if _, err := endpoint(given.text); err != nil {
+		at, err := endpoint(given.text)
+		switch {
+		case err != nil:
 			wrong("%s %s", given.name, err)
+		case !c.AllowPrivateNetwork && private(at.Hostname()):
+			wrong("%s leads into a private network, where nothing is asked: set allow_private_network = true", given.name)
 		}
 	}
 	if !offline {
@@ -93,6 +99,13 @@ func endpoint(text string) (*url.URL, error) {
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+// private tells whether a host is known to be in a network of one's own; of a name only its
+// resolution would tell.
+func private(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return loopback(host) || err == nil && (ip.Unmap().IsPrivate() || ip.Unmap().IsLinkLocalUnicast())
 }
 
 // sameHost tells whether two URLs lead to the same server.

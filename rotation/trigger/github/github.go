@@ -37,7 +37,10 @@ type Receiver struct {
 	now     func() time.Time
 }
 
-var _ inbound.Receiver = (*Receiver)(nil)
+var (
+	_ inbound.Receiver = (*Receiver)(nil)
+	_ inbound.Resolver = (*Receiver)(nil)
+)
 
 // New makes a receiver, which asks nobody yet; ErrInvalid where the configuration cannot be
 // used.
@@ -69,8 +72,8 @@ func (r *Receiver) Close() { r.client.Close() }
 func (r *Receiver) MaxBody() int64 { return maxBody }
 
 // Receive implements inbound.Receiver. Of a webhook it asks GitHub for the credential: the
-// message does not hold it. GitHub does not repeat a message by itself that it was not
-// thanked for; its page of the webhook does.
+// message does not hold it. Where it is not given now, the event says what is missing: GitHub
+// does not repeat a message by itself that it was not thanked for.
 func (r *Receiver) Receive(ctx context.Context, header http.Header, body []byte) ([]inbound.Event, inbound.Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -49,6 +49,9 @@ func (e Event) Clean() Event {
 	})
 	e.Secrets = e.Secrets[:min(len(e.Secrets), maxNames)]
 	e.Labels = e.labels()
+	if e.Missing != nil {
+		e.Missing = &Missing{e.Missing.Ask, said(e.Missing.Why, maxReason)}
+	}
 	return e
 }
 

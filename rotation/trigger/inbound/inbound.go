@@ -20,6 +20,7 @@ type Event struct {
 	ID      string
 	At      time.Time               // when it happened, as the sender says; zero: it does not
 	Secrets []string                // "name" or "tenant:name", exactly
+	Version int                     // of what Secrets names the only one that is meant; 0: every one
 	Values  []backends.SecretString // credentials, or texts that hold one
 	// Handles are what issuers know credentials by: {"access_key_id": "AKIA…"}. All that
 	// one says must hold.
@@ -30,6 +31,14 @@ type Event struct {
 	Source string
 	URL    string
 	Test   bool // the sender only tries whether it gets through
+	// Missing, if set, are values that could not be had now; a Resolver asks for them again.
+	Missing *Missing
+}
+
+// Missing is what an event lacks.
+type Missing struct {
+	Ask map[string]string // what it takes to ask for it again; nothing secret, for it is kept
+	Why string            // for people: why it could not be had
 }
 
 // Reply is what the sender is answered.
@@ -49,6 +58,13 @@ type Receiver interface {
 	// to read it cannot be reached, and the sender has to send it again. The errors show
 	// nothing that came with the message. It may block for seconds, as ctx lasts.
 	Receive(ctx context.Context, header http.Header, body []byte) ([]Event, Reply, error)
+}
+
+// Resolver is a Receiver whose events can have values missing.
+type Resolver interface {
+	// Resolve asks again for the values of an event. Any error tells that they cannot be
+	// had now, and shows none of them.
+	Resolve(ctx context.Context, ask map[string]string) ([]backends.SecretString, error)
 }
 
 // MaxEvents is how many events one message can bring.
