@@ -23,8 +23,8 @@ func TestEventsCannotBringTheCompanyToAStandstill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a while")
 	}
-	const secrets, most, senders = 40, 5, 16
-	events := int64(numberIn(t, "CHAOS_EVENTS", 700))
+	const secrets, most, senders = 30, 5, 16
+	events := int64(numberIn(t, "CHAOS_EVENTS", 500))
 	p := newPager(t)
 	s := alerted(t, hooked(secrets, most, "1h"), p)
 	s.env["HOOK_TOKEN"] = hookToken

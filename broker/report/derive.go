@@ -209,7 +209,11 @@ func (d *deriving) version(s *Secret, v *Version) {
 	d.total.versions++
 	put(KindRequested, t.RequestedAt, said("its revocation was requested", t.Reason), retirement, d.did(t.ID, "retirement.request"))
 	if !t.AcknowledgedAt.IsZero() && !t.NeverMade {
-		put(KindAcknowledged, t.AcknowledgedAt, "its issuer said that it is revoked", retirement, d.did(t.ID, "retirement.revoke", "retirement.turned_off"))
+		text := "its issuer said that it is revoked"
+		if t.ByHand {
+			text = "a person said that it is turned off: no issuer did"
+		}
+		put(KindAcknowledged, t.AcknowledgedAt, text, retirement, d.did(t.ID, "retirement.revoke", "retirement.turned_off"))
 	}
 	if !t.LastUsedAt.IsZero() || t.LastUse != "" {
 		put(KindLastUse, t.LastUsedAt, said("its last use, as its issuer knew before it was revoked", t.LastUse), retirement)

@@ -133,6 +133,16 @@ func claims(r report.Report, kind string) (out []string) {
 	return out
 }
 
+// What a person said is not said by an issuer.
+func TestTurnedOffByHand(t *testing.T) {
+	r := records(t)
+	r.Secrets[0].Versions[0].Retirement.ByHand = true
+	r, err := report.Make(r)
+	if got := claims(r, report.KindAcknowledged); err != nil || len(got) != 1 || !strings.Contains(got[0], "a person said") {
+		t.Errorf("%q (%v)", got, err)
+	}
+}
+
 // What was dead before the incident is no doing of it: it is in no sum.
 func TestWhatWasDeadBefore(t *testing.T) {
 	r := records(t)
@@ -167,7 +177,7 @@ func TestTheReportSaysWhatTheRecordsShow(t *testing.T) {
 		report.KindExposure: {"exposure app/key version 1 at 2026-03-01 03:00:00.000Z: it was exposed from when it leaked until it was contained: 1m51s [version:app/key/1 retirement:ret1 incident]",
 			"exposure acme:db version 3 at 2026-03-01 03:00:00.000Z: it was exposed since it leaked, and is still: 10m0s so far [version:acme:db/3 retirement:ret2 incident]"},
 		report.KindReplaced: {"replaced app/key version 2 at 2026-03-01 03:01:15.000Z: version 2 is current, which is not compromised [secret:app/key version:app/key/2 rotation:rot1 step:rot1/2]"},
-		report.KindRead:     {"read app/key version 1 at 2026-03-01 02:45:00.000Z: it was handed out, role app, at 10.1.1.1: before and after it leaked [read:app/key/1/1 incident]",
+		report.KindRead: {"read app/key version 1 at 2026-03-01 02:45:00.000Z: it was handed out, role app, at 10.1.1.1: before and after it leaked [read:app/key/1/1 incident]",
 			"read app/key version 1 at 2026-03-01 02:43:40.000Z: it was sent to consumer late, role app, which has not said that it arrived: before it leaked [read:app/key/1/2 incident]"},
 	} {
 		if got := claims(r, kind); !slices.Equal(got, want) {

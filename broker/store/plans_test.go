@@ -83,6 +83,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 			}},
 			{"held events of a trigger", "events_held", func(tx *store.Tx) error { _, err := tx.HeldEvents(ctx, "t"); return err }},
 			{"unfinished events", "events_receiving", func(tx *store.Tx) error { _, err := tx.UnfinishedEvents(ctx, now, 10); return err }},
+			{"unresolved events", "events_unresolved", func(tx *store.Tx) error { _, err := tx.UnresolvedEvents(ctx, "", 10); return err }},
 			{"what a trigger did", "event_acts_lately", func(tx *store.Tx) error { _, err := tx.EventActs(ctx, "t", now); return err }},
 			{"versions by the fingerprints of fields", "fingerprints_lookup", func(tx *store.Tx) error {
 				_, err := tx.VersionsWithField(ctx, s.Ref.Tenant, "fp1", "fp2", "fp3")

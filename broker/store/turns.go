@@ -53,8 +53,8 @@ func (t *turns) take(ctx context.Context) error {
 		*line = slices.Delete(*line, i, i+1)
 	}
 	t.mu.Unlock()
-	if i < 0 { // it came at the same moment
-		t.leave()
+	if i < 0 { // it came at the same moment, perhaps with an open group, which only the caller can end
+		return nil
 	}
 	return ctx.Err()
 }
