@@ -79,7 +79,12 @@ func (a *app) followInbox(ctx context.Context, c *client.Client, consumer, insta
 	return nil
 }
 
-// acknowledgeReceived says that a message has arrived.
+// ackWithin is how long an acknowledgement may take of what was printed before somebody
+// had seen enough.
+const ackWithin = 5 * time.Second
+
+// acknowledgeReceived says that a message has arrived, which was printed: also if whoever
+// reads ends the command meanwhile.
 func acknowledgeReceived(ctx context.Context, c *client.Client, item client.InboxItem, instance string) error {
 	var event struct {
 		Data struct {
@@ -89,6 +94,8 @@ func acknowledgeReceived(ctx context.Context, c *client.Client, item client.Inbo
 	if err := json.Unmarshal([]byte(item.Body.Reveal()), &event); err != nil { // the error may quote a value
 		return fmt.Errorf("acknowledging delivery %s: its body is no event", item.Delivery)
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWithin)
+	defer cancel()
 	_, err := c.Acknowledge(ctx, item.Delivery, client.AcknowledgeRequest{Status: client.AckReceived, Generation: event.Data.Generation, Instance: instance})
 	if err != nil {
 		return fmt.Errorf("acknowledging delivery %s: %w", item.Delivery, err)
