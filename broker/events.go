@@ -54,6 +54,19 @@ func notConfigured(trigger string) error {
 	return fmt.Errorf("%w: there is no trigger %q in the configuration", backends.ErrNotFound, trigger)
 }
 
+// cleaned is an event as it is kept: what stands in its values is as secret as these are.
+func cleaned(in inbound.Event) inbound.Event {
+	clean := in.Clean()
+	for _, v := range clean.Values {
+		for _, form := range candidates(v.Reveal()) {
+			in.Values = append(in.Values, backends.SecretString(form))
+		}
+	}
+	masked := in.Clean()
+	clean.Reason, clean.Source, clean.URL = masked.Reason, masked.Source, masked.URL
+	return clean
+}
+
 func (b *Broker) takeAll(ctx context.Context, trigger string, t Trigger, from netip.Addr, events []inbound.Event) ([]taken, error) {
 	if len(events) > mostEvents {
 		return nil, fmt.Errorf("%w: %d events came at once, at most %d are taken", backends.ErrInvalid, len(events), mostEvents)
@@ -65,7 +78,7 @@ func (b *Broker) takeAll(ctx context.Context, trigger string, t Trigger, from ne
 	var all []taken
 	var later error
 	for _, in := range events {
-		one, err := b.take(ctx, p, trigger, t, in.Clean(), "")
+		one, err := b.take(ctx, p, trigger, t, cleaned(in), "")
 		switch _, over := errors.AsType[*overrun](err); {
 		case over: // it comes again, and the others do not wait for it
 			later = err

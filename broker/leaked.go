@@ -163,10 +163,12 @@ func (c *collected) address(line string, depth int) {
 			rest = rest[:host]
 		}
 		if at := strings.LastIndex(rest, "@"); at >= 0 { // also where the password is not escaped as it should be
-			_, password, _ := strings.Cut(rest[:at], ":")
-			c.take(password, depth)
-			if plain, err := url.PathUnescape(password); err == nil {
-				c.take(plain, depth)
+			user, password, _ := strings.Cut(rest[:at], ":") // some issuers have their tokens in the place of the user
+			for _, part := range []string{password, user} {
+				c.take(part, depth)
+				if plain, err := url.PathUnescape(part); err == nil {
+					c.take(plain, depth)
+				}
 			}
 		}
 		u, err := url.Parse(found)

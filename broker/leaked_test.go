@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/keybroker/keybroker/backends"
+	"github.com/keybroker/keybroker/rotation/trigger/inbound"
 )
 
 // What leaks is found in whatever it stands.
@@ -46,6 +49,8 @@ func TestCandidatesOfALeak(t *testing.T) {
 		"number":                  {`{"pin": 1234567890}`, "1234567890"},
 		"url":                     {"postgres://shop:" + key + "@db.example.com/shop?sslmode=require", key},
 		"url in a setting":        {"DATABASE_URL=postgres://shop:" + key + "@db/shop", key},
+		"url of a git remote":     {"https://" + key + "@git.example.com/shop.git", key},
+		"url with no password":    {"https://" + key + ":@api.example.com", key},
 		"url, escaped":            {"postgres://shop:p%40ss%3Aw0rd%2Fwith%3Fodd%23signs@db/shop", odd},
 		"url, not escaped":        {"postgres://shop:" + odd + "@db/shop", odd},
 		"url's parameter":         {"https://example.com/?token=" + key + "&x=1", key},
@@ -144,4 +149,16 @@ func FuzzCandidates(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What stands in a value that was reported is as secret as the value.
+func TestCleanedOfWhatStandsInItsValues(t *testing.T) {
+	in := cleaned(inbound.Event{ID: "1", Values: []backends.SecretString{"DB_PASSWORD=canarycanary9"}, Secrets: []string{"DB_PASSWORD"},
+		Reason: "found canarycanary9 in a repository", Source: "scanner of canarycanary9", URL: "https://git.example.com/canarycanary9"})
+	if text := in.Reason + in.Source + in.URL; strings.Contains(text, "canary") || !strings.Contains(in.Reason, "in a repository") {
+		t.Errorf("it is kept as %q", text)
+	}
+	if len(in.Values) != 1 || len(in.Secrets) != 1 {
+		t.Errorf("%d values, %d secrets", len(in.Values), len(in.Secrets))
+	}
 }
